@@ -1,0 +1,75 @@
+"""What can be known to be wrong before Spark is started or anything is written: `UsageError`, exit code 2."""
+
+import datetime as dt
+import hashlib
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jobs.config import Config, load_policy
+from jobs.errors import UsageError
+from jobs.ledger import Versions
+from schemas.policy import Policy
+from udfs.assets import AssetError, locate
+from udfs.canonical import canonical_version
+from udfs.embed import EmbedderError, dimension, model_version
+from udfs.minhash import recall
+from udfs.nsfw import detector_version
+from udfs.text import text_model_version
+
+
+def parse_date(text: str) -> dt.date:
+    """A date as YYYY-MM-DD; UsageError otherwise."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--date {text}: not a date; expected YYYY-MM-DD, for example 2026-01-31") from None
+
+
+def check(config: Config) -> tuple[Policy, Versions]:
+    """Check files, digests, names and settings against each other; the policy and the versions that follow from them."""
+    policy = load_policy(config.policy)
+    for asset in (config.policy.detector, config.embedding.weights, config.text.weights):
+        try:
+            locate(asset)
+        except AssetError as error:
+            raise UsageError(str(error)) from None
+    _check_warehouse(config.warehouse)
+    _check_recall(config)
+    try:
+        dimension(config.embedding)
+        pixels = canonical_version(config.images)
+        visual = model_version(config.embedding, pixels)
+    except EmbedderError as error:
+        raise UsageError(str(error)) from None
+    rule = hashlib.sha256(f"{config.dedup.digest()} {pixels}".encode()).hexdigest()[:16]
+    detector = detector_version(config.policy.detector)
+    decided_by = hashlib.sha256(f"{policy.version} {detector}".encode()).hexdigest()[:16]
+    return policy, Versions(decided_by, visual, text_model_version(config.text), rule, pixels)
+
+
+def _check_warehouse(warehouse: str) -> None:
+    """A local warehouse must be a folder that can be written to, or be creatable; other file systems tell later."""
+    parts = urlsplit(warehouse)
+    if parts.scheme not in {"", "file"}:
+        return
+    path = Path(parts.path).resolve()
+    existing = next(parent for parent in [path, *path.parents] if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"warehouse {warehouse}: {existing} is not a folder")
+    try:
+        # Permission bits say little (root, read-only mounts): only trying tells.
+        Path(tempfile.mkdtemp(prefix=".lensfeed-", dir=existing)).rmdir()
+    except OSError as error:
+        raise UsageError(f"warehouse {warehouse}: cannot write in {existing} ({error.strerror})") from None
+
+
+def _check_recall(config: Config) -> None:
+    rule = config.dedup
+    reached = recall(rule.max_hamming, rule.bands, rule.rows)
+    if reached < rule.target_recall:
+        raise UsageError(
+            f"dedup.bands={rule.bands} x dedup.rows={rule.rows} find {reached:.3f} of the pairs at "
+            f"dedup.max_hamming={rule.max_hamming}, less than dedup.target_recall={rule.target_recall}; "
+            "take more bands or fewer rows"
+        )

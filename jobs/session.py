@@ -1,0 +1,96 @@
+"""The one place that opens Spark: every property with its reason.
+
+Delta's jars come from a local folder (`spark.jars`), resolved once by `make setup`, so that a session starts in seconds,
+offline and quietly. Under `spark-submit` the launcher has brought them already (see `make dist`).
+"""
+
+import os
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.config import Config
+from jobs.errors import UsageError
+from schemas.settings import AssetSettings
+
+PROPERTIES: dict[str, str] = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Dates and timestamps mean the same on every machine.
+    "spark.sql.session.timeZone": "UTC",
+    # Rows of images are large: 10,000 of them (Spark's default) would be gigabytes in one Arrow batch.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * 2**20),
+    # A Python worker keeps its model between tasks.
+    "spark.python.worker.reuse": "true",
+    # Python UDFs may not silently turn a plan into row-by-row pickling.
+    "spark.sql.execution.pythonUDF.arrow.enabled": "true",
+    # A plan that overwrites only the partitions it names must say so by replaceWhere, never by this mode.
+    "spark.sql.sources.partitionOverwriteMode": "static",
+    # CHECK constraints and NOT NULL are the contract; a table must never be widened by a stray column.
+    "spark.databricks.delta.schema.autoMerge.enabled": "false",
+    # The console belongs to the job's own progress lines.
+    "spark.ui.showConsoleProgress": "false",
+    # One line of a traceback from an executor is enough; the driver prints what matters.
+    "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
+}
+
+LOCAL_PROPERTIES: dict[str, str] = {
+    # One machine: the defaults (200 shuffle partitions, 50 snapshot partitions) are made for clusters.
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    # Small files are read by few tasks.
+    "spark.sql.files.openCostInBytes": "1048576",
+    # Compiling a whole stage pays for millions of rows, not for thousands; many small queries start quicker without.
+    "spark.sql.codegen.wholeStage": "false",
+}
+
+THREAD_LIMITS: dict[str, str] = {
+    # Spark schedules one task a core: a library that starts a thread pool of its own in each only gets in the way.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "KERAS_BACKEND": "torch",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def open_session(config: Config) -> SparkSession:
+    """The session of this process, opened if there is none yet; assets are shipped to its executors.
+
+    Raises UsageError when the folder of jars is missing or holds none.
+    """
+    os.environ.update(THREAD_LIMITS)
+    builder = SparkSession.builder.appName(config.spark.app_name)
+    properties = dict(PROPERTIES)
+    if "SPARK_ENV_LOADED" not in os.environ:  # not under spark-submit, which has chosen the master
+        builder = builder.master(config.spark.master)
+    if config.spark.master.startswith("local"):
+        properties |= LOCAL_PROPERTIES
+    for name, value in THREAD_LIMITS.items():
+        properties[f"spark.executorEnv.{name}"] = value
+    if config.spark.jars:
+        properties["spark.jars"] = ",".join(_jars(Path(config.spark.jars)))
+    for name, value in (properties | config.spark.properties).items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    for asset in (config.policy.detector, config.embedding.weights, config.text.weights):
+        _ship(spark, asset)
+    return spark
+
+
+def _jars(folder: Path) -> list[str]:
+    jars = sorted(str(path.resolve()) for path in folder.glob("*.jar"))
+    if not jars:
+        raise UsageError(f"spark.jars {folder}: no jar files there; run `make setup`")
+    return jars
+
+
+def _ship(spark: SparkSession, asset: AssetSettings) -> None:
+    """Make the file available to every executor under its base name; it is shipped once a session."""
+    spark.sparkContext.addFile(str(Path(asset.path).resolve()))

@@ -1,0 +1,60 @@
+"""The audit: expectations on a staged run. A run that breaks one is never prepared."""
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.errors import RunError
+from schemas.tables import SIGHTINGS
+
+
+def outcome_counts(sightings: DataFrame) -> dict[str, int]:
+    """Rows by outcome (`outcome.accepted`, ...) and by failure code (`failed.timeout`, ...), and `sightings` in all."""
+    counts: dict[str, int] = {"sightings": 0}
+    for row in sightings.groupBy("outcome", "failure_code").count().collect():
+        counts["sightings"] += row["count"]
+        key = f"outcome.{row['outcome']}"
+        counts[key] = counts.get(key, 0) + row["count"]
+        if row["failure_code"]:
+            counts[f"failed.{row['failure_code']}"] = row["count"]
+    return counts
+
+
+def check_accounting(rows: DataFrame, sightings: DataFrame, counts: Mapping[str, int]) -> None:
+    """Promise 1: as many sightings as manifest rows, and every key once. Raises RunError."""
+    manifest_rows = rows.count()
+    distinct = sightings.select(*SIGHTINGS.keys).distinct().count()
+    if not manifest_rows == counts["sightings"] == distinct:
+        raise RunError(
+            f"accounting: the manifest has {manifest_rows} rows, but there are {counts['sightings']} sightings "
+            f"with {distinct} distinct keys"
+        )
+
+
+def check_gate_first(crawled: DataFrame, embeddings: DataFrame) -> None:
+    """Promise 2, on what was staged: pixels only beside an allow, vectors only of images allowed. Raises RunError."""
+    leaked = crawled.where(f.col("pixels").isNotNull() & ~f.col("decision").eqNullSafe("allow")).count()
+    if leaked:
+        raise RunError(f"gate: {leaked} staged rows hold pixels without an allow")
+    allowed = crawled.where("decision = 'allow'").select("image_id")
+    stray = embeddings.join(allowed, "image_id", "left_anti").count()
+    if stray:
+        raise RunError(f"gate: {stray} staged vectors belong to images that this run has not allowed")
+
+
+def check_vectors(embeddings: DataFrame, dimension: int) -> None:
+    """Every staged vector has the model's dimension and unit norm (within 1e-3). Raises RunError."""
+    norm = f.sqrt(f.aggregate("vector", f.lit(0.0), lambda total, x: total + x * x))
+    bad = embeddings.where((f.size("vector") != dimension) | (f.abs(norm - 1) > 1e-3) | f.isnan(norm)).count()
+    if bad:
+        raise RunError(f"embeddings: {bad} staged vectors are not unit vectors of dimension {dimension}")
+
+
+def check_clusters(changes: DataFrame) -> None:
+    """Every staged member stands behind a representative, never behind another member. Raises RunError."""
+    upserts = changes.where("_change = 'upsert'")
+    members = upserts.where("image_id != representative_id").select(f.col("representative_id").alias("image_id"))
+    chained = upserts.where("image_id != representative_id").join(members, "image_id", "left_semi").count()
+    if chained:
+        raise RunError(f"clusters: {chained} representatives are members of another cluster")

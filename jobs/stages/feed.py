@@ -1,0 +1,95 @@
+"""The feed: a row a live representative with what an index takes, and its members with the URLs that show them."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from schemas.tables import FEED_MEMBERS, INDEX_FEED
+
+
+def member_rows(clusters: DataFrame, url_state: DataFrame) -> DataFrame:
+    """Rows of `clusters` and `url_state` -> rows of `feed_members`."""
+    shown = url_state.where("outcome = 'accepted' and state_effect = 'content'")
+    joined = clusters.select("representative_id", "image_id", "hamming").join(shown, "image_id")
+    return joined.withColumn("domain", f.col("host")).select(*FEED_MEMBERS.column_names)
+
+
+def feed_rows(
+    clusters: DataFrame,
+    members: DataFrame,
+    first: DataFrame,
+    images: DataFrame,
+    vectors: DataFrame,
+    text_vectors: DataFrame,
+    feed_ids: DataFrame,
+    *,
+    model_version: str,
+    text_model_version: str,
+    text_dimension: int,
+) -> DataFrame:
+    """Rows of `index_feed` for the representatives among `clusters`.
+
+    `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `vectors`
+    (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models; `feed_ids` (`image_id, feed_id`).
+    """
+    sizes = clusters.groupBy("representative_id").agg(f.count("*").alias("member_count"))
+    urls = members.groupBy("representative_id").agg(
+        f.count("*").alias("url_count"), f.countDistinct("domain").alias("domain_count")
+    )
+    facts = images.select("image_id", "width", "height", "sharpness")
+    texts = text_vectors.select("text_id", f.col("vector").alias("given_text_vector"))
+    zeros = f.array_repeat(f.lit(0.0).cast("float"), text_dimension)
+    rows = (
+        sizes.join(urls, "representative_id")
+        .withColumnRenamed("representative_id", "image_id")
+        .join(first, "image_id")
+        .join(facts, "image_id")
+        .join(feed_ids.select("image_id", "feed_id"), "image_id")
+        .join(vectors.select("image_id", "vector"), "image_id")
+        .join(texts, "text_id", "left")
+        .withColumn("has_text", f.col("given_text_vector").isNotNull())
+        .withColumn("text_vector", f.coalesce("given_text_vector", zeros))
+        .withColumn("model_version", f.lit(model_version))
+        .withColumn("text_model_version", f.lit(text_model_version))
+    )
+    # Vectors are functions of (image_id, model_version) and (text_id, text_model_version): naming those is enough.
+    described = [name for name in INDEX_FEED.column_names if name not in {"vector", "text_vector", "row_digest"}]
+    digest = f.sha2(f.to_json(f.struct(*described), {"ignoreNullFields": "false"}), 256)
+    return rows.withColumn("row_digest", digest).select(*INDEX_FEED.column_names)
+
+
+def natural_feed_ids(image_ids: DataFrame) -> DataFrame:
+    """`image_id` -> `image_id, feed_id`: the first 63 bits of the id."""
+    high = f.conv(f.substring("image_id", 1, 8), 16, 10).cast("bigint")
+    low = f.conv(f.substring("image_id", 9, 8), 16, 10).cast("bigint")
+    first_63 = f.shiftleft(high, 31) + f.shiftright(low, 1)
+    return image_ids.select("image_id", first_63.alias("feed_id"))
+
+
+def new_feed_ids(image_ids: DataFrame, taken: DataFrame, run_id: str) -> DataFrame:
+    """Ids for images that have none yet: the natural one, or where that is taken the next free one above.
+
+    `taken`: rows of `feed_ids`. Among images that want the same id the smallest image_id gets it. The rows that lost
+    (about none at a billion images) are settled one after the other; rows come out as `image_id, feed_id, collided,
+    run_id`.
+    """
+    wanted = natural_feed_ids(image_ids.join(taken, "image_id", "left_anti"))
+    rivals = wanted.groupBy("feed_id").agg(f.min("image_id").alias("image_id"))
+    free = rivals.join(taken.select("feed_id"), "feed_id", "left_anti").select("image_id", "feed_id")
+    granted = free.withColumn("collided", f.lit(False))
+    losers = wanted.join(free, "image_id", "left_anti").orderBy("image_id").collect()
+    settled: dict[int, str] = {}
+    for loser in losers:
+        candidate = loser["feed_id"]
+        while candidate in settled or not _is_free(candidate, taken, free):
+            candidate = (candidate + 1) % 2**63
+        settled[candidate] = loser["image_id"]
+    if settled:
+        spark = image_ids.sparkSession
+        rows = [(image, feed_id, True) for feed_id, image in settled.items()]
+        granted = granted.unionByName(spark.createDataFrame(rows, "image_id string, feed_id bigint, collided boolean"))
+    return granted.withColumn("run_id", f.lit(run_id))
+
+
+def _is_free(feed_id: int, taken: DataFrame, granted: DataFrame) -> bool:
+    used = taken.select("feed_id").unionByName(granted.select("feed_id"))
+    return used.where(f.col("feed_id") == feed_id).isEmpty()

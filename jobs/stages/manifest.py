@@ -1,0 +1,269 @@
+"""Reading a date's manifest: every row with its file and position, whatever the format; unreadable rows marked.
+
+Text formats are read as lines and numbered without a shuffle: each split is numbered by itself, and the sizes of the
+splits before it in the same file are added (the way of `RDD.zipWithIndex`). Blank lines hold a position but no row.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as f
+from pyspark.sql import types as t
+
+from jobs.config import ManifestSettings
+from jobs.errors import UsageError
+from jobs.storage import Storage
+from schemas.spark import spark_type
+from schemas.tables import MANIFEST_COLUMNS
+
+_EXTENSIONS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".txt": "text",
+}
+_SAMPLED_LINES = 1000
+_CORRUPT = "_corrupt_record"
+
+
+@dataclass(frozen=True)
+class ManifestFiles:
+    """What a manifest's path stands for on one date."""
+
+    root: str
+    format: str
+    files: tuple[str, ...]
+    """Qualified paths, sorted; for Delta the table's folder alone."""
+    columns: tuple[str, ...]
+    """Names found in it: of the schema, of the header, or of the first lines' keys; just `url` for a text file."""
+
+
+def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date) -> ManifestFiles:
+    """The files of the date's manifest. Raises UsageError when there are none, or of several formats, or without `url`."""
+    path = settings.path.replace("{date}", date.isoformat())
+    storage = Storage(spark, path)
+    if not storage.exists():
+        raise UsageError(f"manifest.path {path}: there is no such file or folder for {date}")
+    if settings.format in {"auto", "delta"} and storage.exists("_delta_log"):
+        root, kind, files = storage.root, "delta", (storage.root,)
+    else:
+        files = tuple(storage.files())
+        if not files:
+            raise UsageError(f"manifest.path {path}: the folder holds no files")
+        root = storage.root if storage.is_folder() else storage.root.rsplit("/", 1)[0]
+        kind = _format(settings, files)
+    columns = _columns_found(spark, kind, files)
+    _require_url(settings, path, columns)
+    return ManifestFiles(root, kind, files, columns)
+
+
+def _columns_found(spark: SparkSession, kind: str, files: tuple[str, ...]) -> tuple[str, ...]:
+    if kind == "text":
+        return ("url",)
+    if kind == "csv":
+        return tuple(spark.read.option("header", "true").csv(files[0]).columns)
+    if kind == "jsonl":
+        head = spark.read.text(list(files)).where(f.trim("value") != "").limit(_SAMPLED_LINES)
+        keys = head.select(f.explode(f.expr("json_object_keys(value)")).alias("key")).distinct()
+        return tuple(sorted(row["key"] for row in keys.collect()))
+    return tuple(_parquet(spark, kind, files).columns)
+
+
+def _parquet(spark: SparkSession, kind: str, files: tuple[str, ...]) -> DataFrame:
+    if kind == "delta":
+        return spark.read.format("delta").load(files[0])
+    return spark.read.option("mergeSchema", "true").parquet(*files)
+
+
+def _format(settings: ManifestSettings, files: tuple[str, ...]) -> str:
+    if settings.format != "auto":
+        return settings.format
+    found = {_format_of_name(name) for name in files}
+    if len(found) > 1 or None in found:
+        raise UsageError(
+            f"manifest.path {settings.path}: cannot tell the format by the file names "
+            f"({', '.join(sorted(name.rsplit('/', 1)[-1] for name in files)[:3])}); expected one of "
+            f"{', '.join(sorted(_EXTENSIONS))} (each also .gz), or set manifest.format"
+        )
+    return str(found.pop())
+
+
+def _format_of_name(name: str) -> str | None:
+    bare = name.lower().removesuffix(".gz")
+    return next((kind for ending, kind in _EXTENSIONS.items() if bare.endswith(ending)), None)
+
+
+def read_manifest(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    """Rows with `source_file`, `row_number`, the columns of MANIFEST_COLUMNS, and `malformed` (null for a sound row).
+
+    `materialise` writes a frame and gives it back as written: the numbering looks at the lines twice, and must see the
+    same ones both times. Raises UsageError when a column is of the wrong type.
+    """
+    readers = {
+        "parquet": _read_parquet,
+        "delta": _read_parquet,
+        "csv": _read_csv,
+        "jsonl": _read_jsonl,
+        "text": _read_text,
+    }
+    frame = readers[manifest.format](spark, settings, manifest, materialise)
+    relative = f.substring(_plain_path(f.col("_file")), len(_plain(manifest.root)) + 2, 1_000_000)
+    return frame.select(relative.alias("source_file"), "row_number", *MANIFEST_COLUMNS, "malformed")
+
+
+def _plain(path: str) -> str:
+    """A path as `_plain_path` gives it: `file:///a` and `file:/a` are the same file."""
+    return "file:/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
+
+
+def _plain_path(path: Column) -> Column:
+    decoded = f.url_decode(f.regexp_replace(path, r"\+", "%2B"))
+    return f.regexp_replace(decoded, "^file:/+", "file:/")
+
+
+def _require_url(settings: ManifestSettings, path: str, found: tuple[str, ...]) -> None:
+    """Every mapped column, and `url`, must be there: the error lists what was found."""
+    wanted = {"url": "url"} | settings.columns
+    for ours, theirs in wanted.items():
+        if ours not in MANIFEST_COLUMNS:
+            raise UsageError(f"manifest.columns.{ours}: not a manifest column; known: {', '.join(MANIFEST_COLUMNS)}")
+        if theirs not in found:
+            raise UsageError(
+                f"manifest {path}: no column {theirs!r} (for {ours}); columns found: {', '.join(found) or 'none'}. "
+                f"Set manifest.columns.{ours} to the name of the column that holds it"
+            )
+
+
+def _read_parquet(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    del materialise  # Parquet knows the position of a row by itself
+    raw = _parquet(spark, manifest.format, manifest.files)
+    types = {field.name: field.dataType for field in raw.schema.fields}
+    columns = []
+    for ours, type_name in MANIFEST_COLUMNS.items():
+        theirs = settings.columns.get(ours, ours)
+        wanted = spark_type(type_name)
+        if theirs not in types:
+            columns.append(f.lit(None).cast(wanted).alias(ours))
+            continue
+        if not _castable(types[theirs], wanted):
+            raise UsageError(
+                f"manifest {manifest.root}: column {theirs!r} (for {ours}) is {types[theirs].simpleString()}, "
+                f"expected {type_name}"
+            )
+        columns.append(f.col(f"`{theirs}`").cast(wanted).alias(ours))
+    return raw.select(
+        *columns,
+        f.col("_metadata.file_path").alias("_file"),
+        f.col("_metadata.row_index").cast("bigint").alias("row_number"),
+        f.lit(None).cast("string").alias("malformed"),
+    )
+
+
+def _castable(found: t.DataType, wanted: t.DataType) -> bool:
+    if isinstance(wanted, t.StringType):
+        return isinstance(found, t.StringType)
+    if isinstance(wanted, t.ArrayType):
+        return isinstance(found, t.ArrayType) and isinstance(found.elementType, t.StringType)
+    return isinstance(found, t.MapType) and isinstance(found.valueType, t.StringType)
+
+
+def _read_text(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    del settings
+    lines = _numbered(spark.read.text(list(manifest.files)), materialise).where(f.trim("value") != "")
+    others = [
+        f.lit(None).cast(spark_type(kind)).alias(name) for name, kind in MANIFEST_COLUMNS.items() if name != "url"
+    ]
+    return lines.select(
+        f.trim("value").alias("url"), *others, "_file", "row_number", f.lit(None).cast("string").alias("malformed")
+    )
+
+
+def _read_jsonl(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    lines = _numbered(spark.read.text(list(manifest.files)), materialise).where(f.trim("value") != "")
+    theirs = {ours: settings.columns.get(ours, ours) for ours in MANIFEST_COLUMNS}
+    fields = [t.StructField(theirs[ours], spark_type(kind)) for ours, kind in MANIFEST_COLUMNS.items()]
+    schema = t.StructType([*fields, t.StructField(_CORRUPT, t.StringType())])
+    parsed = lines.withColumn("row", f.from_json("value", schema, {"columnNameOfCorruptRecord": _CORRUPT}))
+    unread = f.col(f"row.{_CORRUPT}").isNotNull() | f.col("row").isNull()
+    return parsed.select(
+        *[f.col("row").getField(theirs[ours]).alias(ours) for ours in MANIFEST_COLUMNS],
+        "_file",
+        "row_number",
+        f.when(unread, f.lit("not a JSON object with the manifest's types")).alias("malformed"),
+    )
+
+
+def _read_csv(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    header = manifest.columns
+    schema = t.StructType([t.StructField(name, t.StringType()) for name in [*header, _CORRUPT]])
+    reader = (
+        spark.read.schema(schema)
+        .option("header", "true")
+        .option("enforceSchema", "false")
+        .option("multiLine", "true")
+        .option("quote", '"')
+        .option("escape", '"')
+        .option("columnNameOfCorruptRecord", _CORRUPT)
+    )
+    rows = _numbered(reader.csv(list(manifest.files)), materialise)
+    columns = []
+    for ours, kind in MANIFEST_COLUMNS.items():
+        theirs = settings.columns.get(ours, ours)
+        value = f.col(f"`{theirs}`") if theirs in header else f.lit(None).cast("string")
+        columns.append(_parsed(value, kind).alias(ours))
+    malformed = f.when(f.col(_CORRUPT).isNotNull(), f.lit(f"not a CSV record of {len(header)} fields"))
+    return rows.select(*columns, "_file", "row_number", malformed.alias("malformed"))
+
+
+def _parsed(value: Column, kind: str) -> Column:
+    """A CSV field: lists as a JSON array or separated by `|`, maps as a JSON object."""
+    if kind == "array<string>":
+        from_text = f.filter(f.transform(f.split(value, r"\|"), f.trim), lambda tag: tag != "")
+        return f.when(value.startswith("["), f.from_json(value, spark_type(kind))).otherwise(from_text)
+    return f.from_json(value, spark_type(kind)) if kind.startswith("map<") else value
+
+
+def _numbered(raw: DataFrame, materialise: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    """`raw` with `_file` and `row_number`, the position in the file over all its splits."""
+    lines = materialise(
+        raw.select(
+            "*",
+            f.col("_metadata.file_path").alias("_file"),
+            f.col("_metadata.file_block_start").alias("_block"),
+            f.monotonically_increasing_id().alias("_position"),
+        )
+    )
+    blocks = lines.groupBy("_file", "_block").agg(f.min("_position").alias("_first"), f.count("*").alias("_lines"))
+    before = Window.partitionBy("_file").orderBy("_block").rowsBetween(Window.unboundedPreceding, -1)
+    starts = blocks.withColumn("_start", f.coalesce(f.sum("_lines").over(before), f.lit(0)))
+    numbered = lines.join(f.broadcast(starts.drop("_lines")), ["_file", "_block"])
+    return numbered.withColumn("row_number", f.col("_position") - f.col("_first") + f.col("_start"))

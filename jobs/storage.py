@@ -1,0 +1,87 @@
+"""Small files of a warehouse on whatever file system it lies (local, HDFS, object stores), through Hadoop's API."""
+
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+
+class Storage:
+    """Files below one root. Every path is given in parts below the root."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        jvm: Any = spark._jvm  # pyspark offers no public way to Hadoop's FileSystem
+        self._jvm = jvm
+        base = jvm.org.apache.hadoop.fs.Path(root)
+        self._fs = base.getFileSystem(spark._jsc.hadoopConfiguration())
+        self.root: str = self._fs.makeQualified(base).toString()
+
+    def path(self, *parts: str) -> str:
+        """The qualified path as text."""
+        return "/".join((self.root.rstrip("/"), *parts)) if parts else self.root
+
+    def _path(self, *parts: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(self.path(*parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether there is a file or folder of that name."""
+        return bool(self._fs.exists(self._path(*parts)))
+
+    def list(self, *parts: str) -> list[str]:
+        """Names in a folder, sorted; none where it does not exist."""
+        path = self._path(*parts)
+        if not self._fs.exists(path):
+            return []
+        return sorted(status.getPath().getName() for status in self._fs.listStatus(path))
+
+    def is_folder(self) -> bool:
+        """Whether the root is a folder."""
+        return bool(self._fs.getFileStatus(self._path()).isDirectory())
+
+    def files(self) -> list[str]:
+        """Qualified paths of the files at or below the root, sorted; names that begin with `_` or `.` are not data."""
+        found = []
+        remaining = self._fs.listFiles(self._jvm.org.apache.hadoop.fs.Path(self.root), True)
+        while remaining.hasNext():
+            path = remaining.next().getPath().toString()
+            if not any(part[:1] in {"_", "."} for part in path[len(self.root) :].split("/") if part):
+                found.append(path)
+        return sorted(found)
+
+    def make_folder(self, *parts: str) -> None:
+        """Create the folder and its parents."""
+        self._fs.mkdirs(self._path(*parts))
+
+    def read_text(self, *parts: str) -> str:
+        """The file's text (UTF-8)."""
+        stream = self._fs.open(self._path(*parts))
+        try:
+            return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+        finally:
+            stream.close()
+
+    def write_text(self, text: str, *parts: str) -> None:
+        """Write the file whole, replacing one that is there."""
+        self._write(self._fs.create(self._path(*parts), True), text)
+
+    def create_text(self, text: str, *parts: str) -> bool:
+        """Write a file that must not exist yet; False, and nothing written, where it does (atomic put-if-absent)."""
+        try:
+            stream = self._fs.create(self._path(*parts), False)
+        except Py4JJavaError as error:
+            if "FileAlreadyExistsException" in str(error.java_exception.getClass().getName()):
+                return False
+            raise
+        self._write(stream, text)
+        return True
+
+    @staticmethod
+    def _write(stream: Any, text: str) -> None:
+        try:
+            stream.write(bytearray(text.encode()))
+        finally:
+            stream.close()
+
+    def delete(self, *parts: str) -> None:
+        """Delete the file or folder, if there is one."""
+        self._fs.delete(self._path(*parts), True)

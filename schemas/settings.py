@@ -1,0 +1,159 @@
+"""The frozen settings of each stage: one validated object a stage, whose digest goes into the ledger.
+
+Plain data: importing this needs neither Spark nor torch, so that executors, readers and tests share it.
+`jobs.config` builds these from YAML; the reason for each default is the comment or docstring beside it.
+"""
+
+import hashlib
+import ipaddress
+import json
+import re
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys refused, instances immutable, digest stable across processes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def digest(self) -> str:
+        """SHA-256 hex of the canonical JSON of these settings (sorted keys, no white space)."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class AssetSettings(Settings):
+    """A file that the driver ships to executors; each executor checks its digest before it loads it."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CrawlSettings(Settings):
+    """How the fetcher behaves. Times in seconds, sizes in bytes, rates in requests per second."""
+
+    user_agent: str = Field(default="lensfeed/0.1 (+https://example.org/bot)", min_length=3)
+    per_host_concurrency: int = Field(default=4, ge=1)
+    per_host_rate: float | None = Field(default=None, gt=0)
+    """Most requests per second to one host; null for no limit but the concurrency."""
+    concurrency: int = Field(default=64, ge=1)
+    """Requests under way at once in one task."""
+    max_pending_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    """Fetched bytes that one task may hold before Spark has taken them: bounds memory whatever the manifest's size."""
+    connect_timeout_s: float = Field(default=10, gt=0)
+    request_timeout_s: float = Field(default=30, gt=0)
+    """One exchange, from connecting to the last byte."""
+    row_deadline_s: float = Field(default=90, gt=0)
+    """Everything for one row: redirects, retries and back-off included."""
+    deadline_s: float | None = Field(default=None, gt=0)
+    """The crawl of one night; what is left then is `deferred`."""
+    min_bytes_per_s: int = Field(default=512, ge=0)
+    """Slower than this over `min_rate_window_s` is given up as a `timeout` (slow-loris)."""
+    min_rate_window_s: float = Field(default=10, gt=0)
+    max_bytes: int = Field(default=20 * 2**20, ge=1)
+    max_pixels: int = Field(default=64_000_000, ge=1)
+    max_frames: int = Field(default=500, ge=1)
+    max_redirects: int = Field(default=5, ge=0)
+    retries: int = Field(default=3, ge=0)
+    backoff_s: float = Field(default=0.5, gt=0)
+    """First back-off; doubles with every try, with full jitter."""
+    max_backoff_s: float = Field(default=20, gt=0)
+    obey_robots: bool = True
+    obey_crawl_delay: bool = True
+    opt_out_tokens: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex", "noml")
+    obey_tdm_reservation: bool = True
+    allowed_networks: tuple[str, ...] = ()
+    """CIDR networks that may be fetched from although they are not globally routable, for tests and intranets."""
+    circuit_breaker_failures: int = Field(default=10, ge=1)
+    """Consecutive connection-level failures after which a host is left alone for the rest of the task."""
+    max_host_pause_s: float = Field(default=60, ge=0)
+    """A host that asks for a longer pause (Retry-After, Crawl-delay) has the rest of its rows `deferred`."""
+    share_limits_by_address: bool = False
+    """Whether hosts that resolve to the same first address share one limit (shared hosting, CDNs)."""
+    dns_cache_s: float = Field(default=300, ge=0)
+    lookahead_rows: int = Field(default=2048, ge=1)
+    """Rows that one task may have read ahead, so that rows of a busy host do not keep other hosts waiting."""
+
+    @property
+    def agent_token(self) -> str:
+        """The product token of the user agent, lower-case: what robots.txt and X-Robots-Tag address us by."""
+        return re.split(r"[/\s]", self.user_agent, maxsplit=1)[0].lower()
+
+    @field_validator("user_agent")
+    @classmethod
+    def _agent_is_a_product(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(/[!-~]+)?( [ -~]*)?", value):
+            raise ValueError(
+                f"expected a product token, a version and a contact, as in 'name/1.0 (+URL)', not {value!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.max_pending_bytes < 2 * self.max_bytes:
+            raise ValueError(
+                f"max_pending_bytes must be twice max_bytes or more, {2 * self.max_bytes}, not {self.max_pending_bytes}"
+            )
+        return self
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+
+class ImageSettings(Settings):
+    """How bytes become the canonical image: sRGB, upright, metadata-free JPEG."""
+
+    max_side: int = Field(default=512, ge=32, le=4096)
+    """Longest side in pixels; smaller images are never enlarged."""
+    jpeg_quality: int = Field(default=90, ge=50, le=100)
+    min_side: int = Field(default=32, ge=1)
+    """Source images with a side shorter than this are `too_small`."""
+
+
+class EmbeddingSettings(Settings):
+    """The visual tower."""
+
+    model: str = "tf_efficientnet_lite0"
+    weights: AssetSettings
+    licence: str
+    batch_size: int = Field(default=32, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gpus_per_task: float = Field(default=0, ge=0)
+    mean: tuple[float, float, float] | None = None
+    """Preprocessing overrides; null takes the model's own data configuration (timm.data.resolve_model_data_config)."""
+    std: tuple[float, float, float] | None = None
+    fit: Literal["model", "pad"] = "model"
+    """`model`: the model's own resize and crop; `pad`: whole picture, padded to square on white (cut-outs)."""
+
+
+class TextSettings(Settings):
+    """The text tower."""
+
+    model: str = "all-MiniLM-L6-v2"
+    weights: AssetSettings
+    licence: str
+    batch_size: int = Field(default=32, ge=1)
+    max_tokens: int = Field(default=128, ge=8)
+
+
+class DedupSettings(Settings):
+    """Near-duplicate rule: part of `rule_version`, so that verdicts of two settings never mix."""
+
+    max_hamming: int = Field(default=6, ge=0, le=32)
+    """Largest Hamming distance between 64-bit pHashes that may be an edge."""
+    max_hamming256: int = Field(default=40, ge=0, le=128)
+    """Largest Hamming distance between 256-bit pHashes that may be an edge: 64 bits alone do not identify at 1e9."""
+    bands: int = Field(default=18, ge=1)
+    rows: int = Field(default=7, ge=1)
+    target_recall: float = Field(default=0.99, gt=0, lt=1)
+    """Refused at start-up when bands x rows cannot reach it at `max_hamming`."""
+    seed: int = 1
+    flat_below: float = Field(default=3.0, ge=0)
+    """Images whose luminance deviates less than this (grey levels, 0-255) have no meaningful pHash: exact match only."""

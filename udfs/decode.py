@@ -1,0 +1,340 @@
+"""Opens images of the open web safely: what the bytes are, whether they may be decoded, and their pixels as sRGB.
+
+The header is judged before any pixel is decoded; the declared type, the magic bytes and the decoder must agree; every
+way a decoder can fail ends as an `ImageError` that carries a `FailureCode`.
+
+Sources: WHATWG MIME Sniffing (https://mimesniff.spec.whatwg.org), GIF89a (https://www.w3.org/Graphics/GIF/spec-gif89a.txt).
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from schemas.outcomes import FailureCode
+from schemas.settings import CrawlSettings
+
+# A filter at import, since warnings.catch_warnings is not safe in the threads that decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# One task has one core: libavif would start a thread a core.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+PILLOW_FORMATS: dict[str, str] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
+"""The accepted formats by their names here, and Pillow's name of the only decoder that may touch each."""
+
+MAX_JPEG_SCANS = 100
+"""Each scan of a progressive JPEG walks over all blocks, so a small file of many scans costs minutes; real ones have
+about ten (https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf)."""
+
+_MEDIA_TYPES: dict[str, str] = {
+    "image/jpeg": "jpeg",
+    "image/jpg": "jpeg",
+    "image/pjpeg": "jpeg",
+    "image/png": "png",
+    "image/x-png": "png",
+    "image/apng": "png",
+    "image/vnd.mozilla.apng": "png",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/avif": "avif",
+    "image/avif-sequence": "avif",
+}
+_UNDECLARED = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+
+_PREFIXES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"8BPS", "psd"),
+    (b"%!PS", "eps"),
+    (b"\xc5\xd0\xd3\xc6", "eps"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
+    (b"\x00\x00\x01\x00", "ico"),
+    (b"\x00\x00\x00\x0cjP  ", "jpeg2000"),
+    (b"\xff\x4f\xff\x51", "jpeg2000"),
+    (b"\x00\x00\x00\x0cJXL ", "jpegxl"),
+    (b"\xff\x0a", "jpegxl"),
+    (b"%PDF-", "pdf"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BM", "bmp"),
+)
+_HTML_OPENINGS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title", b"<!--")
+
+_UPRIGHT: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings each EXIF orientation upright (Exif 2.32, tag 0x0112)."""
+
+
+class ImageError(Exception):
+    """An image that cannot be had from these bytes.
+
+    `code` is one of `BAD_TYPE`, `DECODE`, `BOMB`, `TOO_SMALL`; `detail` is a short text without image content.
+    """
+
+    def __init__(self, code: FailureCode, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+def sniff(data: bytes) -> str:
+    """The format of `data` by its magic bytes.
+
+    Returns a name of `PILLOW_FORMATS` for what is accepted; for what is not: "svg", "html", "xml", "psd", "eps",
+    "tiff", "bmp", "ico", "heic", "jpeg2000", "jpegxl", "pdf", "gzip", "empty" or "unknown".
+    """
+    if not data:
+        return "empty"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        return _sniff_isobmff(data)
+    for prefix, name in _PREFIXES:
+        if data.startswith(prefix):
+            return name
+    return _sniff_markup(data)
+
+
+def _sniff_isobmff(data: bytes) -> str:
+    """AVIF and HEIF share one container (ISO/IEC 14496-12): the brands of the file type box tell them apart."""
+    box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    brands = {box[start : start + 4] for start in range(0, len(box), 4)}
+    if brands & {b"avif", b"avis"}:
+        return "avif"
+    if brands & {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}:
+        return "heic"
+    return "unknown"
+
+
+def _sniff_markup(data: bytes) -> str:
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head.startswith(b"<"):
+        return "unknown"
+    # An HTML page may hold an <svg> of its own, so its opening is asked first; a comment may precede either.
+    if head.startswith(_HTML_OPENINGS) and not (head.startswith(b"<!--") and b"<svg" in head):
+        return "html"
+    if b"<svg" in head:
+        return "svg"
+    if b"<html" in head:
+        return "html"
+    return "xml" if head.startswith(b"<?xml") else "unknown"
+
+
+def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = None, min_side: int = 1) -> Image.Image:
+    """Open `data` without decoding a pixel, so that the caller may still ask the decoder for a smaller image.
+
+    Args:
+        data: the bytes as fetched.
+        limits: `max_pixels` and `max_frames` are held against the header.
+        declared_type: the Content-Type, parameters and all; None, empty and octet-stream declare nothing.
+        min_side: least width and height, pixels.
+
+    Raises:
+        ImageError: `BAD_TYPE` where the bytes are no accepted format or not the declared one, `BOMB` where the header
+            (or what is packed into it) is over a limit, `TOO_SMALL`, and `DECODE` for a broken header.
+    """
+    name = sniff(data)
+    if name not in PILLOW_FORMATS:
+        accepted = ", ".join(PILLOW_FORMATS)
+        raise ImageError(FailureCode.BAD_TYPE, f"the bytes are {name}; accepted are {accepted}")
+    _check_declared(declared_type, name)
+    if name == "jpeg" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise ImageError(FailureCode.BOMB, f"more than {MAX_JPEG_SCANS} scans in a jpeg")
+    with _decoding(name):
+        image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
+        frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
+    _check_size(image.size, frames, limits, min_side)
+    return image
+
+
+def _check_declared(declared_type: str | None, name: str) -> None:
+    media_type = (declared_type or "").partition(";")[0].strip().lower()
+    if media_type not in _UNDECLARED and _MEDIA_TYPES.get(media_type) != name:
+        raise ImageError(FailureCode.BAD_TYPE, f"declared {media_type[:64]}, but the bytes are {name}")
+
+
+def _check_size(size: tuple[int, int], frames: int, limits: CrawlSettings, min_side: int) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageError(FailureCode.BOMB, f"{width} x {height} is over {limits.max_pixels} pixels")
+    if frames > limits.max_frames:
+        raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
+    if min(size) < min_side:
+        raise ImageError(FailureCode.TOO_SMALL, f"{width} x {height} has a side shorter than {min_side}")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `ImageError`; messages that differ from run to run are replaced."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise ImageError(FailureCode.BOMB, f"the {name} decoder ran out of its memory limits") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(FailureCode.DECODE, f"the {name} header cannot be read") from error
+    except Exception as error:
+        # Pillow has no class of its own for compressed PNG chunks that unpack to too much.
+        is_bomb = isinstance(error, ValueError) and "MAX_TEXT" in str(error)
+        code = FailureCode.BOMB if is_bomb else FailureCode.DECODE
+        raise ImageError(code, f"{name}: {type(error).__name__}: {error}"[:200]) from error
+
+
+def _gif_frames(data: bytes, limit: int) -> int:
+    """Count the frames of a GIF up to `limit` by its block structure.
+
+    Pillow's `n_frames` walks the whole file whatever the limit, and 20 MB hold more than a million frames.
+    """
+    position = 13 + _colour_table_size(data[10])
+    frames = 0
+    while frames < limit and position < len(data):
+        block = data[position]
+        if block == 0x2C:  # image descriptor: 9 bytes, an optional colour table, the LZW code size, data
+            if position + 9 >= len(data):
+                break
+            frames += 1
+            position = _after_sub_blocks(data, position + 11 + _colour_table_size(data[position + 9]))
+        elif block == 0x21:  # extension: its label, then data
+            position = _after_sub_blocks(data, position + 2)
+        elif block == 0x3B:
+            break
+        else:
+            position += 1
+    return frames
+
+
+def _colour_table_size(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _after_sub_blocks(data: bytes, position: int) -> int:
+    while position < len(data) and data[position]:
+        position += data[position] + 1
+    return position + 1
+
+
+def load(image: Image.Image) -> None:
+    """Decode the pixels of an opened image (its first frame).
+
+    Raises:
+        ImageError: `DECODE` for truncated or broken data, `BOMB` where it unpacks beyond the decoder's limits.
+    """
+    with _decoding((image.format or "image").lower()):
+        image.load()
+
+
+def decode_rgb(image: Image.Image) -> Image.Image:
+    """The opened image's first frame at full size: mode RGB, sRGB, upright, alpha composited on white.
+
+    Raises:
+        ImageError: as `load`.
+    """
+    turn = orientation(image)
+    load(image)
+    return upright(to_rgb(image), turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 where there is none or the EXIF data are broken."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SyntaxError, struct.error):
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """The image turned so that EXIF orientation `turn` (1 to 8) becomes 1."""
+    return image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode as RGB in sRGB, alpha composited on white; `image` itself where nothing changes.
+
+    An ICC profile that cannot be used (broken, or of other channels than the image) is ignored.
+
+    Raises:
+        ImageError: `DECODE` where Pillow cannot convert the mode.
+    """
+    profile = image.info.get("icc_profile")
+    with _decoding((image.format or "image").lower()):
+        alpha = None
+        if image.mode.startswith("I"):
+            image = _high_byte(image)
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            alpha = image.getchannel("A")
+            image = image.convert("RGB")
+        image = _to_srgb(image, profile)
+        return image if alpha is None else _on_white(image, alpha)
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8-bit: Pillow's own conversion clips at 255 instead of scaling."""
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+
+
+def _on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("RGB")
+    transform = _srgb_transform(profile, image.mode) if profile else None
+    if transform is not None:
+        converted = ImageCms.applyTransform(image, transform)
+        if converted is not None:
+            return converted
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@lru_cache(maxsize=64)
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform from `profile` to sRGB for images of `mode`; None where it is unusable or changes nothing visible.
+
+    Most profiles on the web are sRGB itself: a probe of 729 colours finds those, and saves 3 ms an image.
+    """
+    try:
+        transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb_profile(), mode, "RGB")
+        if mode == "RGB":
+            probe = _probe_colours()
+            converted = ImageCms.applyTransform(probe, transform)
+            difference = np.asarray(converted, dtype=np.int16) - np.asarray(probe, dtype=np.int16)
+            if np.abs(difference).max() <= 2:
+                return None
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return transform
+
+
+@lru_cache(maxsize=1)
+def _srgb_profile() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+@lru_cache(maxsize=1)
+def _probe_colours() -> Image.Image:
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
+    return Image.fromarray(cube.reshape(27, 27, 3))

@@ -1,0 +1,106 @@
+"""The content gate on executors: the first thing to see pixels, and the only one to see those it refuses.
+
+Two iterator pandas UDFs in one pass: `gate_udf` takes the original bytes and says allow, review or block;
+`canonical_udf` makes the stored picture, and looks only at bytes that were allowed. The gate fails closed: whatever
+goes wrong is a failure of that one row, never an admission.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+from pyspark.sql import functions as f
+
+from schemas.outcomes import Decision, FailureCode
+from schemas.policy import Policy
+from schemas.settings import AssetSettings, CrawlSettings, ImageSettings
+from udfs.canonical import canonicalise
+from udfs.decode import ImageError, decode_rgb, open_image
+from udfs.nsfw import Detector, load_detector
+from udfs.rules import MissingScore, judge_content
+
+GATE = "decision string, reasons array<string>, scores map<string,double>, failure_code string, failure_detail string"
+CANONICAL = (
+    "pixels binary, width int, height int, source_width int, source_height int, source_format string, "
+    "phash64 bigint, phash256 binary, flatness double, sharpness double, failure_code string, failure_detail string"
+)
+_CANONICAL_NAMES = [part.split()[0] for part in CANONICAL.split(", ")]
+
+Row = dict[str, Any]
+
+
+def gate_udf(policy: Policy, weights: AssetSettings, limits: CrawlSettings, batch_size: int) -> Any:
+    """`(body binary, content_type string) -> GATE`; null bodies (nothing was fetched) give a null decision."""
+
+    @f.pandas_udf(GATE)  # type: ignore[call-overload,untyped-decorator]
+    def gate(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+        detector = load_detector(weights)
+        for bodies, types in batches:
+            rows: list[Row] = []
+            pairs = list(zip(bodies, types, strict=True))
+            for start in range(0, len(pairs), batch_size):
+                rows += judge_batch(policy, detector, limits, pairs[start : start + batch_size])
+            yield pd.DataFrame(rows, columns=["decision", "reasons", "scores", "failure_code", "failure_detail"])
+
+    return gate.asNondeterministic()
+
+
+def judge_batch(
+    policy: Policy, detector: Detector, limits: CrawlSettings, pairs: Sequence[tuple[bytes | None, str | None]]
+) -> list[Row]:
+    """One row a pair, in order. A picture that cannot be decoded or scored fails alone."""
+    rows: list[Row] = [_row() for _ in pairs]
+    pictures: list[Image.Image | None] = []
+    for row, (body, declared) in zip(rows, pairs, strict=True):
+        pictures.append(None if body is None else _decode(row, body, limits, declared))
+    for row, picture, score in zip(rows, pictures, detector.score_each(pictures), strict=True):
+        if picture is not None:
+            _decide(policy, row, score)
+    return rows
+
+
+def _row() -> Row:
+    return {"decision": None, "reasons": [], "scores": None, "failure_code": None, "failure_detail": None}
+
+
+def _decode(row: Row, body: bytes, limits: CrawlSettings, declared: str | None) -> Image.Image | None:
+    try:
+        return decode_rgb(open_image(body, limits, declared))
+    except ImageError as error:
+        row["failure_code"], row["failure_detail"] = error.code.value, error.detail
+    return None
+
+
+def _decide(policy: Policy, row: Row, score: float | None) -> None:
+    scores = {"nsfw:center": float(score) if score is not None else math.nan}
+    try:
+        verdict = judge_content(policy, scores)
+    except MissingScore as error:
+        row["failure_code"], row["failure_detail"] = FailureCode.GATE_ERROR.value, str(error)
+        return
+    row["decision"], row["reasons"], row["scores"] = verdict.decision.value, list(verdict.reasons), scores
+
+
+def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:
+    """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
+
+    @f.pandas_udf(CANONICAL)  # type: ignore[call-overload,untyped-decorator]
+    def canonical(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+        for bodies, types, decisions in batches:
+            rows = [
+                _canonical_row(body, declared, images, limits) if decision == Decision.ALLOW else {}
+                for body, declared, decision in zip(bodies, types, decisions, strict=True)
+            ]
+            yield pd.DataFrame(rows, columns=_CANONICAL_NAMES, dtype=object)
+
+    return canonical.asNondeterministic()
+
+
+def _canonical_row(body: bytes, declared: str | None, images: ImageSettings, limits: CrawlSettings) -> Row:
+    try:
+        made = canonicalise(body, images, limits, declared)
+    except ImageError as error:
+        return {"failure_code": error.code.value, "failure_detail": error.detail}
+    return {name: getattr(made, name) for name in _CANONICAL_NAMES[:-2]}

@@ -1,0 +1,224 @@
+"""MinHash-LSH over the bits of the 64-bit pHash, and the exact verification of what falls into one bucket.
+
+A hash is the set of its 64 tokens (position, bit), of 128 in all; at Hamming distance d two such sets have Jaccard
+similarity (64 - d) / (64 + d). Signatures are those of `datasketch.MinHash(num_perm=bands * rows, seed=seed,
+scheme="affine32")` with its own SHA-1 hash function, updated with one byte a token: 2 * position + bit, position 0
+the most significant bit. Sources: Broder, "On the resemblance and containment of documents" (1997); Leskovec,
+Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3.
+
+Hashes come as uint64 or, as Spark keeps them, int64; only the bits count.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from math import comb
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.settings import DedupSettings
+
+HASH_BITS = 64
+
+Hashes = NDArray[np.uint64] | NDArray[np.int64]
+
+_SIGNED_AT_ONCE = 4096
+"""Rows signed at once: keeps the running minima in the processor's cache."""
+
+_PAIRS_AT_ONCE = 1 << 16
+"""Pairs compared at once: temporaries stay small, and memory bounded whatever a bucket's size."""
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio: the multiplier of Fibonacci hashing."""
+
+
+def recall(hamming: int, bands: int, rows: int) -> float:
+    """Probability that two hashes at this Hamming distance (0 to 64) share at least one of the bands."""
+    jaccard = (HASH_BITS - hamming) / (HASH_BITS + hamming)
+    return float(1 - (1 - jaccard**rows) ** bands)
+
+
+def candidate_rate(bands: int, rows: int) -> float:
+    """Share of unrelated pairs that share a band: their bits agree by chance, so the distance is Binomial(64, 1/2)."""
+    return sum(comb(HASH_BITS, d) * recall(d, bands, rows) for d in range(HASH_BITS + 1)) / 2.0**HASH_BITS
+
+
+def signatures(hashes: Hashes, settings: DedupSettings) -> NDArray[np.uint32]:
+    """MinHash signatures of 64-bit hashes.
+
+    Args:
+        hashes: (N,) uint64 or int64.
+        settings: `bands`, `rows` and `seed`.
+
+    Returns:
+        (N, bands * rows) uint32, bit-equal to datasketch 2.0's.
+    """
+    tables = _byte_minima(settings.bands * settings.rows, settings.seed)
+    hash_bytes = np.ascontiguousarray(hashes).view(np.uint64).astype(">u8").view(np.uint8).reshape(-1, 8)
+    result = np.empty((len(hashes), tables.shape[2]), dtype=np.uint32)
+    for start in range(0, len(hashes), _SIGNED_AT_ONCE):
+        block, minima = hash_bytes[start : start + _SIGNED_AT_ONCE], result[start : start + _SIGNED_AT_ONCE]
+        np.take(tables[0], block[:, 0], axis=0, out=minima)
+        for position in range(1, 8):
+            np.minimum(minima, tables[position][block[:, position]], out=minima)
+    return result
+
+
+@lru_cache(maxsize=4)
+def _byte_minima(num_perm: int, seed: int) -> NDArray[np.uint32]:
+    """(8, 256, num_perm) uint32: for each byte of a hash and each of its values, the minima over its eight tokens.
+
+    A signature is then the minimum over eight look-ups, instead of over 64 tokens.
+    """
+    from datasketch import MinHash
+
+    empty = MinHash(num_perm=num_perm, seed=seed, scheme="affine32")
+    tokens = np.empty((128, num_perm), dtype=np.uint32)
+    for token in range(128):
+        one = empty.copy()
+        one.update(bytes([token]))
+        tokens[token] = one.hashvalues
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    positions = np.arange(64).reshape(8, 1, 8)
+    # One byte position at a time: (256, 8, num_perm) is what is held at once.
+    return np.stack([tokens[2 * row + bits].min(axis=1) for row in positions])
+
+
+def band_keys(signature_rows: NDArray[np.uint32], settings: DedupSettings) -> NDArray[np.int64]:
+    """The bucket of each signature in each band: a 64-bit hash of the band's number and its rows.
+
+    Args:
+        signature_rows: (N, bands * rows) uint32, from `signatures`.
+        settings: `bands` and `rows`.
+
+    Returns:
+        (N, bands) int64. Equal rows of one band give equal keys; others collide with a chance of about 2**-64, which
+        costs a comparison and no result.
+    """
+    bands = signature_rows.reshape(-1, settings.bands, settings.rows)
+    keys = np.broadcast_to(np.arange(1, settings.bands + 1, dtype=np.uint64), bands.shape[:2]) * _ODD
+    for row in range(settings.rows):
+        keys ^= bands[:, :, row]
+        keys *= _ODD
+        keys ^= keys >> np.uint64(29)
+    return _finalised(keys).view(np.int64)
+
+
+def _finalised(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the key depends on every bit before."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def hash_words(hashes: Sequence[bytes]) -> NDArray[np.uint64]:
+    """256-bit hashes of 32 bytes each as (N, 4) uint64, the most significant word first.
+
+    Raises:
+        ValueError: where a hash has not 32 bytes.
+    """
+    if any(len(one) != 32 for one in hashes):
+        raise ValueError(f"256-bit hashes have 32 bytes; found lengths {sorted({len(one) for one in hashes})}")
+    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64).reshape(-1, 4)
+
+
+def hamming64(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
+    """Hamming distances of 64-bit hashes, element by element with broadcasting; uint8."""
+    return _popcount(np.asarray(left).view(np.uint64) ^ np.asarray(right).view(np.uint64)).astype(np.uint8)
+
+
+def hamming256(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """Hamming distances of 256-bit hashes, (..., 4) uint64 each, with broadcasting; (...) uint16."""
+    return cast("NDArray[np.uint16]", _popcount(left ^ right).sum(axis=-1, dtype=np.uint16))
+
+
+def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Bits set in each word, by adding neighbours in parallel (Warren, "Hacker's Delight", 5-1); overwrites `words`.
+
+    NumPy has `bitwise_count` from 2.0 only.
+    """
+    shifted = words >> np.uint64(1)
+    shifted &= np.uint64(0x5555555555555555)
+    words -= shifted
+    np.right_shift(words, np.uint64(2), out=shifted)
+    shifted &= np.uint64(0x3333333333333333)
+    words &= np.uint64(0x3333333333333333)
+    words += shifted
+    np.right_shift(words, np.uint64(4), out=shifted)
+    words += shifted
+    words &= np.uint64(0x0F0F0F0F0F0F0F0F)
+    words *= np.uint64(0x0101010101010101)
+    words >>= np.uint64(56)
+    return words
+
+
+def verify_within_buckets(
+    keys: NDArray[np.int64],
+    groups: NDArray[Any],
+    phash64: Hashes,
+    phash256: NDArray[np.uint64],
+    settings: DedupSettings,
+    *,
+    is_new: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs of rows in one bucket that are near-duplicates; none is lost whatever a bucket's size.
+
+    A group that meets another in several bands comes out once for each.
+
+    Args:
+        keys: (N,) band keys, sorted: a run of equal keys is one bucket.
+        groups: (N,) identity of each row's hash group; rows of one group are not a pair.
+        phash64: (N,) uint64 or int64.
+        phash256: (N, 4) uint64, from `hash_words`.
+        settings: `max_hamming` and `max_hamming256`, both inclusive.
+        is_new: (N,) bool; where given, only pairs with at least one new row, at the cost of those only.
+
+    Returns:
+        Row numbers (left, right), (P,) int64 each, left < right, in no particular order.
+    """
+    order, partners = _enumeration(keys, is_new)
+    hashes = np.ascontiguousarray(phash64).view(np.uint64)[order]
+    found = [np.empty((2, 0), dtype=np.int64)]
+    for first, second in _pair_blocks(partners):
+        near = hamming64(hashes[first], hashes[second]) <= settings.max_hamming
+        left, right = order[first[near]], order[second[near]]
+        alike = hamming256(phash256[left], phash256[right]) <= settings.max_hamming256
+        alike &= groups[left] != groups[right]
+        found.append(np.stack((left[alike], right[alike])))
+    pairs = np.sort(np.concatenate(found, axis=1), axis=0)
+    return pairs[0], pairs[1]
+
+
+def _enumeration(
+    keys: NDArray[np.int64], is_new: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """An order of the rows, and how many rows after each, in that order, it is to be compared with.
+
+    New rows come first in their bucket, so that each pair with a new member is met once, and no other pair at all.
+    """
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, dtype=np.int64)
+    sizes = np.diff(np.r_[starts, len(keys)])
+    bucket = np.repeat(np.arange(len(starts)), sizes)
+    partners = np.repeat(starts + sizes, sizes) - np.arange(len(keys)) - 1
+    if is_new is None:
+        return np.arange(len(keys)), partners
+    order = np.argsort(2 * bucket + ~is_new, kind="stable")
+    return order, np.where(is_new[order], partners, 0)
+
+
+def _pair_blocks(partners: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Positions (first, second) of all pairs that `partners` counts, at most `_PAIRS_AT_ONCE` at a time."""
+    ends = np.cumsum(partners)
+    total = int(ends[-1]) if len(ends) else 0
+    for start in range(0, total, _PAIRS_AT_ONCE):
+        stop = min(start + _PAIRS_AT_ONCE, total)
+        low, high = np.searchsorted(ends, (start, stop - 1), side="right")
+        here = ends[low : high + 1]
+        counts = np.diff(np.r_[start, np.minimum(here, stop)])
+        first = np.repeat(np.arange(low, high + 1), counts)
+        # The pair that ends a row's count is the one with the last row it is compared with.
+        second = np.arange(start, stop) - np.repeat(
+            here - partners[low : high + 1] - np.arange(low, high + 1) - 1, counts
+        )
+        yield first, second
