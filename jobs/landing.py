@@ -94,7 +94,7 @@ class Landing:
 
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
-        names = self.storage.list(table, "_delta_log")
+        names = self.storage.names(table, "_delta_log")
         commits = [int(name[:20]) for name in names if name[:20].isdigit() and name.endswith(".json")]
         return max(commits, default=-1)
 

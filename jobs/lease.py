@@ -67,7 +67,7 @@ class Lease:
     def __enter__(self) -> "Lease":
         generations = [
             int(name.removesuffix(".json"))
-            for name in self._storage.list(_FOLDER)
+            for name in self._storage.names(_FOLDER)
             if name.removesuffix(".json").isdigit()
         ]
         newest = max(generations, default=0)

@@ -13,6 +13,8 @@ from jobs.config import Config
 from jobs.errors import UsageError
 from schemas.settings import AssetSettings
 
+_QUIET = f"-Dlog4j2.configurationFile={Path(__file__).resolve().parent.parent / 'conf' / 'log4j2.properties'}"
+
 PROPERTIES: dict[str, str] = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -44,6 +46,8 @@ LOCAL_PROPERTIES: dict[str, str] = {
     "spark.driver.bindAddress": "127.0.0.1",
     # Small files are read by few tasks.
     "spark.sql.files.openCostInBytes": "1048576",
+    # One short-lived JVM on few cores: the second compiler and a parallel collector cost more than they bring back.
+    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {_QUIET}",
     # Compiling a whole stage pays for millions of rows, not for thousands; many small queries start quicker without.
     "spark.sql.codegen.wholeStage": "false",
 }

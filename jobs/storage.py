@@ -27,7 +27,7 @@ class Storage:
         """Whether there is a file or folder of that name."""
         return bool(self._fs.exists(self._path(*parts)))
 
-    def list(self, *parts: str) -> list[str]:
+    def names(self, *parts: str) -> list[str]:
         """Names in a folder, sorted; none where it does not exist."""
         path = self._path(*parts)
         if not self._fs.exists(path):

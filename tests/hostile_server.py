@@ -105,7 +105,7 @@ class HostileServer:
                     await writer.drain()
                 if writer.is_closing():
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -290,7 +290,7 @@ HANDLERS: dict[str, Handler] = {
     "reset": reset,
     "hang-up": raw(b""),
     "non-ascii-header": raw(
-        PLAIN + b"X-Name: \xe4\xf6\xfc\xff\r\nETag: \"\xe9\"\r\n" + b"Content-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
+        PLAIN + b'X-Name: \xe4\xf6\xfc\xff\r\nETag: "\xe9"\r\n' + b"Content-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
     ),
     "huge-header": raw(PLAIN + b"X-Huge: " + b"a" * 2**20 + b"\r\n\r\n"),
     "many-headers": raw(PLAIN + b"".join(b"X-%d: 1\r\n" % i for i in range(20_000)) + b"\r\n"),

@@ -48,7 +48,7 @@ class Canonical:
         width, height: of `pixels`, in pixels.
         source_width, source_height: of the bytes it was made from, upright, in pixels.
         source_format: "jpeg", "png", "webp", "gif" or "avif".
-        phash64, phash256, flatness, quality: of `pixels`; see `udfs.phash.PerceptualHashes`.
+        phash64, phash256, flatness, sharpness: of `pixels`; see `udfs.phash.PerceptualHashes`.
     """
 
     pixels: bytes
@@ -60,7 +60,7 @@ class Canonical:
     phash64: int
     phash256: bytes
     flatness: float
-    quality: float
+    sharpness: float
 
 
 def canonical_version(images: ImageSettings) -> str:
@@ -105,7 +105,7 @@ def canonicalise(
         phash64=hashes.phash64,
         phash256=hashes.phash256,
         flatness=hashes.flatness,
-        quality=hashes.quality,
+        sharpness=hashes.sharpness,
     )
 
 

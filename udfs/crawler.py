@@ -224,18 +224,20 @@ class Crawler:
         return rules
 
     async def _fetch_robots_once(self, url: str, gate: HostGate, deadline: Deadline) -> RobotsRules:
+        origin = origin_of(url)
         for _ in range(MAX_ROBOTS_REDIRECTS + 1):
-            reply = await self.exchange(
-                url, gate, deadline, wants_body=lambda status, _: status == 200, limit=MAX_ROBOTS_BYTES, cut=True
-            )
+            try:
+                if origin_of(url) != origin:
+                    gate = await self.gate(url)
+                reply = await self.exchange(
+                    url, gate, deadline, wants_body=lambda status, _: status == 200, limit=MAX_ROBOTS_BYTES, cut=True
+                )
+            except FetchError as failure:
+                failure.reached = failure.reached or origin_of(url) != origin
+                raise
             if reply.status in REDIRECTS and "Location" in reply.headers:
-                try:
-                    url = join_url(url, reply.headers["Location"])
-                    self.refuse(url)
-                except (BadUrl, BlockedError) as error:
-                    raise DeferredError(ROBOTS_UNAVAILABLE) from error
-                gate = await self.gate(url)
-            elif reply.status == 200 and reply.body is not None:
+                url = self._robots_redirect(url, reply.headers["Location"])
+            elif reply.body is not None:
                 try:
                     loop = asyncio.get_running_loop()
                     return await loop.run_in_executor(self._executor, parse_robots, reply.body, self._agent)
@@ -244,6 +246,14 @@ class Crawler:
             else:
                 return no_robots(reply.status)
         return no_robots(310)
+
+    def _robots_redirect(self, url: str, location: str) -> str:
+        try:
+            target = join_url(url, location)
+            self.refuse(target)
+        except (BadUrl, BlockedError) as error:
+            raise DeferredError(ROBOTS_UNAVAILABLE) from error
+        return target
 
     async def exchange(
         self,

@@ -164,7 +164,7 @@ class _Engine:
         self._deadline_at = deadline_at
         self._thread = threading.Thread(target=self._run, name="lensfeed-fetch", daemon=True)
         self._started = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[Fetched], Target] = {}
         self._expired = False
         self._changed = threading.Condition()
         # Under the condition's lock:
@@ -256,18 +256,16 @@ class _Engine:
             if self._expired:
                 self._finish(_deferred(target))
                 continue
-            task = self._loop.create_task(self._fetch(target))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = self._loop.create_task(self._crawler.fetch(target))
+            self._tasks[task] = target
+            task.add_done_callback(self._done)
 
-    async def _fetch(self, target: Target) -> None:
-        try:
-            fetched = await self._crawler.fetch(target)
-        except asyncio.CancelledError:
-            if not self._expired:
-                raise
-            fetched = _deferred(target)
-        self._finish(fetched)
+    def _done(self, task: asyncio.Task[Fetched]) -> None:
+        target = self._tasks.pop(task)
+        if not task.cancelled():
+            self._finish(task.result())
+        elif self._expired:
+            self._finish(_deferred(target))
 
     def _expire(self) -> None:
         self._expired = True

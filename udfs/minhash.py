@@ -12,9 +12,10 @@ Hashes come as uint64 or, as Spark keeps them, int64; only the bits count.
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import comb
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
@@ -112,15 +113,19 @@ def _finalised(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return keys ^ (keys >> np.uint64(31))
 
 
-def hash_words(hashes: Sequence[bytes]) -> NDArray[np.uint64]:
-    """256-bit hashes of 32 bytes each as (N, 4) uint64, the most significant word first.
+def hash_words(hashes: Sequence[bytes] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
+    """256-bit hashes, 32 bytes each or an Arrow binary column of such, as (N, 4) uint64, most significant word first.
 
     Raises:
-        ValueError: where a hash has not 32 bytes.
+        ValueError: where a hash has not 32 bytes, or is null.
     """
-    if any(len(one) != 32 for one in hashes):
-        raise ValueError(f"256-bit hashes have 32 bytes; found lengths {sorted({len(one) for one in hashes})}")
-    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64).reshape(-1, 4)
+    column = hashes if isinstance(hashes, pa.Array | pa.ChunkedArray) else pa.array(hashes, pa.binary())
+    fixed = column.cast(pa.binary(32))
+    if fixed.null_count:
+        raise ValueError(f"256-bit hashes: expected 32 bytes each, found {fixed.null_count} nulls")
+    array = fixed.combine_chunks() if isinstance(fixed, pa.ChunkedArray) else fixed
+    words = np.frombuffer(array.buffers()[1] or b"", dtype=">u8").reshape(-1, 4)
+    return words[array.offset : array.offset + len(array)].astype(np.uint64)
 
 
 def hamming64(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
@@ -155,7 +160,6 @@ def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def verify_within_buckets(
     keys: NDArray[np.int64],
-    groups: NDArray[Any],
     phash64: Hashes,
     phash256: NDArray[np.uint64],
     settings: DedupSettings,
@@ -164,11 +168,10 @@ def verify_within_buckets(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pairs of rows in one bucket that are near-duplicates; none is lost whatever a bucket's size.
 
-    A group that meets another in several bands comes out once for each.
+    Two hashes that meet in several bands come out once for each.
 
     Args:
         keys: (N,) band keys, sorted: a run of equal keys is one bucket.
-        groups: (N,) identity of each row's hash group; rows of one group are not a pair.
         phash64: (N,) uint64 or int64.
         phash256: (N, 4) uint64, from `hash_words`.
         settings: `max_hamming` and `max_hamming256`, both inclusive.
@@ -184,7 +187,6 @@ def verify_within_buckets(
         near = hamming64(hashes[first], hashes[second]) <= settings.max_hamming
         left, right = order[first[near]], order[second[near]]
         alike = hamming256(phash256[left], phash256[right]) <= settings.max_hamming256
-        alike &= groups[left] != groups[right]
         found.append(np.stack((left[alike], right[alike])))
     pairs = np.sort(np.concatenate(found, axis=1), axis=0)
     return pairs[0], pairs[1]

@@ -32,7 +32,8 @@ PREPROCESSING = "yahoo: squash to 256x256 bilinear, JPEG round trip, centre 224x
 _SQUASHED = 256
 _MARGIN = (_SQUASHED - SIDE) // 2
 _CENTRE = (_MARGIN, _MARGIN, _MARGIN + SIDE, _MARGIN + SIDE)
-_MEAN_BGR = np.array([104, 117, 123], dtype=np.float32)
+# As large as the picture: subtracting a row of three channels by channel takes numpy three times as long.
+_MEAN_BGR = np.tile(np.array([104, 117, 123], dtype=np.float32), (SIDE, SIDE, 1))
 _BATCH_NORM_EPSILON = 1e-5
 _GPU_BATCH = 32
 
@@ -115,8 +116,8 @@ def preprocess(image: Image.Image) -> Batch:
     encoded = io.BytesIO()
     rgb.resize((_SQUASHED, _SQUASHED), Image.Resampling.BILINEAR).save(encoded, format="JPEG")
     with Image.open(encoded) as decoded:
-        centre = np.asarray(decoded.crop(_CENTRE))
-    return centre[:, :, ::-1] - _MEAN_BGR
+        blue_green_red = decoded.crop(_CENTRE).tobytes("raw", "BGR")
+    return np.frombuffer(blue_green_red, dtype=np.uint8).reshape(SIDE, SIDE, 3) - _MEAN_BGR
 
 
 def detector_version(weights: AssetSettings) -> str:
@@ -253,9 +254,8 @@ def _cuda_is_available() -> bool:
 def _attempt(make: Callable[[Given], Made], given: Given) -> Made | None:
     try:
         return make(given)
-    except Exception:
-        # The gate fails closed: whatever one image does to a decoder or a runtime, it is that image's missing score.
-        _log.warning("%s failed; no score from it", getattr(make, "__name__", make), exc_info=True)
+    except Exception as error:  # noqa: BLE001 - fail closed: whatever an image does to a runtime, it has no score
+        _log.warning("no score: %s: %r", getattr(make, "__name__", make), error)
         return None
 
 

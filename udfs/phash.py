@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fftpack import dct
+from scipy.fftpack import dct  # type: ignore[import-untyped]
 
 HIGH_FREQUENCY_FACTOR = 4
 """The DCT is taken over (hash side x this) squared pixels; imagehash's default."""
@@ -31,14 +31,14 @@ class PerceptualHashes:
         phash64: 8 x 8 pHash as a signed 64-bit integer (a Spark bigint); row-major, the first bit the most significant.
         phash256: 16 x 16 pHash as 32 bytes; row-major, the first bit the most significant of the first byte.
         flatness: standard deviation of the luminance in grey levels (0 to 127.5); near 0 the bits are noise.
-        quality: 0 to 100, how much gradient there is to hash: the measure of PDQ (Meta, "The TMK+PDQF Video-Hashing
-            Algorithm and the PDQ Image-Hashing Algorithm", 2019) on 64 x 64 luminance.
+        sharpness: 0 to 100, how much gradient there is to hash: the quality measure of PDQ (Meta, "The TMK+PDQF
+            Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019) on 64 x 64 luminance.
     """
 
     phash64: int
     phash256: bytes
     flatness: float
-    quality: float
+    sharpness: float
 
 
 def hash_pixels(pixels: bytes) -> PerceptualHashes:
@@ -66,7 +66,7 @@ def hash_luminance(luminance: Image.Image) -> PerceptualHashes:
         phash64=int.from_bytes(np.packbits(bits64).tobytes(), "big", signed=True),
         phash256=np.packbits(bits256).tobytes(),
         flatness=_standard_deviation(luminance),
-        quality=_gradient_quality(large),
+        sharpness=_gradient_sum(large),
     )
 
 
@@ -90,7 +90,7 @@ def _standard_deviation(luminance: Image.Image) -> float:
     return float((count * squares - total * total) ** 0.5 / count)
 
 
-def _gradient_quality(pixels: NDArray[np.uint8]) -> float:
+def _gradient_sum(pixels: NDArray[np.uint8]) -> float:
     """Sum of the neighbours' differences in per cent of the range, each truncated, over 90 and at most 100."""
     values = pixels.astype(np.int64) * 100
     horizontal = np.abs(np.diff(values, axis=1)) // 255

@@ -7,12 +7,12 @@ beside `decision = allow`. Everything later derives from that staging table, so 
 from collections.abc import Iterator
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
 from schemas.policy import Policy
 from schemas.settings import AssetSettings, CrawlSettings, ImageSettings
-from udfs.fetch import FETCHED_DDL, fetch_batches
+from udfs.fetch import fetch_batches, fetched_ddl
 from udfs.gate import canonical_udf, gate_udf
 from udfs.rules import refused_url
 
@@ -31,13 +31,15 @@ def crawl_and_gate(
     """Requests (`url_id, url, host`) -> one row a URL: the fetch's evidence, the gate's verdict, the canonical picture.
 
     Columns: those of udfs.fetch.FETCHED without `body`, those of udfs.gate.GATE (`failure_code` and `failure_detail`
-    are the first failure of the three steps) and of udfs.gate.CANONICAL. A host belongs to one task.
+    are the first failure of the three steps) and of udfs.gate.CANONICAL.
     """
 
     def fetch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return fetch_batches(batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at)
+        return fetch_batches(
+            batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
+        )
 
-    fetched = requests.repartition(tasks, "host").select("url_id", "url").mapInArrow(fetch, FETCHED_DDL)
+    fetched = spread_by_host(requests, tasks).mapInArrow(fetch, fetched_ddl())
     gate = gate_udf(policy, detector, crawl, gate_batch)
     canonical = canonical_udf(images, crawl)
     judged = fetched.withColumn("gate", gate("body", "content_type"))
@@ -55,3 +57,29 @@ def crawl_and_gate(
         "gate.scores",
         *[f.col(f"made.{name}").alias(name) for name in pictures],
     )
+
+
+def spread_by_host(requests: DataFrame, tasks: int) -> DataFrame:
+    """Requests in `tasks` partitions, with `host_shards`: how many of them hold URLs of the row's host.
+
+    A host belongs to one task, so that its limits can be kept there. Only a host with more than a task's fair share of
+    the URLs is spread over several, which then divide its limits among them.
+    """
+    sizes = requests.groupBy("host").agg(f.count("*").alias("urls"))
+    fair_share = f.greatest(f.lit(1), f.ceil(f.sum("urls").over(Window.partitionBy()) / tasks))
+    shards = f.least(f.lit(tasks), f.ceil(f.col("urls") / fair_share)).cast("int")
+    hosts = sizes.select("host", shards.alias("host_shards"))
+    own = f.pmod(f.xxhash64("host"), f.lit(tasks))
+    shard = f.pmod(f.xxhash64("url_id"), f.col("host_shards"))
+    task = f.pmod(own + shard, f.lit(tasks)).cast("int")
+    keys = f.array(*[f.lit(key) for key in _partition_keys(requests.sparkSession, tasks)])
+    placed = requests.join(f.broadcast(hosts), "host").withColumn("_task", f.element_at(keys, task + 1))
+    return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards")
+
+
+def _partition_keys(spark: SparkSession, tasks: int) -> list[int]:
+    """For each of `tasks` partitions a number that Spark's hash partitioning puts there."""
+    numbers = spark.range(tasks * 64).select(f.col("id").cast("int").alias("key"))
+    placed = numbers.groupBy(f.pmod(f.hash("key"), f.lit(tasks)).alias("task")).agg(f.min("key").alias("key"))
+    keys = {row["task"]: row["key"] for row in placed.collect()}
+    return [keys[task] for task in range(tasks)]

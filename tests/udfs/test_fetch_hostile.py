@@ -1,36 +1,16 @@
 """Every hostile or broken server gets its own outcome, in time, and takes no other row down."""
 
-import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import trustme
 
-from schemas.settings import CrawlSettings
-from tests.hostile_server import HANDLERS, PICTURE, HostileServer, Request, answer
-from udfs.fetch import FETCHED, fetch_batches
-from udfs.urls import url_id
-
-SETTINGS = CrawlSettings(
-    allowed_networks=("127.0.0.1/32",),
-    connect_timeout_s=1,
-    request_timeout_s=1.5,
-    row_deadline_s=4,
-    min_bytes_per_s=4000,
-    min_rate_window_s=0.4,
-    max_bytes=2**20,
-    max_pending_bytes=16 * 2**20,
-    max_redirects=3,
-    retries=2,
-    backoff_s=0.02,
-    max_backoff_s=0.05,
-    max_host_pause_s=5,
-    circuit_breaker_failures=100,
-)
+from tests.crawling import SETTINGS, fetch, fetch_one
+from tests.hostile_server import ETAG, HANDLERS, PICTURE, HostileServer
 
 OUTCOMES = {
     "picture": "ok",
@@ -56,7 +36,7 @@ OUTCOMES = {
     "continue-flood": "timeout",
     "empty": "decode",
     "short-body": "connect",
-    "long-body": "ok",
+    "long-body": "connect",
     "short-chunks": "connect",
     "garbage-chunks": "connect",
     "garbage": "connect",
@@ -111,38 +91,6 @@ OUTCOMES = {
 """Path to failure code, or `ok`. Each is asked of a host of its own, `<case>.example`."""
 
 
-def lookup(host: str) -> Sequence[str]:
-    """Every name is at 127.0.0.1, but for a few that tests are about."""
-    special = {
-        "rebound.example": ["127.0.0.2"],
-        "mixed.example": ["127.0.0.2", "10.0.0.1", "127.0.0.1"],
-        "mapped.example": ["::ffff:127.0.0.1"],
-    }
-    if host == "unknown.example":
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    return special.get(host, ["127.0.0.1"])
-
-
-def batch_of(urls: Sequence[str | None], **columns: Sequence[Any]) -> pa.RecordBatch:
-    ids = [None if url is None else url_id(url) for url in urls]
-    return pa.RecordBatch.from_pydict({"url_id": ids, "url": list(urls), **columns})
-
-
-def fetch(urls: Sequence[str | None], settings: CrawlSettings = SETTINGS, **keywords: Any) -> list[dict[str, Any]]:
-    """Rows fetched, in the order of `urls` (which must differ)."""
-    columns = keywords.pop("columns", {})
-    rows: dict[str | None, dict[str, Any]] = {}
-    for batch in fetch_batches([batch_of(urls, **columns)], settings, lookup=lookup, **keywords):
-        assert batch.schema == FETCHED
-        rows |= {row["url"]: row for row in batch.to_pylist()}
-    assert rows.keys() == set(urls)
-    return [rows[url] for url in urls]
-
-
-def fetch_one(url: str, settings: CrawlSettings = SETTINGS, **keywords: Any) -> dict[str, Any]:
-    return fetch([url], settings, **keywords)[0]
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[HostileServer]:
     with HostileServer() as running:
@@ -175,3 +123,98 @@ def test_each_case_ends_in_its_own_outcome(hostile_rows: dict[str, dict[str, Any
     detail = row["failure_detail"] or ""
     assert len(detail) <= 200
     assert detail.isprintable()
+
+
+def test_what_the_server_said_is_kept_as_evidence(hostile_rows: dict[str, dict[str, Any]]) -> None:
+    picture = hostile_rows["picture"]
+    assert (picture["status"], picture["content_type"], picture["bytes"]) == (200, "image/jpeg", len(PICTURE))
+    assert (picture["etag"], picture["last_modified"]) == (ETAG, "Mon, 02 Nov 2026 00:00:00 GMT")
+    assert picture["robots_evidence"] == "none:404"
+    assert hostile_rows["noai-second"]["x_robots_tag"] == "nofollow, max-snippet: 5, NoImageAI"
+    assert hostile_rows["noai-second"]["failure_detail"] == "X-Robots-Tag: noimageai"
+    assert hostile_rows["tdm"]["tdm_reservation"] == "1"
+    assert hostile_rows["chain/3"]["redirects"] == 3
+    assert hostile_rows["chain/3"]["final_url"].endswith("/chain/0")
+    assert hostile_rows["limited-long"]["attempts"] == 1
+    assert hostile_rows["heals"]["attempts"] == 2
+    assert hostile_rows["error"]["attempts"] == 1 + SETTINGS.retries
+    assert hostile_rows["missing"]["attempts"] == 1
+    assert hostile_rows["gzipped"]["body"] == PICTURE
+    assert hostile_rows["until-close"]["body"] == PICTURE
+
+
+def test_an_unrepeatable_validator_is_not_kept(hostile_rows: dict[str, dict[str, Any]]) -> None:
+    assert hostile_rows["non-ascii-header"]["etag"] is None
+
+
+def test_credentials_of_a_redirect_are_stored_nowhere(hostile_rows: dict[str, dict[str, Any]]) -> None:
+    assert "secret" not in repr(hostile_rows["to-credentials"])
+
+
+def test_credentials_of_a_row_end_it_as_a_bad_row_that_does_not_repeat_them(server: HostileServer) -> None:
+    url = server.url("user:secret@credentials.example", "picture")
+    row = fetch_one(url)
+    assert (row["failure_code"], row["failure_detail"]) == ("bad_row", "url: credentials")
+    assert server.requests_to("credentials.example") == []
+    assert row["final_url"] is None
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("mixed.example", None),
+        ("rebound.example", "forbidden_address"),
+        ("mapped.example", "forbidden_address"),
+        ("unknown.example", "dns"),
+        ("127.0.0.1", None),
+        ("2130706433", None),
+        ("0x7f.1", None),
+        ("127.0.0.2", "forbidden_address"),
+        ("0177.0.0.2", "forbidden_address"),
+    ],
+)
+def test_the_connection_goes_only_to_an_address_that_was_allowed(
+    server: HostileServer, host: str, code: str | None
+) -> None:
+    before = len(server.requests)
+    row = fetch_one(server.url(host, "picture"))
+    assert row["failure_code"] == code
+    arrived_at = {request.local_address for _, request in server.requests[before:]}
+    assert arrived_at == (set() if code else {"127.0.0.1"})
+
+
+def test_a_name_that_moves_to_a_private_address_is_not_followed_there(server: HostileServer) -> None:
+    answers = iter([["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"]])
+    settings = SETTINGS.model_copy(update={"dns_cache_s": 0.0, "obey_robots": False})
+    urls = [server.url("moving.example", f"picture?{i}") for i in range(2)]
+    rows = fetch(urls, settings.model_copy(update={"per_host_concurrency": 1}), lookup=lambda _: next(answers))
+    assert {row["failure_code"] for row in rows} == {"forbidden_address"}
+    assert server.requests_to("moving.example") == []
+
+
+def test_a_closed_port_is_a_connection_failure() -> None:
+    with HostileServer() as gone:
+        url = gone.url("closed.example", "picture")
+    assert fetch_one(url)["failure_code"] == "connect"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure_and_a_good_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("good.example").configure_cert(context)
+    with HostileServer(tls=context) as secure:
+        assert fetch_one(secure.url("good.example", "picture"))["failure_code"] == "tls"
+        authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        good, wrong_name, no_tls = fetch(
+            [
+                secure.url("good.example", "picture"),
+                secure.url("wrong.example", "picture"),
+                secure.url("good.example", "picture").replace("https:", "http:"),
+            ]
+        )
+    assert good["body"] == PICTURE
+    assert wrong_name["failure_code"] == "tls"
+    assert (no_tls["deferred"], no_tls["failure_detail"]) == (True, "robots_unavailable")

@@ -1,0 +1,41 @@
+# Targets for people; `make help` lists them. Everything runs from .venv, which `make setup` makes.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+export KERAS_BACKEND := torch
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help setup demo test test-slow check bench dist clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv, the weights and Delta's jars (once; needs the network)
+
+$(READY): requirements.lock setup.py jobs/prepare_assets.py schemas/assets.py
+	@bash bootstrap.sh
+	@touch $(READY)
+
+demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR or MANIFEST=FILE for your own)
+	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
+
+test: setup ## run the tests
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "not slow and not gpu and not browser"
+
+test-slow: setup ## run the tests that take minutes each
+	@source .venv/java.sh && $(PYTHON) -m pytest -m slow
+
+check: setup ## format, lint, types, import layers
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup ## measure the stages against bare loops (minutes; writes benchmarks/results/)
+	@source .venv/java.sh && bash benchmarks/run.sh
+
+dist: setup ## build what spark-submit needs into dist/
+	@$(PYTHON) -m jobs.build_dist --into dist
+
+clean: ## remove what the targets made, .venv and .assets included
+	@rm -rf .venv .assets dist build demo-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,167 @@
+"""CPU time an image of the NSFW detector, against a bare ONNX Runtime loop and opennsfw2's own API, in one run.
+
+`python -m benchmarks.nsfw --weights .assets/open_nsfw.onnx --json benchmarks/results/nsfw.json`. All three get the same
+decoded photographs, one thread, batches of 16, and preprocess them themselves: the bare loop and opennsfw2 by
+`opennsfw2.preprocess_image`. Rounds are interleaved, so that a noisy neighbour hits all alike. Exit code 1 when a
+target is missed.
+"""
+
+import os
+
+# Before numpy and torch are imported: their thread pools are sized once.
+os.environ |= {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import opennsfw2
+import skimage.data
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from schemas.assets import OPEN_NSFW
+from udfs.nsfw import keras_model, load_detector
+
+BATCH = 16
+MOST_OF_BARE_LOOP = 1.15
+LEAST_BELOW_OPENNSFW2 = 2.5
+
+Pictures = list[Image.Image]
+Scorer = Callable[[Pictures], list[float]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--weights", type=Path, default=Path(".assets") / OPEN_NSFW.file)
+    parser.add_argument("--images", type=int, default=48, help="images a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    pictures = photographs(options.images)
+    with tempfile.TemporaryDirectory() as scratch:
+        scorers = {
+            "lensfeed": detector_scorer(options.weights),
+            "bare ONNX Runtime": bare_scorer(options.weights),
+            "opennsfw2.predict_images": opennsfw2_scorer(options.weights, Path(scratch)),
+        }
+        report = measure(scorers, pictures, options.rounds)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(report)
+    return 0 if report["within_targets"] else 1
+
+
+def photographs(count: int) -> Pictures:
+    """RGB photographs of 300 to 640 pixels a side, repeated in turn."""
+    arrays = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    arrays += load_sample_images().images
+    images = [Image.fromarray(array) for array in arrays]
+    return [images[i % len(images)] for i in range(count)]
+
+
+def detector_scorer(weights: Path) -> Scorer:
+    detector = load_detector(OPEN_NSFW.settings(weights.parent), device="cpu", threads=1)
+
+    def score(pictures: Pictures) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(pictures), BATCH):
+            scores += [s for s in detector.score_each(pictures[start : start + BATCH]) if s is not None]
+        return scores
+
+    return score
+
+
+def bare_scorer(weights: Path) -> Scorer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+
+    def score(pictures: Pictures) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(pictures), BATCH):
+            batch = np.stack([opennsfw2.preprocess_image(p) for p in pictures[start : start + BATCH]])
+            scores += session.run(None, {"input:0": batch})[0][:, 1].tolist()
+        return scores
+
+    return score
+
+
+def opennsfw2_scorer(weights: Path, scratch: Path) -> Scorer:
+    h5 = scratch / "open_nsfw.weights.h5"
+    keras_model(weights).save_weights(h5)
+
+    def score(pictures: Pictures) -> list[float]:
+        # To its advantage: outside inference mode it records gradients, and on torch it then fails on its own result.
+        with torch.inference_mode():
+            scores: list[float] = opennsfw2.predict_images(pictures, batch_size=BATCH, weights_path=str(h5))
+        return scores
+
+    return score
+
+
+def measure(scorers: dict[str, Scorer], pictures: Pictures, rounds: int) -> dict[str, object]:
+    """Median over rounds of CPU ms an image (user and system, whole process), with ratios and score differences."""
+    warm = {name: scorer(pictures[:BATCH]) for name, scorer in scorers.items()}
+    spent: dict[str, list[float]] = {name: [] for name in scorers}
+    for _ in range(rounds):
+        for name, scorer in scorers.items():
+            started = time.process_time()
+            scorer(pictures)
+            spent[name].append((time.process_time() - started) * 1000 / len(pictures))
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    ours, bare, theirs = medians.values()
+    return {
+        "cpu_ms_per_image": {name: round(median, 2) for name, median in medians.items()},
+        "cpu_ms_per_image_rounds": {name: [round(t, 2) for t in times] for name, times in spent.items()},
+        "of_bare_loop": round(ours / bare, 3),
+        "below_opennsfw2": round(theirs / ours, 2),
+        "largest_score_difference": max(
+            float(np.abs(np.subtract(warm["lensfeed"], scores)).max()) for scores in warm.values()
+        ),
+        "within_targets": ours <= MOST_OF_BARE_LOOP * bare and theirs >= LEAST_BELOW_OPENNSFW2 * ours,
+        "images_per_round": len(pictures),
+        "batch": BATCH,
+        "threads": 1,
+        "hardware": {"processor": processor(), "cores": os.cpu_count()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("onnxruntime", "opennsfw2", "keras", "torch", "pillow", "numpy")},
+        },
+    }
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def show(report: dict[str, object]) -> None:
+    times = report["cpu_ms_per_image"]
+    assert isinstance(times, dict)
+    print(f"{'CPU ms an image':28}{'median':>8}")
+    for name, milliseconds in times.items():
+        print(f"{name:28}{milliseconds:8.2f}")
+    print(f"of the bare loop: {report['of_bare_loop']} (at most {MOST_OF_BARE_LOOP})")
+    print(f"below opennsfw2.predict_images: {report['below_opennsfw2']} times (at least {LEAST_BELOW_OPENNSFW2})")
+    print(f"largest difference of a score: {report['largest_score_difference']:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

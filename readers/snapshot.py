@@ -1,0 +1,316 @@
+"""The published snapshot of a warehouse, without Spark: every table at exactly the version that a run published.
+
+A warehouse is read through its ledger (table `runs`) only: the newest `published` event names the Delta version of
+every table, so that a reader never sees half a run. Parquet readers that are pointed at a table's folder see rows that
+Delta has long removed; here delta-rs gives the list of live files and pyarrow reads just those.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow import fs
+
+from schemas.tables import RUNS, TABLES, Table
+
+READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
+"""Delta reader features under which a live file's rows are the table's rows, by their own column names."""
+
+NEWEST_SHOWN = 5
+"""Published runs that an error message lists."""
+
+_ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "binary": pa.binary(),
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+_SPARK_NAMES = {"integer": "int", "long": "bigint"}
+
+
+class SnapshotError(Exception):
+    """The warehouse cannot be read as asked; the message says what was expected and what was found."""
+
+
+class SnapshotGoneError(SnapshotError):
+    """The published version existed, but its log or files were removed since (VACUUM, log clean-up)."""
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type of a simple type string of `schemas.tables`. Raises ValueError for any other string."""
+    if name in _ARROW:
+        return _ARROW[name]
+    if name.startswith("array<") and name.endswith(">"):
+        return pa.list_(arrow_type(name[6:-1]))
+    if name.startswith("map<string,") and name.endswith(">"):
+        return pa.map_(pa.string(), arrow_type(name[11:-1]))
+    raise ValueError(f"unknown column type {name!r}; known: {sorted(_ARROW)}, array<...>, map<string,...>")
+
+
+def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The table's Arrow schema with nullability, or that of the columns named, in the order in which they are named.
+
+    Raises SnapshotError for a column that the table does not have.
+    """
+    names = table.column_names if columns is None else tuple(columns)
+    if unknown := [name for name in names if name not in table.column_names]:
+        raise SnapshotError(f"table {table.name} has no column {unknown}; it has {list(table.column_names)}")
+    chosen = [table.column(name) for name in names]
+    return pa.schema([pa.field(c.name, arrow_type(c.type), c.nullable) for c in chosen])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one published run made visible: facts of the run, and the tables at the versions it names."""
+
+    warehouse: str
+    run_id: str
+    seq: int
+    """Position of the `published` event in the ledger."""
+    job: str
+    published_at: dt.datetime
+    ingest_dates: tuple[dt.date, ...]
+    """Dates that the run worked on; the tables hold all dates published up to then."""
+    table_versions: Mapping[str, int]
+    """Delta version by table name; -1 for a table that did not exist yet."""
+    policy_version: str | None
+    model_version: str | None
+    text_model_version: str | None
+    rule_version: str | None
+    canonical_version: str | None
+    storage_options: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, warehouse: str, run_id: str | None = None, storage_options: Mapping[str, str] | None = None) -> Self:
+        """The snapshot of the newest published run, or of the run named.
+
+        `warehouse`: path or URI; `storage_options`: what delta-rs needs to reach it (credentials, endpoint).
+        Raises SnapshotError if there is no warehouse, if nothing is published yet, or if that run is not published.
+        """
+        root = _normalised(warehouse)
+        events = _events(root, storage_options)
+        published = sorted((e for e in events if e["event"] == "published"), key=lambda e: -e["seq"])
+        if not published:
+            raise SnapshotError(
+                f"no run is published yet in {root}: expected a published event, found {len(events)} others"
+            )
+        chosen = next((e for e in published if run_id in (None, e["run_id"])), None)
+        if chosen is None:
+            raise SnapshotError(_not_published(root, str(run_id), events, published))
+        return cls(
+            warehouse=root,
+            run_id=chosen["run_id"],
+            seq=chosen["seq"],
+            job=chosen["job"],
+            published_at=chosen["at"],
+            ingest_dates=tuple(chosen["ingest_dates"]),
+            table_versions=dict(chosen["table_versions"]),
+            policy_version=chosen["policy_version"],
+            model_version=chosen["model_version"],
+            text_model_version=chosen["text_model_version"],
+            rule_version=chosen["rule_version"],
+            canonical_version=chosen["canonical_version"],
+            storage_options=storage_options,
+        )
+
+    def rows(self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+        """The table's rows at the published version, all in memory.
+
+        `columns`: which, in that order; null for all in the order of `schemas.tables`. `where`: a pyarrow expression
+        over any columns of the table, used to skip files and row groups too. Types are those of `arrow_schema`.
+        Rows come file by file in the order of the files' paths: the same on every call. Raises SnapshotError where the
+        table's columns are not those of `schemas.tables` or a value is null that may not be.
+        """
+        schema = arrow_schema(_known(table), columns)
+        return pa.Table.from_batches(self.batches(table, columns, where), schema)
+
+    def batches(
+        self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """What `rows` gives, a batch at a time, for tables larger than memory."""
+        schema = arrow_schema(_known(table), columns)
+        dataset = self._dataset(table)
+        if dataset is None:
+            return
+        try:
+            # Little read-ahead: a row group of vectors is megabytes, and one batch is consumed at a time.
+            scan = dataset.to_batches(columns=schema.names, filter=where, batch_readahead=2, fragment_readahead=1)
+            for batch in scan:
+                if batch.num_rows:
+                    yield _checked(table, batch, schema)
+        except FileNotFoundError as error:
+            raise self._gone(table, error) from error
+
+    def row_count(self, table: str) -> int:
+        """Number of rows at the published version."""
+        dataset = self._dataset(_known(table).name)
+        try:
+            return 0 if dataset is None else int(dataset.count_rows())
+        except FileNotFoundError as error:
+            raise self._gone(table, error) from error
+
+    def files(self, table: str) -> list[str]:
+        """URIs (with a scheme) of exactly the Parquet files that hold the table's rows, sorted by path.
+
+        Partition columns are not in the files; `rows` restores them.
+        """
+        delta = self._delta(_known(table).name)
+        uris = [] if delta is None else sorted(delta.file_uris())
+        return [uri if "://" in uri else f"file://{uri}" for uri in uris]
+
+    def _delta(self, table: str) -> DeltaTable | None:
+        """The table at its published version, its protocol and columns checked; None where it did not exist yet."""
+        if table not in self.table_versions:
+            known = sorted(self.table_versions)
+            raise SnapshotError(f"run {self.run_id} published no version of table {table}; it published {known}")
+        version = self.table_versions[table]
+        if version < 0:
+            return None
+        try:
+            delta = DeltaTable(
+                f"{self.warehouse}/{table}", version=version, storage_options=_options(self.storage_options)
+            )
+        except DeltaError as error:
+            raise self._gone(table, error) from error
+        _check_protocol(table, delta)
+        _check_columns(TABLES[table], delta)
+        return delta
+
+    def _dataset(self, table: str) -> ds.FileSystemDataset | None:
+        delta = self._delta(table)
+        if delta is None:
+            return None
+        handler = DeltaStorageHandler(delta.table_uri, _options(self.storage_options))
+        return _dataset(TABLES[table], delta, fs.PyFileSystem(handler))
+
+    def _gone(self, table: str, error: Exception) -> SnapshotGoneError:
+        version = self.table_versions[table]
+        return SnapshotGoneError(
+            f"table {table} at version {version}, published by run {self.run_id}, is no longer there (vacuumed?): "
+            f"open the newest run, or copy feeds before maintenance removes them: {error}"
+        )
+
+
+def _normalised(warehouse: str) -> str:
+    """Hadoop writes local paths as file:/path and object stores as s3a://; delta-rs takes a plain path and s3://."""
+    if warehouse.startswith("file:"):
+        warehouse = "/" + warehouse.removeprefix("file:").lstrip("/")
+    if "://" not in warehouse:
+        return str(Path(warehouse).absolute())
+    return warehouse.rstrip("/").replace("s3a://", "s3://", 1)
+
+
+def _options(options: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if options is None else dict(options)
+
+
+def _known(table: str) -> Table:
+    if table not in TABLES:
+        raise SnapshotError(f"unknown table {table!r}; known: {sorted(TABLES)}")
+    return TABLES[table]
+
+
+def _events(root: str, storage_options: Mapping[str, str] | None) -> list[dict[str, Any]]:
+    """Every event of the ledger, in no particular order."""
+    options = _options(storage_options)
+    try:
+        delta = DeltaTable(f"{root}/{RUNS.name}", storage_options=options)
+    except TableNotFoundError as error:
+        raise SnapshotError(
+            f"no warehouse at {root}: expected the ledger, a Delta table, at {root}/{RUNS.name}"
+        ) from error
+    _check_protocol(RUNS.name, delta)
+    _check_columns(RUNS, delta)
+    dataset = _dataset(RUNS, delta, fs.PyFileSystem(DeltaStorageHandler(delta.table_uri, options)))
+    return [_with_maps(event) for event in dataset.to_table().to_pylist()]
+
+
+def _with_maps(event: dict[str, Any]) -> dict[str, Any]:
+    """Arrow gives a map as a list of pairs."""
+    return event | {"table_versions": dict(event["table_versions"] or ())}
+
+
+def _not_published(root: str, run_id: str, events: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
+    newest = [e["run_id"] for e in published[:NEWEST_SHOWN]]
+    own = sorted((e for e in events if e["run_id"] == run_id), key=lambda e: int(e["seq"]))
+    found = f"is not published (its last event: {own[-1]['event']})" if own else "is unknown"
+    return f"run {run_id!r} {found} in {root}; the newest published runs: {newest}"
+
+
+def _check_protocol(table: str, delta: DeltaTable) -> None:
+    protocol = delta.protocol()
+    needed = set(protocol.reader_features or ())
+    if protocol.min_reader_version == 2:
+        needed = {"columnMapping"}
+    if unreadable := sorted(needed - READABLE_FEATURES):
+        raise SnapshotError(
+            f"table {table} needs the Delta reader features {unreadable}: expected none but {sorted(READABLE_FEATURES)}"
+        )
+
+
+def _check_columns(table: Table, delta: DeltaTable) -> None:
+    expected = [f"{c.name} {c.type}" for c in table.columns]
+    found = [f"{f.name} {_simple_string(f.type)}" for f in delta.schema().fields]
+    if set(expected) != set(found):
+        missing = [column for column in expected if column not in found]
+        extra = [column for column in found if column not in expected]
+        raise SnapshotError(
+            f"table {table.name} at version {delta.version()} has other columns than expected: missing {missing}, "
+            f"unexpected {extra}; expected {expected}; found {found}"
+        )
+
+
+def _simple_string(delta_type: Any) -> str:
+    """Spark's simple string of a delta-rs type."""
+    if hasattr(delta_type, "element_type"):
+        return f"array<{_simple_string(delta_type.element_type)}>"
+    if hasattr(delta_type, "key_type"):
+        return f"map<{_simple_string(delta_type.key_type)},{_simple_string(delta_type.value_type)}>"
+    if hasattr(delta_type, "fields"):
+        return "struct<" + ",".join(f"{f.name}:{_simple_string(f.type)}" for f in delta_type.fields) + ">"
+    return _SPARK_NAMES.get(delta_type.type, str(delta_type.type))
+
+
+def _dataset(table: Table, delta: DeltaTable, filesystem: fs.FileSystem) -> ds.FileSystemDataset:
+    """The live files as one dataset; a partition column's value is the same for all rows of a file."""
+    # Spark writes timestamps as INT96, which would be read as nanoseconds and overflow outside 1677-2262.
+    parquet = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
+    actions = sorted(pa.table(delta.get_add_actions(flatten=True)).to_pylist(), key=lambda action: str(action["path"]))
+    fragments = [
+        parquet.make_fragment(action["path"], filesystem, partition_expression=_partition(table, action))
+        for action in actions
+    ]
+    schema = pa.schema([pa.field(c.name, arrow_type(c.type)) for c in table.columns])
+    return ds.FileSystemDataset(fragments, schema, parquet, filesystem)
+
+
+def _partition(table: Table, action: Mapping[str, Any]) -> ds.Expression:
+    everything = pc.scalar(True)
+    for name in table.partition_by:
+        value = pa.scalar(action[f"partition.{name}"], arrow_type(table.column(name).type))
+        everything = everything & (pc.field(name) == value)
+    return everything
+
+
+def _checked(table: str, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch under `schema`, whose nullability Arrow itself does not enforce."""
+    for column in schema:
+        if not column.nullable and batch.column(column.name).null_count:
+            nulls = batch.column(column.name).null_count
+            raise SnapshotError(
+                f"column {column.name} of table {table} may not be null: found {nulls} nulls in {batch.num_rows} rows"
+            )
+    return pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)

@@ -1,0 +1,156 @@
+"""The design as a plain program: no Spark, brute force, everything in memory. The oracle of the end-to-end tests.
+
+It takes the facts (sightings with their outcomes' causes, contents with their verdicts and hashes) and says what the
+warehouse must hold, whatever the order in which dates were processed. Where the job and this page disagree, one of
+the two is wrong, and this page is short enough to be read.
+"""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Key = tuple[dt.date, str, int]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the gate and the decoder say of some bytes."""
+
+    image_id: str
+    decision: str  # allow, review, block
+    reasons: tuple[str, ...] = ()
+    failure: str | None = None  # decode, bomb, ...: then there is no decision
+    source_pixels: int = 0
+    phash64: int = 0
+    phash256: int = 0
+    flat: bool = False
+    has_vector: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What fetching a URL on a date came to: a content, or a failure, or neither for now."""
+
+    content: Content | None = None
+    failure: str | None = None
+    deferred: bool = False
+    blocked_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A manifest row with its own verdict."""
+
+    key: Key
+    url: str | None  # normalised; None where there is none that could be used
+    decision: str = "allow"
+    reasons: tuple[str, ...] = ()
+    withdraws: bool = False
+    bad: bool = False
+    expected_sha256: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What became of a row."""
+
+    key: Key
+    url: str | None
+    outcome: str
+    failure: str | None
+    reasons: tuple[str, ...]
+    image_id: str | None
+    effect: str  # content, withdrawal, none
+
+
+WITHDRAWN_BY_FAILURE = {"opt_out", "robots", "gone"}
+
+
+def sight(row: Row, answer: Answer | None) -> Sighting:
+    """The outcome of one row."""
+
+    def made(outcome: str, effect: str, failure: str | None = None, reasons: Sequence[str] = ()) -> Sighting:
+        content = answer.content if answer and row.decision != "block" else None
+        image_id = content.image_id if content else None
+        return Sighting(row.key, row.url, outcome, failure, tuple(sorted(set(reasons))), image_id, effect)
+
+    if row.bad or row.url is None:
+        return made("failed", "none", "bad_row")
+    withdrawn = "withdrawal" if row.withdraws else "none"
+    if row.decision == "block":
+        return made("blocked", withdrawn, reasons=row.reasons)
+    assert answer is not None, f"{row.key}: neither blocked nor fetched"
+    if answer.blocked_reason:
+        return made("blocked", "withdrawal", reasons=[*row.reasons, answer.blocked_reason])
+    if answer.deferred:
+        return made("deferred", withdrawn)
+    if answer.failure:
+        return made("failed", "withdrawal" if answer.failure in WITHDRAWN_BY_FAILURE else withdrawn, answer.failure)
+    content = answer.content
+    assert content is not None
+    if content.failure:
+        return made("failed", withdrawn, content.failure)
+    if row.expected_sha256 and row.expected_sha256.lower() != content.image_id:
+        return made("failed", withdrawn, "hash_mismatch")
+    if content.decision == "allow" and not content.has_vector:
+        return made("failed", withdrawn, "embed_error")
+    if content.decision != "allow":
+        outcome = "blocked" if content.decision == "block" else "review"
+        return made(outcome, withdrawn if row.withdraws else "content", reasons=[*row.reasons, *content.reasons])
+    if row.decision == "review":
+        return made("review", withdrawn, reasons=row.reasons)
+    return made("accepted", "content")
+
+
+def url_states(sightings: Sequence[Sighting]) -> dict[str, Sighting]:
+    """The last conclusive sighting of each URL: the latest date; in it a withdrawal, then an accepted one, then by key."""
+    rank = {"withdrawal": 0, "content": 2}
+    states: dict[str, Sighting] = {}
+    for url in {s.url for s in sightings if s.url}:
+        mine = [s for s in sightings if s.url == url and s.effect != "none"]
+        if mine:
+            latest = max(s.key[0] for s in mine)
+            of_date = [s for s in mine if s.key[0] == latest]
+            states[url] = min(of_date, key=lambda s: (rank[s.effect] - (s.outcome == "accepted"), s.key))
+    return states
+
+
+def live(sightings: Sequence[Sighting]) -> dict[str, dt.date]:
+    """Live images and their first_seen."""
+    shown = {s.image_id for s in url_states(sightings).values() if s.outcome == "accepted" and s.effect == "content"}
+    dates: dict[str, dt.date] = {}
+    for s in sightings:
+        if s.outcome == "accepted" and s.image_id in shown:
+            assert s.image_id is not None
+            dates[s.image_id] = min(s.key[0], dates.get(s.image_id, s.key[0]))
+    return dates
+
+
+def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> tuple[int, int] | None:
+    """Distances (256, 64) of a verified near-duplicate pair, else None. Flat pictures have no hash to speak of."""
+    if a.flat or b.flat:
+        return None
+    far, near = (a.phash256 ^ b.phash256).bit_count(), ((a.phash64 ^ b.phash64) & (2**64 - 1)).bit_count()
+    return (far, near) if near <= max_hamming and far <= max_hamming256 else None
+
+
+def clusters(
+    dates: Mapping[str, dt.date], contents: Mapping[str, Content], max_hamming: int, max_hamming256: int
+) -> dict[str, str]:
+    """image_id -> representative, over live images in the order (first_seen, source pixels descending, image_id)."""
+    order = sorted(dates, key=lambda image: (dates[image], -contents[image].source_pixels, image))
+    representatives: list[str] = []
+    chosen: dict[str, str] = {}
+    for image in order:
+        candidates = [
+            (*distance, place, head)
+            for place, head in enumerate(representatives)
+            if (distance := verified(contents[image], contents[head], max_hamming, max_hamming256)) is not None
+        ]
+        if candidates:
+            chosen[image] = min(candidates)[-1]
+        else:
+            chosen[image] = image
+            representatives.append(image)
+    return chosen

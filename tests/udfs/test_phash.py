@@ -1,0 +1,95 @@
+"""The hashes are those of imagehash, bit by bit, and near pictures have near hashes."""
+
+import imagehash
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from tests.pictures import crops, encoded, photograph
+from udfs.phash import decode_luminance, hash_luminance, hash_pixels
+
+
+def assert_equal_to_imagehash(luminance: Image.Image) -> None:
+    ours = hash_luminance(luminance)
+    bits64 = imagehash.phash(luminance, hash_size=8).hash.flatten()
+    bits256 = imagehash.phash(luminance, hash_size=16).hash.flatten()
+    assert ours.phash64 % 2**64 == int("".join("01"[bit] for bit in bits64), 2)
+    assert ours.phash256 == bytes(np.packbits(bits256))
+
+
+def test_hashes_of_thousands_of_crops_are_those_of_imagehash() -> None:
+    count = 0
+    for crop in crops(48):
+        assert_equal_to_imagehash(crop.convert("L"))
+        count += 1
+    assert count > 2000
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 70))))
+@settings(max_examples=60, deadline=None)
+def test_hashes_of_arbitrary_pixels_are_those_of_imagehash(pixels: np.ndarray) -> None:
+    assert_equal_to_imagehash(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+def test_hashes_of_one_level_are_those_of_imagehash(level: int) -> None:
+    assert_equal_to_imagehash(Image.new("L", (50, 40), level))
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((512, 384), (128, 96)),
+        ((512, 512), (64, 64)),
+        ((512, 257), (128, 65)),
+        ((512, 40), (512, 40)),
+        ((100, 100), (100, 100)),
+    ],
+)
+def test_luminance_is_decoded_at_the_smallest_scale_with_64_pixels_a_side(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    image = photograph("astronaut.png").resize(size)
+    luminance = decode_luminance(encoded(image, quality=90))
+    assert (luminance.mode, luminance.size) == ("L", decoded)
+    assert_equal_to_imagehash(luminance)
+
+
+def test_hashes_of_a_stored_image_are_those_of_its_decoded_luminance() -> None:
+    pixels = encoded(photograph("coffee.png"), quality=90)
+    assert hash_pixels(pixels) == hash_luminance(decode_luminance(pixels))
+
+
+def test_flatness_is_the_standard_deviation() -> None:
+    for name in ("astronaut.png", "gravel.png"):
+        luminance = photograph(name).convert("L")
+        assert hash_luminance(luminance).flatness == pytest.approx(np.asarray(luminance, dtype=float).std(), rel=1e-12)
+
+
+def test_flat_pictures_are_told_from_pictures() -> None:
+    white, photo = Image.new("L", (256, 256), 255), photograph("rocket.jpg").convert("L")
+    assert (hash_luminance(white).flatness, hash_luminance(white).sharpness) == (0, 0)
+    assert hash_luminance(photo).flatness > 10
+    assert hash_luminance(photo).sharpness == 100
+
+
+def test_sharpness_falls_when_a_picture_is_blurred() -> None:
+    sharp = photograph("chelsea.png").convert("L")
+    blurred = sharp.reduce(40).resize(sharp.size, Image.Resampling.BICUBIC)
+    assert 0 < hash_luminance(blurred).sharpness < hash_luminance(sharp).sharpness
+
+
+def test_what_is_not_a_whole_jpeg_is_an_error() -> None:
+    pixels = encoded(photograph("coffee.png"))
+    for broken in (b"", pixels[: len(pixels) // 2], encoded(photograph("coffee.png"), "PNG")):
+        with pytest.raises(OSError, match=r"truncated|identify"):
+            hash_pixels(broken)
+
+
+def test_phash64_is_signed_so_that_a_bigint_holds_it() -> None:
+    values = {hash_luminance(crop.convert("L")).phash64 for crop in crops(256)}
+    assert min(values) < 0 < max(values)
+    assert all(-(2**63) <= value < 2**63 for value in values)

@@ -1,0 +1,52 @@
+"""The device that a task may compute on: Spark's assignment is honoured before torch sees a GPU."""
+
+import os
+from typing import Literal
+
+Device = Literal["cpu", "cuda"]
+
+
+class DeviceError(Exception):
+    """The device asked for is not there, or this process already holds another. The message says what to do."""
+
+
+def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
+    """The device for this process; `auto` takes an NVIDIA GPU where there is one.
+
+    In a Spark task with GPUs assigned, `CUDA_VISIBLE_DEVICES` is narrowed to them, which binds only until CUDA starts:
+    DeviceError when this worker process already started it on other GPUs, or when `cuda` is wanted and there is none.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    _narrow_to(_assigned_gpus())
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise DeviceError("device: expected cuda, found no usable NVIDIA GPU; set device to cpu or auto")
+    return "cpu"
+
+
+def _assigned_gpus() -> str | None:
+    """The addresses that Spark assigned to the running task, comma-separated; None without any."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    gpus = context.resources().get("gpu") if context is not None else None
+    return ",".join(gpus.addresses) if gpus is not None else None
+
+
+def _narrow_to(addresses: str | None) -> None:
+    import torch
+
+    if addresses is None or os.environ.get("CUDA_VISIBLE_DEVICES") == addresses:
+        return
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise DeviceError(
+            f"this Python worker runs on GPU {os.environ.get('CUDA_VISIBLE_DEVICES', 'of its own choice')}, but Spark "
+            f"assigned it {addresses}: give each executor one GPU, or set spark.python.worker.reuse=false"
+        )
+    # Spark's discovery scripts number GPUs as nvidia-smi does; CUDA by default puts the fastest first.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = addresses

@@ -1,0 +1,301 @@
+"""Text of a sighting: cleaned to one line, named by its digest, embedded by a sentence-transformers model.
+
+The model runs through `transformers` and `tokenizers` alone, read straight from the zip file it is shipped as:
+importing sentence-transformers costs another eight CPU seconds in every worker of every night, and its batches are
+shaped by their longest text, so that a text's last bits would depend on its neighbours. Vectors agree with
+`SentenceTransformer.encode` within 1e-5 (tested).
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.settings import TextSettings
+from udfs.assets import locate
+from udfs.devices import Device, claim_device
+from udfs.vectors import Embedded, FixedBatches, Vectors, embedded_batch
+
+TEXT_EMBEDDED_DDL = "text_id string, vector array<float>, error string"
+"""Spark schema of what `embed_text_batches` yields."""
+MAX_CHARACTERS = 2000
+"""Cleaned text is cut here: several times what the model reads."""
+
+Tokens = tuple[int, ...]
+
+_MAX_RAW_CHARACTERS = 10 * MAX_CHARACTERS
+"""Of one raw field; parsing markup costs more than linear time on hostile input."""
+_MAX_PASSES = 4
+"""Markup within markup is unwrapped this often: feeds escape twice, nobody escapes four times."""
+_SEPARATOR = ". "
+_MARKUP = re.compile("[<&]")
+_INVISIBLE_CONTENT = frozenset({"script", "style"})
+_JOINERS = "\u200c\u200d"
+"""Zero width, but letters of Persian and parts of emoji."""
+_BUCKETS = (16, 32, 64, 128, 256, 512)
+"""Token counts that texts are padded to: a text's shape follows from its own length."""
+
+
+class TextModelError(Exception):
+    """The zip file holds no text model that can be run here. The message says what was expected and found."""
+
+
+def clean_text(
+    title: str | None, alt_text: str | None, description: str | None, tags: Sequence[str | None] | None
+) -> str:
+    """One line of plain text from what a manifest says of an image; empty when it says nothing.
+
+    Each part: Unicode NFKC, HTML tags and comments dropped, entities resolved, control and invisible characters
+    dropped, white space collapsed. Parts in the order title, alternative text, description, tags (joined by ", "),
+    each but once whatever its case, joined by ". " and cut at `MAX_CHARACTERS`.
+    """
+    cleaned_tags = ", ".join(filter(None, (_clean_part(tag) for tag in tags or ())))
+    parts = [_clean_part(title), _clean_part(alt_text), _clean_part(description), cleaned_tags]
+    once = {part.casefold(): part for part in reversed(parts) if part}
+    return _SEPARATOR.join(reversed(once.values()))[:MAX_CHARACTERS].rstrip()
+
+
+def text_id(cleaned: str) -> str:
+    """SHA-256 hex of the UTF-8 bytes of a cleaned text."""
+    return hashlib.sha256(cleaned.encode()).hexdigest()
+
+
+def text_dimension(settings: TextSettings) -> int:
+    """Length of the model's vectors; loads no weights. Raises AssetError and TextModelError as `load_text_embedder`."""
+    dimension: int = _Folder(locate(settings.weights)).configuration["hidden_size"]
+    return dimension
+
+
+def text_model_version(settings: TextSettings) -> str:
+    """SHA-256 hex over model, weights (with tokenizer and pooling, which are in the same file) and tokens read."""
+    parts = {"model": settings.model, "weights": settings.weights.sha256, "max_tokens": settings.max_tokens}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class TextEmbedder:
+    """A loaded text tower. Make it with `load_text_embedder`."""
+
+    dimension: int
+    device: Device
+    tokenizer: Any
+    forward: Callable[[Sequence[Tokens], int, int], Vectors]
+    """`(tokens, size, length)` to raw vectors `(len(tokens), dimension)`; computes on a `(size, length)` batch."""
+    batch_size: int
+    _batches: dict[int, FixedBatches[Tokens]] = field(default_factory=dict)
+
+    def embed(self, texts: Sequence[str | None]) -> list[Embedded]:
+        """One result a text, in order; a missing or empty text is an error.
+
+        Raises what the GPU raises that cannot be recovered from in this process.
+        """
+        results = [Embedded(error="no text")] * len(texts)
+        present = [(index, text) for index, text in enumerate(texts) if text]
+        encodings = self.tokenizer.encode_batch([text for _, text in present])
+        buckets: dict[int, list[tuple[int, Tokens]]] = {}
+        for (index, _), encoding in zip(present, encodings, strict=True):
+            buckets.setdefault(_bucket(len(encoding.ids)), []).append((index, tuple(encoding.ids)))
+        for length, members in buckets.items():
+            embedded = self._of_length(length).run([tokens for _, tokens in members])
+            for (index, _), result in zip(members, embedded, strict=True):
+                results[index] = result
+        return results
+
+    def _of_length(self, length: int) -> FixedBatches[Tokens]:
+        if length not in self._batches:
+
+            def forward(tokens: Sequence[Tokens], size: int) -> Vectors:
+                return self.forward(tokens, size, length)
+
+            self._batches[length] = FixedBatches(forward, self.batch_size)
+        return self._batches[length]
+
+
+def load_text_embedder(settings: TextSettings) -> TextEmbedder:
+    """The text tower that the settings describe, on its device; loaded once per process.
+
+    Raises AssetError for weights that are missing or not the pinned ones, TextModelError for a zip file without a model
+    of mean-pooled tokens, DeviceError for a GPU that is not there or not ours.
+    """
+    return _load(settings, claim_device(settings.device))
+
+
+def embed_text_batches(batches: Iterable[pa.RecordBatch], settings: TextSettings) -> Iterator[pa.RecordBatch]:
+    """Unit vectors of texts, for `mapInArrow`.
+
+    In: `text_id string, text string`, more columns are ignored. Out: `text_id string, vector list<float32>, error
+    string`, one row for every row that came in, in order; of vector and error exactly one is null. Raises as
+    `load_text_embedder` does.
+    """
+    embedder = load_text_embedder(settings)
+    for batch in batches:
+        results = embedder.embed(batch.column("text").to_pylist())
+        yield embedded_batch("text_id", batch.column("text_id").to_pylist(), results)
+
+
+class _PlainText(HTMLParser):
+    """Collects what a browser would show; an element's boundary counts as white space."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.shown: list[str] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - the base's
+        self._inside = tag if tag in _INVISIBLE_CONTENT else ""
+        self.shown.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - the base's
+        self._inside = ""
+        self.shown.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside:
+            self.shown.append(data)
+
+
+def _clean_part(raw: str | None) -> str:
+    text = (raw or "")[:_MAX_RAW_CHARACTERS]
+    for _ in range(_MAX_PASSES):
+        cleaned = " ".join(_without_markup(_visible(unicodedata.normalize("NFKC", text))).split())
+        if cleaned == text:
+            break
+        text = cleaned
+    return text
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(filter(None, map(_visible_character, text)))
+
+
+def _visible_character(character: str) -> str:
+    match unicodedata.category(character):
+        case "Cc":
+            return " "
+        case "Cf" | "Cs" | "Co" if character not in _JOINERS:
+            return ""
+    return character
+
+
+def _without_markup(text: str) -> str:
+    if not _MARKUP.search(text):
+        return text
+    parser = _PlainText()
+    parser.feed(text)
+    parser.close()
+    return "".join(parser.shown)
+
+
+def _bucket(length: int) -> int:
+    return next(bucket for bucket in _BUCKETS if bucket >= length)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A sentence-transformers folder inside a zip file."""
+
+    path: Path
+
+    @functools.cached_property
+    def configuration(self) -> dict[str, Any]:
+        configuration: dict[str, Any] = self._json("config.json")
+        return configuration
+
+    def read(self, name: str) -> bytes:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(name)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise TextModelError(f"{self.path}: expected a zip file with {name}: {error}") from error
+
+    def token_limit(self) -> int:
+        """Tokens that the model was trained to read."""
+        limit: int = self._json("sentence_bert_config.json")["max_seq_length"]
+        return limit
+
+    def check_pooling(self) -> None:
+        """Raises TextModelError unless a text's vector is the mean of its tokens', at most scaled afterwards."""
+        kinds = [module["type"].rpartition(".")[2] for module in self._json("modules.json")]
+        pooling = [name for name, used in self._json("1_Pooling/config.json").items() if used is True]
+        if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+            raise TextModelError(f"{self.path}: expected Transformer, Pooling and Normalize, found {', '.join(kinds)}")
+        if "pooling_mode_mean_tokens" not in pooling or len(pooling) > 1:
+            raise TextModelError(f"{self.path}: expected pooling_mode_mean_tokens alone, found {', '.join(pooling)}")
+
+    def _json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(settings: TextSettings, device: Device) -> TextEmbedder:
+    # Nothing may be fetched at run time; and the tokenizer's threads would contend with Spark's other tasks.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    folder = _Folder(locate(settings.weights))
+    folder.check_pooling()
+    model = _model(folder).to(device)
+    tokenizer = _tokenizer(folder, settings.max_tokens)
+    return TextEmbedder(
+        folder.configuration["hidden_size"], device, tokenizer, _forward(model, device), settings.batch_size
+    )
+
+
+def _model(folder: _Folder) -> Any:
+    from safetensors.torch import load
+    from transformers import AutoConfig, AutoModel
+
+    configuration = AutoConfig.for_model(**folder.configuration)
+    model = AutoModel.from_config(configuration, attn_implementation="sdpa")
+    missing, unexpected = model.load_state_dict(load(folder.read("model.safetensors")), strict=False)
+    # Tokens are pooled by their mean: the pooler that BERT was pre-trained with is neither needed nor always there.
+    missing = [name for name in missing if not name.startswith("pooler.")]
+    unexpected = [name for name in unexpected if not name.endswith("position_ids")]
+    if missing or unexpected:
+        raise TextModelError(f"{folder.path}: weights of another model; missing {missing}, unexpected {unexpected}")
+    return model.eval()
+
+
+def _tokenizer(folder: _Folder, max_tokens: int) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(folder.read("tokenizer.json").decode())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(max_tokens, folder.token_limit(), _BUCKETS[-1]))
+    return tokenizer
+
+
+def _forward(model: Any, device: Device) -> Callable[[Sequence[Tokens], int, int], Vectors]:
+    import torch
+
+    @torch.inference_mode()
+    def forward(tokens: Sequence[Tokens], size: int, length: int) -> Vectors:
+        ids = np.full((size, length), model.config.pad_token_id, dtype=np.int64)
+        mask = np.zeros((size, length), dtype=np.int64)
+        # A row of padding alone would divide by no token at all.
+        mask[:, 0] = 1
+        for row, known in enumerate(tokens):
+            ids[row, : len(known)] = known
+            mask[row, : len(known)] = 1
+        attention = torch.from_numpy(mask).to(device)
+        states = model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).last_hidden_state
+        weights = attention.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        vectors: Vectors = pooled[: len(tokens)].float().cpu().numpy()
+        return vectors
+
+    return forward

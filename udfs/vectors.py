@@ -1,0 +1,112 @@
+"""From a model's raw output to unit vectors, one result an item whatever happens to the items beside it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Item = TypeVar("Item")
+
+_LEAST_NORM = 1e-12
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of one item: a unit vector of shape `(dimension,)`, or the reason why there is none."""
+
+    vector: Vectors | None = None
+    error: str | None = None
+
+
+@dataclass
+class FixedBatches(Generic[Item]):
+    """Runs a model over items in batches that always have the same shape, so that a vector is the item's own.
+
+    Matrix kernels are chosen by shape: the same image gives other last bits in a batch of 4 than in one of 8, but
+    (tested) the same bits beside any neighbours and at any position of batches of one shape. The digest of the
+    warehouse compares bits. So `forward` pads what it is given to `size`.
+    """
+
+    forward: Callable[[Sequence[Item], int], Vectors]
+    """`(items, size)` to raw vectors `(len(items), dimension)`; computes on exactly `size` rows."""
+    size: int
+    """Rows a batch. Shrinks when GPU memory runs out, and stays so for the life of the process."""
+
+    def run(self, items: Sequence[Item]) -> list[Embedded]:
+        """One result an item, in order.
+
+        A batch that fails is tried again item by item, so that only the culprit fails. Raises what a GPU raises that
+        cannot go on (memory for not even one item; a sticky CUDA error, after which nothing in this process counts).
+        """
+        results: list[Embedded] = []
+        while len(results) < len(items):
+            results += self._attempt(items[len(results) : len(results) + self.size])
+        return results
+
+    def _attempt(self, part: Sequence[Item]) -> list[Embedded]:
+        import torch
+
+        try:
+            return unit_vectors(self.forward(part, self.size))
+        except torch.OutOfMemoryError:
+            if self.size == 1:
+                raise
+            self._shrink()
+            return []
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one image provokes, the others get their vectors
+            if len(part) == 1:
+                _log.warning("no vector for one item", exc_info=True)
+                return [Embedded(error=f"{type(error).__name__}: {error}")]
+            return [result for item in part for result in self._attempt([item])]
+
+    def _shrink(self) -> None:
+        import torch
+
+        self.size = smaller_batch(self.size)
+        torch.cuda.empty_cache()
+        _log.warning("out of GPU memory: batches of %d from now on", self.size)
+
+
+def smaller_batch(size: int) -> int:
+    """The next smaller of 1, 2, 3, 4, 6, 8, 12, ... 32, 48, 64, ...: a quarter to a third less, and even kernels."""
+    power = 1 << (size - 1).bit_length() - 1
+    return max(step for step in (power // 2, power * 3 // 4, power, power * 3 // 2) if step < size)
+
+
+def unit_vectors(raw: Vectors) -> list[Embedded]:
+    """Rows `(N, dimension)` scaled to length one as float32; a row that is zero or not finite is an error.
+
+    Computed in float64 and rounded once.
+    """
+    rows = raw.astype(np.float64)
+    norms = np.sqrt(np.square(rows).sum(axis=1))
+    return [_unit_vector(row, float(norm)) for row, norm in zip(rows, norms, strict=True)]
+
+
+def _unit_vector(row: NDArray[np.float64], norm: float) -> Embedded:
+    if not np.isfinite(norm):
+        return Embedded(error="the model's output is not finite")
+    if norm < _LEAST_NORM:
+        return Embedded(error="the model's output is zero")
+    return Embedded(vector=(row / norm).astype(np.float32))
+
+
+def embedded_batch(key: str, keys: Sequence[str], results: Sequence[Embedded]) -> pa.RecordBatch:
+    """Arrow rows `(<key> string, vector list<float32>, error string)`; of vector and error exactly one is null."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(keys, pa.string()),
+            pa.array([result.vector for result in results], pa.list_(pa.float32())),
+            pa.array([result.error for result in results], pa.string()),
+        ],
+        names=[key, "vector", "error"],
+    )
