@@ -62,7 +62,9 @@ PHOTOGRAPHS = (
     Photograph("skimage", "data/ihc.png", 4, 4, "tissue", "Stained tissue under a microscope", ("medicine",)),
     Photograph("skimage", "data/motorcycle_left.png", 5, 4, "motorcycle", "Motorcycle in a garage", ("vehicle",)),
     Photograph("skimage", "data/rocket.jpg", 4, 3, "rocket", "Rocket on its launch pad", ("space", "night")),
-    Photograph("sklearn", "datasets/images/china.jpg", 4, 3, "palace", "Summer Palace in Beijing", ("building", "china")),
+    Photograph(
+        "sklearn", "datasets/images/china.jpg", 4, 3, "palace", "Summer Palace in Beijing", ("building", "china")
+    ),
     Photograph("sklearn", "datasets/images/flower.jpg", 4, 3, "dahlia", "Dahlia in a garden", ("plants", "flower")),
 )
 

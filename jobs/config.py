@@ -7,9 +7,10 @@ with the nearest known one named; every error is a `UsageError` of one line.
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -28,6 +29,9 @@ from schemas.settings import (
 
 M = TypeVar("M", bound=BaseModel)
 
+_SHOWN = 80
+"""Characters of a wrong value that an error shows."""
+
 ManifestFormat = Literal["auto", "parquet", "jsonl", "csv", "delta", "text"]
 
 
@@ -43,6 +47,9 @@ class ManifestSettings(Settings):
 
 class PolicySettings(Settings):
     """The policy file and the detector it relies on."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"file", "batch_size"})
+    """What the file says is digested by itself, as `policy_version`."""
 
     file: str
     detector: AssetSettings
@@ -74,6 +81,9 @@ class RunSettings(Settings):
 class Config(Settings):
     """The whole effective configuration of a job."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"warehouse", "manifest", "spark", "run"})
+    """What a manifest's rows amount to, however read, is digested by itself, as `inputs_digest`."""
+
     warehouse: str = Field(min_length=1)
     manifest: ManifestSettings
     crawl: CrawlSettings
@@ -86,15 +96,8 @@ class Config(Settings):
     run: RunSettings = RunSettings()
 
     def contents_digest(self) -> str:
-        """Digest of what decides a warehouse's contents: where it runs and where it lies is left out."""
-        data = self.model_dump(mode="json")
-        for key in ("warehouse", "spark", "run"):
-            del data[key]
-        data["policy"].pop("file")
-        for key in ("policy", "embedding", "text"):
-            asset = data[key].get("weights") or data[key].get("detector")
-            asset.pop("path")
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        """SHA-256 hex of the settings that decide what a warehouse holds, given manifest and policy."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
 
 def load(profile: str, overrides: Sequence[str] = ()) -> Config:
@@ -102,82 +105,191 @@ def load(profile: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises UsageError for a missing or unreadable file, an unknown key, a value of the wrong type.
     """
-    data = _read_yaml(profile, "profile")
+    source = _read(profile, "profile")
     for override in overrides:
-        _apply_override(data, override)
-    return _validate(Config, data, profile)
+        _apply_override(source, override)
+    return _validate(Config, source)
 
 
 def load_policy(settings: PolicySettings) -> Policy:
     """The policy named by the configuration; UsageError as in `load`."""
-    return _validate(Policy, _read_yaml(settings.file, "policy file"), settings.file)
+    return _validate(Policy, _read(settings.file, "policy file"))
 
 
-def _read_yaml(path: str, what: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Source:
+    """What was read, and where each part of it came from."""
+
+    name: str
+    data: dict[str, Any]
+    node: yaml.Node
+    overrides: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """The `--set` arguments by the path of keys that they set."""
+
+    def place(self, path: Sequence[str | int]) -> str:
+        """Where a person has to look for the setting at `path`."""
+        for overridden, argument in self.overrides.items():
+            if tuple(path[: len(overridden)]) == overridden:
+                return f"--set {argument}"
+        line = _line(self.node, path)
+        return f"{self.name}, line {line}" if line else self.name
+
+
+def _read(path: str, what: str) -> _Source:
+    name = f"{what} {path}"
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{what} {path}: cannot be read ({error.strerror or error})") from None
+        raise UsageError(f"{name}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{what} {path}: not UTF-8 text (byte {error.start})") from None
+        raise UsageError(f"{name}: not UTF-8 text (byte {error.start})") from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that looks like one and is none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "malformed"
-        raise UsageError(f"{what} {path}: not valid YAML{where}: {problem}") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{what} {path}: expected a mapping of settings, found {type(data).__name__}")
-    return data
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UsageError(f"{name}{where}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict) or node is None:
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise UsageError(f"{name}: expected a mapping of settings, found {found}")
+    for repeated in _repeated_keys(node):
+        line = repeated.start_mark.line + 1
+        raise UsageError(f"{name}, line {line}: {repeated.value} is given a second time in the same group")
+    return _Source(name, data, node)
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Keys that stand twice in one mapping, of which YAML silently takes the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key
+            seen.add(key.value)
+            yield from _repeated_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item)
+
+
+def _line(node: yaml.Node, path: Sequence[str | int]) -> int | None:
+    """Line, from 1, of the deepest part of `path` that the document has; None where it has not even the first."""
+    line = None
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            children = {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+        elif isinstance(node, yaml.SequenceNode):
+            children = {index: (item, item) for index, item in enumerate(node.value)}
+        else:
+            break
+        if part not in children:
+            break
+        found, node = children[part]
+        line = found.start_mark.line + 1
+    return line
+
+
+def _apply_override(source: _Source, override: str) -> None:
     key, separator, raw = override.partition("=")
-    if not separator or not key:
+    path = _override_path(key)
+    if not separator or not all(path):
         raise UsageError(f"--set {override}: expected key.path=value, for example crawl.retries=5")
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UsageError(f"--set {override}: the value is not valid YAML") from None
-    *parents, last = key.split(".")
-    node = data
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UsageError(f"--set {override}: {parent} is not a group of settings")
-        node = child
-    node[last] = value
+    group = source.data
+    for depth, part in enumerate(path[:-1]):
+        if group.get(part) is None:
+            group[part] = {}
+        group = group[part]
+        if not isinstance(group, dict):
+            raise UsageError(f"--set {override}: {'.'.join(path[: depth + 1])} is not a group of settings")
+    group[path[-1]] = value
+    source.overrides[path] = override
 
 
-def _validate(model: type[M], data: Mapping[str, Any], source: str) -> M:
+def _override_path(key: str) -> tuple[str, ...]:
+    """The keys that `key` names, one within the other; dots separate none in a free mapping (Spark's properties)."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        group = _schema_at(Config, parts[:depth])
+        if "additionalProperties" in group and "properties" not in group:
+            return (*parts[:depth], ".".join(parts[depth:]))
+    return tuple(parts)
+
+
+def _validate(model: type[M], source: _Source) -> M:
     try:
-        return model.model_validate(data)
+        return model.model_validate(source.data)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{source}: {_explain(model, first)}") from None
+        # A misspelt key also leaves the right one missing: of the two, the misspelling is what to tell.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        path = _path_in(source.data, first)
+        raise UsageError(f"{source.place(path)}: {_explain(model, first, path)}") from None
 
 
-def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
-    location = error["loc"]
-    name = ".".join(str(part) for part in location)
+def _path_in(data: Any, error: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where in `data` the error is: pydantic's location without the names of union members between the keys."""
+    path: list[str | int] = []
+    for depth, part in enumerate(error["loc"], start=1):
+        found = part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ())
+        is_absent_key = depth == len(error["loc"]) and error["type"] == "missing"
+        if found or is_absent_key:
+            path.append(part)
+        if found:
+            data = data[part]
+    return tuple(path)
+
+
+def _explain(model: type[BaseModel], error: Mapping[str, Any], path: Sequence[str | int]) -> str:
+    name = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
-        hint = f"; did you mean {'.'.join([*map(str, location[:-1]), near[0]])}?" if near else ""
-        return f"unknown key {name}{hint}"
+        return f"unknown key {name}{_hint(model, error['loc'], path)}"
     if error["type"] == "missing":
         return f"{name} is required and is not set"
-    found = "" if isinstance(error.get("input"), dict) else f" (found {error.get('input')!r})"
-    return f"{name or 'the file'}: {error['msg']}{found}"
+    if error["type"] == "model_type":
+        return f"{name}: must be a group of settings, found {_shortened(error['input'])}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    found = "" if isinstance(error["input"], dict) else f", found {_shortened(error['input'])}"
+    return f"{name}: {message}{found}" if name else message
 
 
-def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Keys that the model knows at the group named by `location`; empty where that is no settings group."""
-    current: Any = model
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _hint(model: type[BaseModel], location: Sequence[str | int], path: Sequence[str | int]) -> str:
+    """What may have been meant by an unknown key: the same name in another group, else the nearest in its own."""
+    *group, key = map(str, path)
+    known = list(_schema_at(model, location[:-1]).get("properties", ()))
+    elsewhere = [other for other in _key_paths(model) if other.split(".")[-1] == key]
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = elsewhere or [".".join([*group, name]) for name in near]
+    return f"; did you mean {' or '.join(meant)}?" if meant else f"; known here: {', '.join(known)}"
+
+
+def _key_paths(model: type[BaseModel]) -> Iterator[str]:
+    """Every setting of every group, as a path with dots; of groups within groups, but not of lists."""
+    for name, info in model.model_fields.items():
+        yield name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from (f"{name}.{path}" for path in _key_paths(info.annotation))
+
+
+def _schema_at(model: type[BaseModel], location: Sequence[str | int]) -> dict[str, Any]:
+    """The JSON schema of what stands at one of pydantic's locations; empty where the model has nothing."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
     for part in location:
-        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
-            return []
-        info = current.model_fields.get(part)
-        current = info.annotation if info else None
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        if isinstance(part, int):
+            node = node.get("items", {})
+        elif "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"].get(part, "")}
+        else:
+            node = node.get("properties", {}).get(part, {})
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return node

@@ -40,7 +40,7 @@ def run_date(
     """
     progress = Progress(date.isoformat())
     landing = Landing(spark, config.warehouse)
-    check_versions(Ledger(landing).load().last_published(), versions)
+    check_versions(Ledger(landing, 0).load().last_published(), versions)
     run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with Lease(landing.storage, f"{job} {date} {run_id}", config.run.lease_ttl_s) as lease:
         landing.ensure_tables()

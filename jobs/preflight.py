@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,37 +13,45 @@ from jobs.ledger import Versions
 from schemas.policy import Policy
 from udfs.assets import AssetError, locate
 from udfs.canonical import canonical_version
-from udfs.embed import EmbedderError, dimension, model_version
+from udfs.embed import EmbedderError, model_version
 from udfs.minhash import recall
 from udfs.nsfw import detector_version
-from udfs.text import text_model_version
+from udfs.text import TextModelError, text_dimension, text_model_version
 
 
 def parse_date(text: str) -> dt.date:
     """A date as YYYY-MM-DD; UsageError otherwise."""
     try:
-        return dt.date.fromisoformat(text)
+        date = dt.date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"--date {text}: not a date; expected YYYY-MM-DD, for example 2026-01-31") from None
+        date = None
+    if date is None or date.isoformat() != text:  # Python also takes 20260131 and 2026-W05-6
+        raise UsageError(f"--date {text}: not a date; expected YYYY-MM-DD, for example 2026-01-31")
+    return date
 
 
 def check(config: Config) -> tuple[Policy, Versions]:
-    """Check files, digests, names and settings against each other; the policy and the versions that follow from them."""
+    """Check files, digests, names and settings against each other; the policy, and the versions that follow."""
     policy = load_policy(config.policy)
-    for asset in (config.policy.detector, config.embedding.weights, config.text.weights):
+    assets = {
+        "policy.detector": config.policy.detector,
+        "embedding.weights": config.embedding.weights,
+        "text.weights": config.text.weights,
+    }
+    for name, asset in assets.items():
         try:
             locate(asset)
         except AssetError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"{name}: {error}") from None
     _check_warehouse(config.warehouse)
     _check_recall(config)
+    pixels = canonical_version(config.images)
     try:
-        dimension(config.embedding)
-        pixels = canonical_version(config.images)
         visual = model_version(config.embedding, pixels)
-    except EmbedderError as error:
+        text_dimension(config.text)
+    except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
-    rule = hashlib.sha256(f"{config.dedup.digest()} {pixels}".encode()).hexdigest()[:16]
+    rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
     detector = detector_version(config.policy.detector)
     decided_by = hashlib.sha256(f"{policy.version} {detector}".encode()).hexdigest()[:16]
     return policy, Versions(decided_by, visual, text_model_version(config.text), rule, pixels)
@@ -53,15 +62,17 @@ def _check_warehouse(warehouse: str) -> None:
     parts = urlsplit(warehouse)
     if parts.scheme not in {"", "file"}:
         return
-    path = Path(parts.path).resolve()
-    existing = next(parent for parent in [path, *path.parents] if parent.exists())
-    if not existing.is_dir():
-        raise UsageError(f"warehouse {warehouse}: {existing} is not a folder")
+    existing = Path(parts.path).resolve()
     try:
-        # Permission bits say little (root, read-only mounts): only trying tells.
-        Path(tempfile.mkdtemp(prefix=".lensfeed-", dir=existing)).rmdir()
+        while not existing.exists():
+            existing = existing.parent
+        if existing.is_dir():
+            # Permission bits say little (root, read-only mounts): only trying tells.
+            Path(tempfile.mkdtemp(prefix=".lensfeed-", dir=existing)).rmdir()
+            return
     except OSError as error:
         raise UsageError(f"warehouse {warehouse}: cannot write in {existing} ({error.strerror})") from None
+    raise UsageError(f"warehouse {warehouse}: {existing} is not a folder")
 
 
 def _check_recall(config: Config) -> None:

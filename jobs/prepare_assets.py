@@ -120,7 +120,10 @@ def _installed(weights: Weights) -> Path:
         raise UsageError(f"{weights.file}: package {requirement} is not installed; run `make setup`") from None
     if package.version != weights.version:
         raise UsageError(f"{weights.file}: expected {requirement}, found {package.version}; run `make setup`")
-    return Path(str(package.locate_file(weights.member)))
+    source = Path(str(package.locate_file(weights.member)))
+    if not source.exists():
+        raise UsageError(f"{weights.file}: {source} is missing from package {requirement}; install it again")
+    return source
 
 
 def _copy(source: Path, target: Path) -> None:

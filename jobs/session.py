@@ -5,6 +5,7 @@ offline and quietly. Under `spark-submit` the launcher has brought them already 
 """
 
 import os
+import sys
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -75,6 +76,8 @@ def open_session(config: Config) -> SparkSession:
         builder = builder.master(config.spark.master)
     if config.spark.master.startswith("local"):
         properties |= LOCAL_PROPERTIES
+        # Workers on this machine are to run in the very environment that the driver runs in.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     for name, value in THREAD_LIMITS.items():
         properties[f"spark.executorEnv.{name}"] = value
     if config.spark.jars:

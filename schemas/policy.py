@@ -5,14 +5,46 @@ The verdict of either is the strictest action of the rules that match; what no r
 without a finite score is never allowed (fail closed). `udfs.rules` evaluates, `jobs.config` reads the file.
 """
 
+import ipaddress
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.settings import Settings
 
 ReasonCode = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,63}$")]
 TextField = Literal["title", "alt_text", "description", "tags", "url", "page_url"]
+
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+
+
+def _comparable_host(value: str) -> str:
+    """Any other spelling would never match the host of a normalised URL, and let through what it was meant to stop."""
+    is_name = _HOST.fullmatch(value) and not value.rpartition(".")[2].isdigit()
+    if is_name or _is_address(value):
+        return value
+    raise ValueError(
+        "expected a host name in lower case and ASCII (xn--... for others), without scheme, port, path or outer dots"
+    )
+
+
+def _is_address(value: str) -> bool:
+    try:
+        return str(ipaddress.ip_address(value)) == value
+    except ValueError:
+        return False
+
+
+def _visible(value: str) -> str:
+    """A word without anything to see would match every text."""
+    if not any(character.isprintable() and not character.isspace() for character in value):
+        raise ValueError("expected at least one visible character")
+    return value
+
+
+Host = Annotated[str, AfterValidator(_comparable_host)]
+Phrase = Annotated[str, AfterValidator(_visible)]
 
 
 class Rule(Settings):
@@ -25,11 +57,11 @@ class Rule(Settings):
 
 
 class LicenceRule(Rule):
-    """Matches a sighting whose licence is not in `allow` (compared without case and outer white space)."""
+    """Matches a sighting whose licence is not in `allow`, or is in `deny`, without case and outer white space."""
 
-    on: Literal["licence"]
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
+    kind: Literal["licence"]
+    allow: tuple[Phrase, ...] = ()
+    deny: tuple[Phrase, ...] = ()
     missing: Literal["allow", "match"] = "allow"
     """Whether a row without a licence matches."""
 
@@ -43,26 +75,26 @@ class LicenceRule(Rule):
 class DomainRule(Rule):
     """Matches a sighting whose URL's host, or any redirect target's host, is one of `domains` or below one."""
 
-    on: Literal["domain"]
-    domains: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["domain"]
+    domains: tuple[Host, ...] = Field(min_length=1)
 
 
 class TextRule(Rule):
     """Matches a sighting one of whose fields holds one of `words` as a whole word or phrase, without case."""
 
-    on: Literal["text"]
-    words: tuple[str, ...] = Field(min_length=1)
-    fields: tuple[TextField, ...] = ("title", "alt_text", "description", "tags")
+    kind: Literal["text"]
+    words: tuple[Phrase, ...] = Field(min_length=1)
+    fields: tuple[TextField, ...] = Field(default=("title", "alt_text", "description", "tags"), min_length=1)
 
 
 class NsfwRule(Rule):
     """Matches content whose worst NSFW score over all views is at least `at_least`."""
 
-    on: Literal["nsfw"]
+    kind: Literal["nsfw"]
     at_least: float = Field(ge=0, le=1)
 
 
-AnyRule = Annotated[LicenceRule | DomainRule | TextRule | NsfwRule, Field(discriminator="on")]
+AnyRule = Annotated[LicenceRule | DomainRule | TextRule | NsfwRule, Field(discriminator="kind")]
 
 
 class Policy(Settings):
@@ -77,7 +109,7 @@ class Policy(Settings):
         repeated = sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1})
         if repeated:
             raise ValueError(f"rule ids must be unique; repeated: {repeated}")
-        if not any(rule.on == "nsfw" and rule.action == "block" for rule in self.rules):
+        if not any(rule.kind == "nsfw" and rule.action == "block" for rule in self.rules):
             raise ValueError("no rule on nsfw blocks: the gate would let everything through")
         return self
 

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,14 +18,26 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    operational: ClassVar[frozenset[str]] = frozenset()
+    """Settings that say where things lie, how fast the work is done or how patiently, and not what comes out of it. A
+    setting that is not named here counts as deciding contents."""
+
     def digest(self) -> str:
         """SHA-256 hex of the canonical JSON of these settings (sorted keys, no white space)."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def decisive(self) -> dict[str, Any]:
+        """What is left of these settings, and of those within, without the `operational` ones; JSON types only."""
+        groups = {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Settings)}
+        plain = self.model_dump(mode="json", exclude={*self.operational, *groups})
+        return plain | {name: group.decisive() for name, group in groups.items() if name not in self.operational}
+
 
 class AssetSettings(Settings):
     """A file that the driver ships to executors; each executor checks its digest before it loads it."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -33,6 +45,30 @@ class AssetSettings(Settings):
 
 class CrawlSettings(Settings):
     """How the fetcher behaves. Times in seconds, sizes in bytes, rates in requests per second."""
+
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {
+            "per_host_concurrency",
+            "per_host_rate",
+            "concurrency",
+            "max_pending_bytes",
+            "connect_timeout_s",
+            "request_timeout_s",
+            "row_deadline_s",
+            "deadline_s",
+            "min_bytes_per_s",
+            "min_rate_window_s",
+            "retries",
+            "backoff_s",
+            "max_backoff_s",
+            "obey_crawl_delay",
+            "circuit_breaker_failures",
+            "max_host_pause_s",
+            "share_limits_by_address",
+            "dns_cache_s",
+            "lookahead_rows",
+        }
+    )
 
     user_agent: str = Field(default="lensfeed/0.1 (+https://example.org/bot)", min_length=3)
     per_host_concurrency: int = Field(default=4, ge=1)
@@ -123,6 +159,10 @@ class EmbeddingSettings(Settings):
     the model version is known without importing timm, and no upgrade of timm can change it unnoticed.
     """
 
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"licence", "batch_size", "cpu_batch_size", "device", "gpus_per_task", "threads", "decode_threads"}
+    )
+
     model: str = "tf_efficientnet_lite0"
     """A timm architecture, with its tag where it has one: `vit_base_patch16_clip_quickgelu_224.openai`."""
     weights: AssetSettings
@@ -159,6 +199,8 @@ class EmbeddingSettings(Settings):
 class TextSettings(Settings):
     """The text tower: a sentence-transformers folder, packed as one zip file."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"licence", "batch_size", "device", "threads"})
+
     model: str = "all-MiniLM-L6-v2"
     weights: AssetSettings
     licence: str
@@ -173,6 +215,8 @@ class TextSettings(Settings):
 
 class DedupSettings(Settings):
     """Near-duplicate rule: part of `rule_version`, so that verdicts of two settings never mix."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"target_recall"})
 
     max_hamming: int = Field(default=8, ge=0, le=32)
     """Largest Hamming distance between 64-bit pHashes that may be an edge. Re-encoding, halving, grey and brightness

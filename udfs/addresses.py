@@ -8,12 +8,14 @@ special-purpose registries (RFC 6890 and successors).
 import asyncio
 import ipaddress
 import socket
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from udfs.bounded import RecentlyUsed
 
 Lookup = Callable[[str], Sequence[str]]
 """Name to addresses as text, blocking; raises `socket.gaierror`."""
@@ -30,6 +32,10 @@ _SPECIAL = tuple(
         "3fff::/20",  # documentation, RFC 9637
     )
 )
+
+
+KNOWN_NAMES = 20_000
+"""Names whose addresses are remembered."""
 
 
 class ForbiddenAddressError(Exception):
@@ -54,7 +60,7 @@ def is_fetchable(address: str, allowed_networks: Sequence[str]) -> bool:
     return _is_fetchable(address, tuple(allowed_networks))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def _is_fetchable(text: str, allowed_networks: tuple[str, ...]) -> bool:
     try:
         address = ipaddress.ip_address(text)
@@ -102,8 +108,6 @@ class SafeResolver(AbstractResolver):
     check and the connection (DNS rebinding). Not thread-safe: it belongs to one event loop.
     """
 
-    CACHE_SIZE = 20_000
-
     def __init__(
         self,
         allowed_networks: Sequence[str],
@@ -121,7 +125,8 @@ class SafeResolver(AbstractResolver):
         self._cache_s = cache_s
         self._timeout_s = timeout_s
         self._lookup = lookup
-        self._cache: OrderedDict[str, tuple[float, asyncio.Future[list[str]]]] = OrderedDict()
+        self._known: RecentlyUsed[tuple[float, _Resolution]] = RecentlyUsed(KNOWN_NAMES)
+        self._under_way: dict[str, asyncio.Task[_Resolution]] = {}
 
     async def addresses(self, host: str) -> list[str]:
         """Addresses of `host` (a name or a literal) that may be connected to; never empty.
@@ -130,9 +135,16 @@ class SafeResolver(AbstractResolver):
             ForbiddenAddressError: no address may be connected to.
             NameResolutionError: there is no address at all, or no answer within `timeout_s`.
         """
-        if is_fetchable(host, self._allowed):
+        if _is_literal(host):
+            if not is_fetchable(host, self._allowed):
+                raise ForbiddenAddressError(f"{host} may not be connected to")
             return [host]
-        return await asyncio.shield(self._cached(host))
+        resolution = await self._resolution(host)
+        if resolution.safe:
+            return list(resolution.safe)
+        if resolution.forbidden is not None:
+            raise ForbiddenAddressError(f"{host} is at {resolution.forbidden}")
+        raise NameResolutionError(f"{host}: {resolution.problem}", temporary=resolution.temporary)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -152,53 +164,52 @@ class SafeResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Forget everything; lookups under way are left to end by themselves."""
-        self._cache.clear()
+        """Ends what is under way; a look-up that hangs in its thread is left to end by itself."""
+        for task in self._under_way.values():
+            task.cancel()
 
-    def _cached(self, host: str) -> "asyncio.Future[list[str]]":
+    async def _resolution(self, host: str) -> "_Resolution":
         loop = asyncio.get_running_loop()
-        cached = self._cache.get(host)
-        if cached is not None and _still_holds(*cached, now=loop.time()):
-            self._cache.move_to_end(host)
-            return cached[1]
-        future = loop.create_task(self._look_up(host))
-        future.add_done_callback(_failure)
-        self._cache[host] = (loop.time() + self._cache_s, future)
-        while len(self._cache) > self.CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return future
+        known = self._known.get(host)
+        if known is not None and known[0] > loop.time():
+            return known[1]
+        task = self._under_way.get(host)
+        if task is None:
+            task = self._under_way[host] = loop.create_task(self._look_up(host))
+        # Shielded: a row that is given up must not take the answer from the others that wait for it.
+        return await asyncio.shield(task)
 
-    async def _look_up(self, host: str) -> list[str]:
+    async def _look_up(self, host: str) -> "_Resolution":
         loop = asyncio.get_running_loop()
         try:
-            ipaddress.ip_address(host)
-            found: Sequence[str] = [host]
-        except ValueError:
-            try:
-                async with self._turns, asyncio.timeout(self._timeout_s):
-                    found = await loop.run_in_executor(self._executor, self._lookup, host)
-            except TimeoutError as error:
-                raise NameResolutionError(f"no answer for {host}", temporary=True) from error
-            except socket.gaierror as error:
-                temporary = error.errno == socket.EAI_AGAIN
-                raise NameResolutionError(f"{host}: {error.strerror}", temporary=temporary) from error
-            except UnicodeError as error:  # labels that the operating system's resolver refuses
-                raise NameResolutionError(f"{host}: not a resolvable name", temporary=False) from error
-        if not found:
-            raise NameResolutionError(f"{host}: no address", temporary=False)
-        safe = [address for address in found if is_fetchable(address, self._allowed)]
-        if not safe:
-            raise ForbiddenAddressError(f"{host} is at {found[0]}")
-        return safe
+            async with self._turns, asyncio.timeout(self._timeout_s):
+                found = await loop.run_in_executor(self._executor, self._lookup, host)
+        except TimeoutError:
+            resolution = _Resolution(problem="no answer in time", temporary=True)
+        except socket.gaierror as error:
+            resolution = _Resolution(problem=str(error.strerror), temporary=error.errno == socket.EAI_AGAIN)
+        except UnicodeError:
+            resolution = _Resolution(problem="not a name that can be resolved")
+        else:
+            safe = tuple(address for address in found if is_fetchable(address, self._allowed))
+            forbidden = found[0] if found and not safe else None
+            resolution = _Resolution(safe, forbidden, "no address")
+        finally:
+            del self._under_way[host]
+        if not resolution.temporary:
+            self._known.put(host, (loop.time() + self._cache_s, resolution))
+        return resolution
 
 
-def _still_holds(expires: float, answer: "asyncio.Future[list[str]]", *, now: float) -> bool:
-    if not answer.done():
-        return True
-    failure = _failure(answer)
-    return expires > now and not (isinstance(failure, NameResolutionError) and failure.temporary)
+@dataclass(frozen=True, slots=True)
+class _Resolution:
+    """What is known of a name: its safe addresses; else a forbidden one; else why there is none."""
+
+    safe: tuple[str, ...] = ()
+    forbidden: str | None = None
+    problem: str = ""
+    temporary: bool = False
 
 
-def _failure(answer: "asyncio.Future[list[str]]") -> BaseException | None:
-    """What a finished lookup raised; asking marks it as seen, so that a cached failure is not reported as a leak."""
-    return None if answer.cancelled() else answer.exception()
+def _is_literal(host: str) -> bool:
+    return ":" in host or host.rpartition(".")[2].isdigit()

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Self
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.addresses import Lookup, SafeResolver, system_lookup
+from udfs.bounded import Budget, RecentlyUsed
 from udfs.exchange import (
     Deadline,
     Exchanges,
@@ -22,13 +22,19 @@ from udfs.exchange import (
     printable,
     retry_after_s,
 )
-from udfs.host_limits import HostGate, HostGates, HostUnavailableError
+from udfs.host_limits import HostGate, HostUnavailableError
 from udfs.opt_outs import robots_tag_opt_out, tdm_opt_out
 from udfs.robots import MAX_ROBOTS_BYTES, MAX_ROBOTS_REDIRECTS, RobotsRules, no_robots, parse_robots
 from udfs.urls import BadUrl, host_of, join_url, normalise_url, origin_of
 
 DNS_THREADS = 32
-ROBOTS_CACHE = 10_000
+KNOWN_HOSTS = 20_000
+"""Hosts whose limits are remembered; the ones in use always are."""
+
+KNOWN_ROBOTS_BYTES = 8 * 2**20
+ROBOTS_OVERHEAD_BYTES = 400
+"""The robots.txt files that are remembered, each with what it costs beside its text."""
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRY_LATER = frozenset({429, 503})
 OTHER_MEDIA = frozenset({"application", "audio", "font", "message", "model", "multipart", "text", "video"})
@@ -95,6 +101,9 @@ class BlockedError(Exception):
         self.reason = reason
 
 
+_RobotsAnswer = RobotsRules | FetchError | DeferredError | HostUnavailableError
+
+
 class Crawler:
     """Fetches rows on one event loop. Use as an asynchronous context manager."""
 
@@ -119,9 +128,10 @@ class Crawler:
             lookup=lookup or system_lookup,
         )
         self._exchanges = Exchanges(settings, self._resolver)
-        self._slots = asyncio.Semaphore(settings.concurrency)
-        self._gates = HostGates(lambda shards: HostGate(settings, shards))
-        self._robots: OrderedDict[str, asyncio.Task[RobotsRules]] = OrderedDict()
+        self._slots = Budget(settings.concurrency)
+        self._gates: RecentlyUsed[HostGate] = RecentlyUsed(KNOWN_HOSTS, in_use=lambda gate: gate.waiting > 0)
+        self._robots: RecentlyUsed[_RobotsAnswer] = RecentlyUsed(KNOWN_ROBOTS_BYTES)
+        self._robots_under_way: dict[str, asyncio.Task[_RobotsAnswer]] = {}
         self._agent = settings.agent_token
 
     async def __aenter__(self) -> Self:
@@ -129,8 +139,9 @@ class Crawler:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._robots.values():
+        for task in self._robots_under_way.values():
             task.cancel()
+        await self._resolver.close()
         await self._exchanges.__aexit__()
         # A name lookup cannot be interrupted: a hanging one ends by itself, and keeps nobody waiting.
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -179,7 +190,11 @@ class Crawler:
                 raise
             raise failure from error
         key = min(addresses) if self._settings.share_limits_by_address else host
-        return self._gates.gate(key, self._foreign_host_shards if shards is None else shards)
+        gate = self._gates.get(key)
+        if gate is None:
+            gate = HostGate(self._settings, self._foreign_host_shards if shards is None else shards)
+            self._gates.put(key, gate)
+        return gate
 
     async def robots(self, url: str, gate: HostGate) -> RobotsRules:
         """The rules of a URL's origin, fetched once a task.
@@ -189,21 +204,32 @@ class Crawler:
             FetchError: the origin cannot be reached at all.
         """
         origin = origin_of(url)
-        task = self._robots.get(origin)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._fetch_robots(origin, gate))
-            task.add_done_callback(_mark_seen)
-            self._robots[origin] = task
-            self._forget_robots()
-        else:
-            self._robots.move_to_end(origin)
-        return await asyncio.shield(task)
+        answer = self._robots.get(origin)
+        if answer is None:
+            task = self._robots_under_way.get(origin)
+            if task is None:
+                task = asyncio.get_running_loop().create_task(self._ask_robots(origin, gate))
+                self._robots_under_way[origin] = task
+            # Shielded: a row that is given up must not take the answer from the others that wait for it.
+            answer = await asyncio.shield(task)
+        if isinstance(answer, RobotsRules):
+            return answer
+        raise answer.with_traceback(None)
 
-    def _forget_robots(self) -> None:
-        if len(self._robots) > ROBOTS_CACHE:
-            oldest = next(iter(self._robots))
-            if self._robots[oldest].done():
-                del self._robots[oldest]
+    async def _ask_robots(self, origin: str, gate: HostGate) -> "_RobotsAnswer":
+        answer: _RobotsAnswer
+        try:
+            answer = await self._fetch_robots(origin, gate)
+        except (FetchError, DeferredError, HostUnavailableError) as error:
+            answer = error.with_traceback(None)
+            answer.__cause__ = answer.__context__ = None  # they hold on to the frames of the exchange
+        except Exception:  # noqa: BLE001 - whatever a hostile file brings about, its host is left alone
+            answer = DeferredError(ROBOTS_UNAVAILABLE)
+        finally:
+            del self._robots_under_way[origin]
+        weight = answer.weight if isinstance(answer, RobotsRules) else 0
+        self._robots.put(origin, answer, ROBOTS_OVERHEAD_BYTES + weight)
+        return answer
 
     async def _fetch_robots(self, origin: str, gate: HostGate) -> RobotsRules:
         deadline = Deadline(asyncio.get_running_loop().time() + self._settings.row_deadline_s)
@@ -218,7 +244,7 @@ class Crawler:
                 if not failure.reached:
                     failure.retryable = False
                     raise
-                raise DeferredError(ROBOTS_UNAVAILABLE) from failure
+                raise DeferredError(ROBOTS_UNAVAILABLE) from None
         if self._settings.obey_crawl_delay and rules.crawl_delay_s:
             gate.set_crawl_delay(rules.crawl_delay_s)
         return rules
@@ -230,7 +256,14 @@ class Crawler:
                 if origin_of(url) != origin:
                     gate = await self.gate(url)
                 reply = await self.exchange(
-                    url, gate, deadline, wants_body=lambda status, _: status == 200, limit=MAX_ROBOTS_BYTES, cut=True
+                    url,
+                    gate,
+                    deadline,
+                    wants_body=lambda status, _: status == 200,
+                    limit=MAX_ROBOTS_BYTES,
+                    cut=True,
+                    # After the pictures that wait: theirs come while the connection that brought the file is open.
+                    urgent=False,
                 )
             except FetchError as failure:
                 failure.reached = failure.reached or origin_of(url) != origin
@@ -265,11 +298,12 @@ class Crawler:
         headers: dict[str, str] | None = None,
         limit: int,
         cut: bool = False,
+        urgent: bool = True,
     ) -> Reply:
         """One polite exchange: see `udfs.exchange.Exchanges.get`. Statuses that ask to come back later are raised."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        async with gate.slot(self._slots):
+        async with gate.slot(self._slots, urgent=urgent):
             # Waiting for one's turn is politeness, not the server's slowness.
             deadline.at += loop.time() - asked
             try:
@@ -462,9 +496,3 @@ def _validator(value: str | None) -> str | None:
     if value and len(value) <= 512 and value.isascii() and value.isprintable():
         return value
     return None
-
-
-def _mark_seen(task: "asyncio.Task[RobotsRules]") -> None:
-    """A cached failure that no row is left to ask for is no leak to be reported."""
-    if not task.cancelled():
-        task.exception()

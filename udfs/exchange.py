@@ -7,7 +7,6 @@ import asyncio
 import ssl
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -22,6 +21,7 @@ from yarl import URL
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.addresses import ForbiddenAddressError, NameResolutionError, SafeResolver
+from udfs.bounded import Budget
 
 MAX_DETAIL = 200
 KEEPALIVE_S = 4.0
@@ -69,50 +69,6 @@ class Reply:
     body: bytes | None
 
 
-class ByteBudget:
-    """Bytes of bodies that may be held at once; first come, first served."""
-
-    def __init__(self, total: int) -> None:
-        self._free = self._total = total
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def acquire(self, count: int) -> None:
-        """Takes `count` bytes, waiting until they are free.
-
-        Raises:
-            ValueError: `count` can never be free.
-        """
-        if count > self._total:
-            raise ValueError(f"{count} bytes asked of a budget of {self._total}")
-        if not self._waiters and count <= self._free:
-            self._free -= count
-            return
-        granted = asyncio.get_running_loop().create_future()
-        waiter = (count, granted)
-        self._waiters.append(waiter)
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self.release(count)
-            else:
-                self._waiters.remove(waiter)
-                self._grant()
-            raise
-
-    def release(self, count: int) -> None:
-        """Gives `count` bytes back."""
-        self._free += count
-        self._grant()
-
-    def _grant(self) -> None:
-        while self._waiters and self._waiters[0][0] <= self._free:
-            count, granted = self._waiters.popleft()
-            if not granted.done():
-                self._free -= count
-                granted.set_result(None)
-
-
 class Exchanges:
     """The HTTP client of one task, on one event loop. Use as an asynchronous context manager."""
 
@@ -120,7 +76,7 @@ class Exchanges:
         self._settings = settings
         self._resolver = resolver
         self._small_body = min(SMALL_BODY, settings.max_pending_bytes // (4 * settings.concurrency))
-        self.budget = ByteBudget(settings.max_pending_bytes - self._small_body * settings.concurrency)
+        self.budget = Budget(settings.max_pending_bytes - self._small_body * settings.concurrency)
 
     async def __aenter__(self) -> Self:
         settings = self._settings

@@ -6,12 +6,12 @@ goes wrong is a failure of that one row, never an admission.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 from PIL import Image
-from pyspark.sql import functions as f
+from pyspark.sql.pandas.functions import pandas_udf
 
 from schemas.outcomes import Decision, FailureCode
 from schemas.policy import Policy
@@ -34,7 +34,6 @@ Row = dict[str, Any]
 def gate_udf(policy: Policy, weights: AssetSettings, limits: CrawlSettings, batch_size: int) -> Any:
     """`(body binary, content_type string) -> GATE`; null bodies (nothing was fetched) give a null decision."""
 
-    @f.pandas_udf(GATE)  # type: ignore[call-overload,untyped-decorator]
     def gate(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         detector = load_detector(weights)
         for bodies, types in batches:
@@ -44,7 +43,13 @@ def gate_udf(policy: Policy, weights: AssetSettings, limits: CrawlSettings, batc
                 rows += judge_batch(policy, detector, limits, pairs[start : start + batch_size])
             yield pd.DataFrame(rows, columns=["decision", "reasons", "scores", "failure_code", "failure_detail"])
 
-    return gate.asNondeterministic()
+    return _iterator_udf(gate, GATE)
+
+
+def _iterator_udf(function: Callable[..., Any], returns: str) -> Any:
+    """The pandas UDF, nondeterministic so that Spark evaluates it once however often its result is used."""
+    declare: Any = pandas_udf  # its stubs do not know iterators of frames
+    return declare(function, returns).asNondeterministic()
 
 
 def judge_batch(
@@ -86,7 +91,6 @@ def _decide(policy: Policy, row: Row, score: float | None) -> None:
 def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:
     """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
 
-    @f.pandas_udf(CANONICAL)  # type: ignore[call-overload,untyped-decorator]
     def canonical(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         for bodies, types, decisions in batches:
             rows = [
@@ -95,7 +99,7 @@ def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:
             ]
             yield pd.DataFrame(rows, columns=_CANONICAL_NAMES, dtype=object)
 
-    return canonical.asNondeterministic()
+    return _iterator_udf(canonical, CANONICAL)
 
 
 def _canonical_row(body: bytes, declared: str | None, images: ImageSettings, limits: CrawlSettings) -> Row:

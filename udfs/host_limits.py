@@ -4,12 +4,11 @@ All of it lives on one event loop, and counts in that loop's clock (seconds).
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import islice
 
 from schemas.settings import CrawlSettings
+from udfs.bounded import Budget
 
 RETRIES_ALWAYS_ALLOWED = 10
 RETRIES_PER_REQUEST = 0.2
@@ -26,6 +25,21 @@ class HostUnavailableError(Exception):
 
 class HostGate:
     """Admits requests to one host. `shards` is the number of tasks that share the host: each takes its part."""
+
+    __slots__ = (  # there is one a host
+        "_breaker_failures",
+        "_crawl_delay",
+        "_failures_in_a_row",
+        "_max_pause",
+        "_next_start",
+        "_not_before",
+        "_own_interval",
+        "_requests",
+        "_retries",
+        "_shards",
+        "_slots",
+        "waiting",
+    )
 
     def __init__(self, settings: CrawlSettings, shards: int = 1) -> None:
         self._shards = max(1, shards)
@@ -75,10 +89,11 @@ class HostGate:
             raise HostUnavailableError("host_pause")
 
     @asynccontextmanager
-    async def slot(self, task_slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    async def slot(self, task_slots: Budget, *, urgent: bool) -> AsyncIterator[None]:
         """Holds one of the host's slots and one of the task's, entered no earlier than the host's rate allows.
 
-        The task's slot is taken last and never held while waiting: a hot host must not starve the others.
+        The task's slot is taken last and never held while waiting: a hot host must not starve the others. `urgent`
+        requests take theirs before others do.
 
         Raises:
             HostUnavailableError: see `check`.
@@ -86,15 +101,15 @@ class HostGate:
         self.waiting += 1
         try:
             async with self._slots:
-                await self._await_turn(task_slots)
+                await self._await_turn(task_slots, urgent)
                 try:
                     yield
                 finally:
-                    task_slots.release()
+                    task_slots.release(1)
         finally:
             self.waiting -= 1
 
-    async def _await_turn(self, task_slots: asyncio.Semaphore) -> None:
+    async def _await_turn(self, task_slots: Budget, urgent: bool) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self.check()
@@ -102,38 +117,11 @@ class HostGate:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            await task_slots.acquire()
+            await task_slots.acquire(1, urgent=urgent)
             now = loop.time()
             if now < max(self._next_start, self._not_before):
-                task_slots.release()
+                task_slots.release(1)
                 continue
             self._requests += 1
             self._next_start = now + max(self._own_interval, self._crawl_delay)
             return
-
-
-class HostGates:
-    """The gates of the hosts met lately; idle ones beyond `capacity` are forgotten, so that memory stays bounded."""
-
-    def __init__(self, make: Callable[[int], HostGate], capacity: int = 20_000) -> None:
-        self._make = make
-        self._capacity = capacity
-        self._gates: OrderedDict[str, HostGate] = OrderedDict()
-
-    def gate(self, key: str, shards: int) -> HostGate:
-        """The gate of `key`, made with `shards` on first sight."""
-        gate = self._gates.get(key)
-        if gate is None:
-            gate = self._gates[key] = self._make(shards)
-            self._forget_idle()
-        else:
-            self._gates.move_to_end(key)
-        return gate
-
-    def _forget_idle(self) -> None:
-        if len(self._gates) <= self._capacity:
-            return
-        # A tenth at a time: the scan is then paid once in many hosts.
-        idle = (key for key, gate in self._gates.items() if gate.waiting == 0)
-        for key in list(islice(idle, self._capacity // 10 + 1)):
-            del self._gates[key]

@@ -16,6 +16,7 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
@@ -119,13 +120,18 @@ def hash_words(hashes: Sequence[bytes] | pa.Array | pa.ChunkedArray) -> NDArray[
     Raises:
         ValueError: where a hash has not 32 bytes, or is null.
     """
-    column = hashes if isinstance(hashes, pa.Array | pa.ChunkedArray) else pa.array(hashes, pa.binary())
-    fixed = column.cast(pa.binary(32))
-    if fixed.null_count:
-        raise ValueError(f"256-bit hashes: expected 32 bytes each, found {fixed.null_count} nulls")
-    array = fixed.combine_chunks() if isinstance(fixed, pa.ChunkedArray) else fixed
-    words = np.frombuffer(array.buffers()[1] or b"", dtype=">u8").reshape(-1, 4)
-    return words[array.offset : array.offset + len(array)].astype(np.uint64)
+    column = pa.chunked_array([hashes], pa.binary()) if isinstance(hashes, Sequence) else hashes
+    column = column.cast(pa.binary())
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lengths = pc.binary_length(array).to_numpy(zero_copy_only=False)
+    if not (lengths == 32).all():
+        raise ValueError(f"256-bit hashes have 32 bytes each; found lengths {np.unique(lengths)[:5]}")
+    if len(array) == 0:
+        return np.empty((0, 4), dtype=np.uint64)
+    _, offsets, data = array.buffers()
+    first = int(np.frombuffer(offsets, dtype=np.int32)[array.offset])
+    words = np.frombuffer(data, dtype=">u8", count=4 * len(array), offset=first)
+    return words.astype(np.uint64).reshape(-1, 4)
 
 
 def hamming64(left: Hashes, right: Hashes) -> NDArray[np.uint8]:

@@ -1,14 +1,15 @@
 """The pre-gate on executors: one manifest row in, the same row judged out. Needs no pixels and no network."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from schemas.outcomes import Decision
 from schemas.policy import Policy
-from udfs.rules import SightingFacts, judge_sighting
+from schemas.tables import MANIFEST_COLUMNS
+from udfs.rules import SightingFacts, Verdict, sighting_judge
 from udfs.text import clean_text, text_id
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
 
@@ -26,9 +27,15 @@ JUDGED = pa.schema(
         ("text_id", pa.string()),
     ]
 )
-"""Columns that the pre-gate adds; `url` replaces the manifest's, for that may hold credentials."""
+"""Columns that the pre-gate adds; `url` replaces the manifest's."""
 
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#@]*@")
+Judge = Callable[[SightingFacts], Verdict]
+
+_USER_INFO = re.compile(r"(?<=//)[^/?#\\\s]*@")
+"""Between a URL's scheme and its host."""
+_UP_TO_LAST_AT = re.compile(r"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*:[/\\]+)?.*@", re.DOTALL)
+_BETWEEN_TAGS = "; "
+"""Neither white space nor part of a word alone: no phrase is found across two tags."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _TEXT_FIELDS = ("title", "alt_text", "description", "page_url")
 
@@ -47,25 +54,57 @@ class _Judged:
     text_id: str | None = None
 
 
-def pregate(policy: Policy) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def pregate(policy: Policy) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
     """For `mapInArrow`: rows with the manifest's columns (schemas.tables.MANIFEST_COLUMNS) and `malformed` (why the
-    row could not be read, or null); out come the same rows with `url` redacted and the columns of `JUDGED` added.
+    row could not be read, or null); out come the same rows with the columns of `JUDGED` added.
+
+    User names and passwords are removed from URLs, wherever in the manifest's columns they stand.
     """
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        judge = sighting_judge(policy)
         for batch in batches:
-            names = [name for name in batch.schema.names if name not in {"url", "malformed"}]
-            judged = [_judge(policy, row) for row in batch.to_pylist()]
-            columns = [batch.column(name) for name in names]
+            judged = [_judge(judge, row) for row in batch.to_pylist()]
             added = [pa.array([getattr(row, field.name) for row in judged], field.type) for field in JUDGED]
-            yield pa.RecordBatch.from_arrays([*columns, *added], names=[*names, *JUDGED.names])
+            kept = [name for name in batch.schema.names if name not in {"url", "malformed"}]
+            columns = [_without_credentials(name, batch.column(name)) for name in kept]
+            yield pa.RecordBatch.from_arrays([*columns, *added], names=[*kept, *JUDGED.names])
 
     return run
 
 
-def _judge(policy: Policy, row: dict[str, object]) -> _Judged:
+def _without_credentials(name: str, column: pa.Array) -> pa.Array:
+    if name not in MANIFEST_COLUMNS:
+        return column
+    values = column.to_pylist()
+    clean = [_url_without_credentials(value) if name == "page_url" else _redacted(value) for value in values]
+    return column if clean == values else pa.array(clean, column.type)
+
+
+def _redacted(value: object) -> object:
+    """A text, or a list or map of texts, without the credentials of URLs in it."""
+    if isinstance(value, str):
+        return _USER_INFO.sub("", value) if "@" in value else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_redacted(part) for part in value)
+    return value
+
+
+def _url_without_credentials(raw: str | None) -> str | None:
+    """The URL as given, if it is sound; of one that is not, nothing is left that could be a password."""
+    if raw is None or "@" not in raw:
+        return raw
+    redacted = _USER_INFO.sub("", raw)
+    try:
+        normalise_url(redacted)
+    except BadUrl:
+        return _UP_TO_LAST_AT.sub(r"\1", raw)
+    return redacted
+
+
+def _judge(judge: Judge, row: dict[str, object]) -> _Judged:
     raw = row["url"]
-    shown = _CREDENTIALS.sub("", raw) if isinstance(raw, str) else None
+    shown = _url_without_credentials(raw) if isinstance(raw, str) else None
     problem = _problem(row)
     if problem:
         return _Judged(shown, bad_row=problem)
@@ -74,14 +113,16 @@ def _judge(policy: Policy, row: dict[str, object]) -> _Judged:
     except BadUrl as error:
         return _Judged(shown, bad_row=f"url: {error}")
     host = host_of(normalised)
-    tags = row.get("tags")
+    tags = _redacted(row["tags"])
     tag_list = [str(tag) for tag in tags if tag] if isinstance(tags, list) else []
-    fields = {name: str(row[name]) for name in _TEXT_FIELDS if row.get(name)}
-    verdict = judge_sighting(
-        policy,
+    fields = {name: str(_redacted(row[name])) for name in _TEXT_FIELDS if row[name]}
+    licence = row["license"]
+    verdict = judge(
         SightingFacts(
-            host, _text_or_none(row.get("license")), fields | {"url": normalised, "tags": "\n".join(tag_list)}
-        ),
+            host,
+            str(licence) if licence is not None else None,
+            fields | {"url": normalised, "tags": _BETWEEN_TAGS.join(tag_list)},
+        )
     )
     text = clean_text(fields.get("title"), fields.get("alt_text"), fields.get("description"), tag_list)
     return _Judged(
@@ -108,7 +149,3 @@ def _problem(row: dict[str, object]) -> str | None:
     if expected and not _SHA256.fullmatch(str(expected)):
         return "expected_sha256: not 64 hexadecimal digits"
     return None
-
-
-def _text_or_none(value: object) -> str | None:
-    return str(value) if value is not None else None

@@ -6,6 +6,7 @@ bound on what a hostile file may cost.
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 
 from protego import Protego
 
@@ -25,6 +26,8 @@ class RobotsRules:
     evidence: str
     crawl_delay_s: float | None = None
     named: bool = False
+    weight: int = 0
+    """Bytes of the file: a measure of what keeping it costs."""
     _parser: Protego | None = field(default=None, repr=False)
     _agent: str = ""
 
@@ -37,6 +40,7 @@ class RobotsRules:
         return False, f"disallowed:{self._agent if self.named else '*'}"
 
 
+@cache
 def no_robots(status: int) -> RobotsRules:
     """No robots.txt, so all is allowed: a 4xx status (RFC 9309 section 2.3.1.3), or 310 for too many redirects."""
     return RobotsRules(evidence=f"none:{status}")
@@ -64,4 +68,4 @@ def parse_robots(body: bytes, agent: str) -> RobotsRules:
         else:
             lines.append("User-agent: *" if token == "*" else "User-agent: -")
     parser = Protego.parse("\n".join(lines))
-    return RobotsRules("allowed", parser.crawl_delay(agent), named, parser, agent)
+    return RobotsRules("allowed", parser.crawl_delay(agent), named, len(text), parser, agent)

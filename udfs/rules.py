@@ -3,9 +3,8 @@
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from schemas.outcomes import Decision, strictest
 from schemas.policy import DomainRule, LicenceRule, NsfwRule, Policy, TextRule
@@ -14,7 +13,7 @@ from udfs.urls import host_of, matches_domain
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision with the reason codes of every rule that matched, sorted."""
+    """A decision with its reason codes, sorted: see `sighting_judge` and `judge_content` for whose."""
 
     decision: Decision
     reasons: tuple[str, ...] = ()
@@ -32,22 +31,28 @@ class SightingFacts:
     """Text by field name (schemas.policy.TextField); absent and empty fields left out."""
 
 
-class MissingScore(Exception):
+class MissingScore(Exception):  # noqa: N818 - an outcome of a content, not a fault of the program
     """The content has no finite score that the policy could go by; the gate fails closed on it."""
 
 
-def judge_sighting(policy: Policy, facts: SightingFacts) -> Verdict:
-    """Verdict of the rules that need no pixels."""
-    matched = [rule for rule in policy.rules if rule.on != "nsfw" and _matches(rule, facts)]
-    return Verdict(
-        strictest(*(Decision(rule.action) for rule in matched)),
-        tuple(sorted({rule.reason for rule in matched})),
-        any(rule.on != "text" and rule.action == "block" for rule in matched),
-    )
+def sighting_judge(policy: Policy) -> Callable[[SightingFacts], Verdict]:
+    """The rules that need no pixels, made ready once: the verdict of a sighting, with the reasons of all that match."""
+    matchers = [(rule, _matcher(rule)) for rule in policy.rules if not isinstance(rule, NsfwRule)]
+
+    def judge(facts: SightingFacts) -> Verdict:
+        folded = _Folded(facts.host, facts.licence, {field: _folded(text) for field, text in facts.text.items()})
+        matched = [rule for rule, matches in matchers if matches(folded)]
+        return Verdict(
+            strictest(*(Decision(rule.action) for rule in matched)),
+            tuple(sorted({rule.reason for rule in matched})),
+            any(rule.kind != "text" and rule.action == "block" for rule in matched),
+        )
+
+    return judge
 
 
 def judge_content(policy: Policy, scores: Mapping[str, float]) -> Verdict:
-    """Verdict of the rules on content; the worst view decides.
+    """Verdict of the rules on content, with the reasons of the strictest that match; the worst view decides.
 
     `scores` maps `nsfw:<view>` to a probability in [0, 1]. Raises MissingScore when there is none or one is not
     finite or not a probability: no score, no admission.
@@ -63,42 +68,66 @@ def judge_content(policy: Policy, scores: Mapping[str, float]) -> Verdict:
 
 
 def refused_url(policy: Policy) -> Callable[[str], str | None]:
-    """A check of one URL (a redirect's target, say): the reason code of the first blocking domain rule it falls under."""
-    rules = [rule for rule in policy.rules if isinstance(rule, DomainRule) and rule.action == "block"]
+    """A check of one normalised URL (a redirect's target, say): the reason code of the first blocking domain rule that
+    its host falls under."""
+    rules = [
+        (frozenset(rule.domains), rule.reason)
+        for rule in policy.rules
+        if isinstance(rule, DomainRule) and rule.action == "block"
+    ]
 
     def check(url: str) -> str | None:
         host = host_of(url)
-        return next((rule.reason for rule in rules if matches_domain(host, frozenset(rule.domains))), None)
+        return next((reason for domains, reason in rules if matches_domain(host, domains)), None)
 
     return check
 
 
-def _matches(rule: LicenceRule | DomainRule | TextRule | NsfwRule, facts: SightingFacts) -> bool:
+@dataclass(frozen=True)
+class _Folded:
+    """`SightingFacts` with its texts made comparable."""
+
+    host: str
+    licence: str | None
+    text: Mapping[str, str]
+
+
+def _matcher(rule: LicenceRule | DomainRule | TextRule) -> Callable[[_Folded], bool]:
     if isinstance(rule, LicenceRule):
-        return _licence_matches(rule, facts.licence)
+        return _licence_matcher(rule)
     if isinstance(rule, DomainRule):
-        return matches_domain(facts.host, frozenset(rule.domains)) is not None
-    if isinstance(rule, TextRule):
-        pattern = _word_pattern(rule.words)
-        return any(pattern.search(_folded(facts.text[field])) for field in rule.fields if field in facts.text)
-    return False
+        domains = frozenset(rule.domains)
+        return lambda facts: matches_domain(facts.host, domains) is not None
+    pattern, fields = _word_pattern(rule.words), rule.fields
+    return lambda facts: any(pattern.search(facts.text.get(field, "")) for field in fields)
 
 
-def _licence_matches(rule: LicenceRule, licence: str | None) -> bool:
-    if licence is None or not licence.strip():
-        return rule.missing == "match"
-    name = licence.strip().casefold()
-    if rule.allow:
-        return name not in {allowed.casefold() for allowed in rule.allow}
-    return name in {denied.casefold() for denied in rule.deny}
+def _licence_matcher(rule: LicenceRule) -> Callable[[_Folded], bool]:
+    listed = frozenset(_licence_name(name) for name in rule.allow or rule.deny)
+
+    def matches(facts: _Folded) -> bool:
+        name = _licence_name(facts.licence or "")
+        if not name:
+            return rule.missing == "match"
+        return (name not in listed) if rule.allow else (name in listed)
+
+    return matches
 
 
-@lru_cache(maxsize=64)
-def _word_pattern(words: Iterable[str]) -> re.Pattern[str]:
+def _licence_name(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Any of the words as a whole: neither side continues it with a letter, a digit or an underscore."""
     alternatives = "|".join(r"\s+".join(map(re.escape, _folded(word).split())) for word in words)
     return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    """Text as caseless comparison has it, after toNFKC_Casefold (Unicode, section 3.13): compatibility forms made one,
+    case folded, invisible format characters dropped, so that a soft hyphen hides no word."""
+    if text.isascii():
+        return text.lower()
+    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())

@@ -45,6 +45,7 @@ _JOINERS = "\u200c\u200d"
 """Zero width, but letters of Persian and parts of emoji."""
 _BUCKETS = (16, 32, 64, 128, 256, 512)
 """Token counts that texts are padded to: a text's shape follows from its own length."""
+_WEIGHTS = "model.safetensors"
 
 
 class TextModelError(Exception):
@@ -62,8 +63,10 @@ def clean_text(
     """
     cleaned_tags = ", ".join(filter(None, (_clean_part(tag) for tag in tags or ())))
     parts = [_clean_part(title), _clean_part(alt_text), _clean_part(description), cleaned_tags]
-    once = {part.casefold(): part for part in reversed(parts) if part}
-    return _SEPARATOR.join(reversed(once.values()))[:MAX_CHARACTERS].rstrip()
+    once: dict[str, str] = {}
+    for part in filter(None, parts):
+        once.setdefault(part.casefold(), part)
+    return _SEPARATOR.join(once.values())[:MAX_CHARACTERS].rstrip()
 
 
 def text_id(cleaned: str) -> str:
@@ -256,17 +259,18 @@ def _load(settings: TextSettings, device: Device) -> TextEmbedder:
 
 
 def _model(folder: _Folder) -> Any:
+    from safetensors import SafetensorError
     from safetensors.torch import load
     from transformers import AutoConfig, AutoModel
 
     configuration = AutoConfig.for_model(**folder.configuration)
     model = AutoModel.from_config(configuration, attn_implementation="sdpa")
-    missing, unexpected = model.load_state_dict(load(folder.read("model.safetensors")), strict=False)
-    # Tokens are pooled by their mean: the pooler that BERT was pre-trained with is neither needed nor always there.
-    missing = [name for name in missing if not name.startswith("pooler.")]
-    unexpected = [name for name in unexpected if not name.endswith("position_ids")]
-    if missing or unexpected:
-        raise TextModelError(f"{folder.path}: weights of another model; missing {missing}, unexpected {unexpected}")
+    try:
+        # Older files also hold the position numbers, which are no weights.
+        state = {key: value for key, value in load(folder.read(_WEIGHTS)).items() if not key.endswith("position_ids")}
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise TextModelError(f"{folder.path}: {_WEIGHTS} is not what config.json describes: {error}") from error
     return model.eval()
 
 

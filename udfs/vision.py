@@ -104,7 +104,7 @@ def build(description: ModelDescription, weights: Path) -> Any:
     """The timm model (`torch.nn.Module`) in eval mode, on the CPU, with the weights of `weights`.
 
     `weights` is a safetensors file or what `torch.load(weights_only=True)` reads. Raises EmbedderError when it is
-    neither, or when its tensors are not exactly the model's (a classifier that the description leaves out may be there).
+    neither, or when its tensors are not exactly the model's (only a classifier that is not asked for may be there too).
     """
     model = _create(description.architecture, description.head, description.pooling)
     state = _read(weights)

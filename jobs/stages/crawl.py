@@ -4,7 +4,7 @@ Between the three no row is stored: the one thing that is written is this stage'
 beside `decision = allow`. Everything later derives from that staging table, so nothing is fetched twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
@@ -34,7 +34,7 @@ def crawl_and_gate(
     are the first failure of the three steps) and of udfs.gate.CANONICAL.
     """
 
-    def fetch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return fetch_batches(
             batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
         )
@@ -47,7 +47,7 @@ def crawl_and_gate(
     failure = f.coalesce("failure_code", "gate.failure_code", "made.failure_code")
     detail = f.coalesce("failure_detail", "gate.failure_detail", "made.failure_detail")
     evidence = [name for name in fetched.columns if name not in {"body", "failure_code", "failure_detail"}]
-    pictures = [field.name for field in made.schema["made"].dataType.fields if not field.name.startswith("failure_")]
+    pictures = [name for name in made.select("made.*").columns if not name.startswith("failure_")]
     return made.select(
         *evidence,
         failure.alias("failure_code"),

@@ -4,7 +4,7 @@ Equal hashes are one group and are worked on once. Flat pictures (no structure f
 their own that get no bands: only identical bytes, which are one image_id already, are duplicates there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
 def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
     """Groups (`group_id, phash64, phash256`, not flat) -> rows of `lsh_bands`, `settings.bands` a group."""
 
-    def sign(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def sign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             if batch.num_rows == 0:
                 continue
@@ -85,10 +85,10 @@ def touching(edges: DataFrame, groups: DataFrame) -> DataFrame:
     return at_left.unionByName(at_right).distinct()
 
 
-def _verifier(settings: DedupSettings) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _verifier(settings: DedupSettings) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
     """Rows sorted by bucket -> verified pairs; at any time one batch and the bucket it cuts are held."""
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         held: list[pa.RecordBatch] = []
         for batch in batches:
             if batch.num_rows == 0:

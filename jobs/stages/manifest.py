@@ -49,7 +49,8 @@ def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date
     if not storage.exists():
         raise UsageError(f"manifest.path {path}: there is no such file or folder for {date}")
     if settings.format in {"auto", "delta"} and storage.exists("_delta_log"):
-        root, kind, files = storage.root, "delta", (storage.root,)
+        root, kind = storage.root, "delta"
+        files: tuple[str, ...] = (storage.root,)
     else:
         files = tuple(storage.files())
         if not files:
@@ -248,8 +249,8 @@ def _parsed(value: Column, kind: str) -> Column:
     """A CSV field: lists as a JSON array or separated by `|`, maps as a JSON object."""
     if kind == "array<string>":
         from_text = f.filter(f.transform(f.split(value, r"\|"), f.trim), lambda tag: tag != "")
-        return f.when(value.startswith("["), f.from_json(value, spark_type(kind))).otherwise(from_text)
-    return f.from_json(value, spark_type(kind)) if kind.startswith("map<") else value
+        return f.when(value.startswith("["), f.from_json(value, kind)).otherwise(from_text)
+    return f.from_json(value, kind) if kind.startswith("map<") else value
 
 
 def _numbered(raw: DataFrame, materialise: Callable[[DataFrame], DataFrame]) -> DataFrame:

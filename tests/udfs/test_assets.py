@@ -47,9 +47,9 @@ def test_in_a_task_the_shipped_copy_of_a_uri_is_found_by_its_base_name(in_a_task
 
 
 def test_a_shipped_file_with_other_content_is_refused(in_a_task: Path) -> None:
-    (in_a_task / "weights.bin").write_bytes(b"other")
+    (in_a_task / "replaced.bin").write_bytes(b"other")
     with pytest.raises(AssetError, match="SHA-256"):
-        locate(pinned(Path("/driver/only/weights.bin"), b"weights"))
+        locate(pinned(Path("/driver/only/replaced.bin"), b"weights"))
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:

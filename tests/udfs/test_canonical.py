@@ -1,10 +1,10 @@
 """The canonical image: same bytes in, same bytes out; upright, small, sRGB, and nothing of the source's metadata."""
 
-import hashlib
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_size_keeps_the_shape_within_the_longest_side_and_is_never_enlarged(
         assert (made.width, made.height) == (width, height)
 
 
-@pytest.mark.parametrize("side", [1023, 1024, 1025, 2100, 4100])
+@pytest.mark.parametrize("side", [1023, 1024, 1025, 2100])
 def test_scaling_inside_the_jpeg_decoder_gives_the_same_picture(side: int) -> None:
     original = photograph("astronaut.png").resize((side, side), Image.Resampling.BICUBIC)
     by_decoder = canonical(encoded(original, quality=95))
@@ -139,7 +139,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     data = encoded(source, {"CMYK": "JPEG", "PA": "WEBP"}.get(mode, "PNG"), lossless=True)
     image = stored(canonical(data))
     assert image.mode == "RGB"
-    assert mean_difference(image, source.convert("RGB") if mode == "1" else grey) < (60 if mode == "1" else 8)
+    assert mean_difference(image, source.convert("RGB") if mode in ("1", "P", "PA") else grey) < 8
 
 
 def test_transparent_pixels_become_white_and_do_not_bleed_their_hidden_colour() -> None:
@@ -193,9 +193,9 @@ def test_an_image_that_is_canonical_already_keeps_its_size() -> None:
 
 
 def test_a_large_image_that_pillow_keeps_in_several_blocks_is_resized_alike() -> None:
-    large = photograph("astronaut.png").resize((3600, 3600), Image.Resampling.BICUBIC)
-    made = canonical(encoded(large, "PNG", compress_level=1), ImageSettings(max_side=2400))
-    reference = large.resize((2400, 2400), Image.Resampling.BICUBIC)
+    large = photograph("astronaut.png").resize((2100, 2100), Image.Resampling.BICUBIC)
+    made = canonical(encoded(large, "PNG", compress_level=1), ImageSettings(max_side=1400))
+    reference = large.resize((1400, 1400), Image.Resampling.BICUBIC)
     assert mean_difference(stored(made), reference) < 2
 
 
@@ -206,32 +206,31 @@ def test_a_side_below_the_settings_least_is_too_small() -> None:
 
 
 PROGRAM = """
-import hashlib, sys
+import hashlib, pathlib, sys
 from schemas.settings import CrawlSettings, ImageSettings
-from tests.pictures import encoded, photograph
 from udfs.canonical import canonicalise
 digest = hashlib.sha256()
-for name in ("astronaut.png", "china.jpg", "retina.jpg", "chelsea.png"):
-    for size in ((640, 480), (1100, 700), (1500, 1311)):
-        for pillow in ("JPEG", "PNG"):
-            source = encoded(photograph(name).resize(size), pillow)
-            made = canonicalise(source, ImageSettings(), CrawlSettings())
-            digest.update(repr(made).encode())
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    digest.update(repr(canonicalise(path.read_bytes(), ImageSettings(), CrawlSettings())).encode())
 print(digest.hexdigest())
 """
 
 
-def test_the_same_bytes_give_the_same_image_whatever_the_processor_offers() -> None:
-    def digest(**variables: str) -> str:
-        environment = {**os.environ, **variables}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-        )
-        return done.stdout
+def test_the_same_bytes_give_the_same_image_whatever_the_processor_offers(tmp_path: Path) -> None:
+    for name in ("astronaut.png", "china.jpg"):
+        for width, height in ((640, 480), (1100, 700)):
+            image = photograph(name).resize((width, height))
+            (tmp_path / f"{name}-{width}.jpeg").write_bytes(encoded(image))
+            (tmp_path / f"{name}-{width}.png").write_bytes(encoded(image, "PNG", compress_level=1))
 
-    # OpenCV and Intel's library dispatch on the processor, libjpeg-turbo on JSIMD_FORCESSE2, NumPy on its own variable.
+    def digest(**variables: str) -> str:
+        program = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+        environment = {**os.environ, **variables}
+        return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
+
+    # OpenCV and Intel's library dispatch on the processor, libjpeg-turbo and NumPy too.
     plain = digest()
-    assert len(plain.strip()) == hashlib.sha256().digest_size * 2
+    assert len(plain.strip()) == 64
     assert plain == digest(
         OPENCV_CPU_DISABLE="AVX512-SKX,AVX2,FP16,AVX",
         OPENCV_IPP="disabled",

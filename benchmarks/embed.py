@@ -1,0 +1,178 @@
+"""What one vector costs on a CPU: `embed_batches` beside a bare timm loop, `embed_text_batches` beside
+sentence-transformers; and what it costs a fresh process to get so far.
+
+`python -m benchmarks.embed [--json FILE]` prints a JSON document. Costs are slopes, one thread, same JPEG bytes: what
+more items cost once the model is loaded. Needs `make setup`.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+
+from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0
+from schemas.settings import EmbeddingSettings, TextSettings
+from tests.pictures import crops, encoded
+from udfs.embed import embed_batches
+from udfs.text import embed_text_batches
+
+ASSETS = Path(".assets")
+VISUAL = EmbeddingSettings(weights=EFFICIENTNET_LITE0.settings(ASSETS), licence="Apache-2.0", device="cpu")
+TEXTUAL = TextSettings(weights=ALL_MINILM_L6_V2.settings(ASSETS), licence="Apache-2.0", device="cpu")
+FEW, MANY = 16, 64
+ROUNDS = 5
+LARGE_BATCH = 32
+WORDS = "a photograph of one small cat that sits on the old sofa and looks out of the window at birds".split()
+
+Work = Callable[[int], object]
+"""Embeds this many items."""
+
+
+def slopes(contenders: dict[str, Work]) -> dict[str, float]:
+    """CPU milliseconds an item of each, taken in turns, from the best of `ROUNDS` at each of two sizes."""
+    best: dict[tuple[str, int], float] = {}
+    for work in contenders.values():
+        work(FEW)
+    for _ in range(ROUNDS):
+        for name, work in contenders.items():
+            for count in (FEW, MANY):
+                start = time.process_time()
+                work(count)
+                spent = time.process_time() - start
+                best[name, count] = min(spent, best.get((name, count), spent))
+    return {name: round((best[name, MANY] - best[name, FEW]) / (MANY - FEW) * 1e3, 2) for name in contenders}
+
+
+def ours(images: Sequence[bytes]) -> Work:
+    """Through `embed_batches`, Arrow in and out."""
+
+    def work(count: int) -> None:
+        keys, pixels = pa.array(map(str, range(count)), pa.string()), pa.array(images[:count], pa.binary())
+        list(embed_batches([pa.RecordBatch.from_arrays([keys, pixels], names=["image_id", "pixels"])], VISUAL))
+
+    return work
+
+
+def bare_timm(images: Sequence[bytes], batch: int) -> Work:
+    """timm as its documentation uses it: its own transform an image, one forward a batch, vectors left in torch."""
+    model = timm.create_model(VISUAL.model, pretrained=False)
+    model.load_state_dict(load_file(VISUAL.weights.path))
+    model.reset_classifier(0)
+    model = model.eval().to(memory_format=torch.channels_last)
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+
+    @torch.inference_mode()
+    def work(count: int) -> None:
+        for start in range(0, count, batch):
+            part = images[start : min(start + batch, count)]
+            tensors = [transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in part]
+            model(torch.stack(tensors).contiguous(memory_format=torch.channels_last))
+
+    return work
+
+
+def our_text(texts: Sequence[str]) -> Work:
+    """Through `embed_text_batches`, Arrow in and out."""
+
+    def work(count: int) -> None:
+        columns = [pa.array(map(str, range(count)), pa.string()), pa.array(texts[:count], pa.string())]
+        list(embed_text_batches([pa.RecordBatch.from_arrays(columns, names=["text_id", "text"])], TEXTUAL))
+
+    return work
+
+
+def sentence_transformers(texts: Sequence[str], folder: str) -> Work:
+    """sentence-transformers as its documentation uses it."""
+    from sentence_transformers import SentenceTransformer
+
+    with zipfile.ZipFile(TEXTUAL.weights.path) as packed:
+        packed.extractall(folder)
+    model = SentenceTransformer(folder, device="cpu")
+    return lambda count: model.encode(texts[:count], normalize_embeddings=True, show_progress_bar=False)
+
+
+def start_up(code: str) -> float:
+    """CPU seconds of a fresh Python process that runs `code` and ends."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = os.times()
+    return round(after.children_user + after.children_system - before.children_user - before.children_system, 1)
+
+
+def start_ups() -> dict[str, float]:
+    """CPU seconds until the first vector could be made."""
+    visual = (
+        "from schemas.settings import EmbeddingSettings; from udfs.embed import load_embedder\n"
+        f"load_embedder(EmbeddingSettings.model_validate_json({VISUAL.model_dump_json()!r}))\n"
+    )
+    textual = (
+        "from schemas.settings import TextSettings; from udfs.text import load_text_embedder\n"
+        f"load_text_embedder(TextSettings.model_validate_json({TEXTUAL.model_dump_json()!r}))\n"
+    )
+    codes = {
+        "visual tower": visual,
+        "text tower": textual,
+        "both towers in one process": visual + textual,
+        "import torch": "import torch",
+        "import timm": "import timm",
+        "import sentence_transformers": "import sentence_transformers",
+    }
+    return {name: start_up(code) for name, code in codes.items()}
+
+
+def main() -> None:
+    """Measure, print, and write where `--json` says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    options = parser.parse_args()
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    torch.set_num_threads(1)
+    photographs = [image.resize((512, 384)) for image, _ in zip(crops(256), range(MANY), strict=False)]
+    images = [encoded(image, quality=90) for image in photographs]
+    texts = [" ".join(WORDS[: 4 + index % len(WORDS)]) for index in range(MANY)]
+    visual = slopes(
+        {
+            "embed_batches": ours(images),
+            f"bare timm loop, batch {VISUAL.cpu_batch_size}": bare_timm(images, VISUAL.cpu_batch_size),
+            f"bare timm loop, batch {LARGE_BATCH}": bare_timm(images, LARGE_BATCH),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {"embed_text_batches": our_text(texts), "encode": sentence_transformers(texts, folder)}
+        textual = slopes(contenders)
+    report = {
+        "environment": {
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "timm", "transformers", "sentence-transformers", "pillow")},
+        },
+        "model": {"visual": VISUAL.model, "text": TEXTUAL.model},
+        "mean_bytes": round(sum(map(len, images)) / len(images)),
+        "CPU ms an image": visual,
+        "CPU ms a text": textual,
+        "CPU s to start": start_ups(),
+    }
+    print(json.dumps(report, indent=2))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

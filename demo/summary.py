@@ -1,0 +1,246 @@
+"""What came of the demo, as text a person can read; everything is read back through `readers`, without Spark."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from demo.manifests import Key
+from demo.pictures import HARD_VARIANTS, ORIGINAL, VARIANTS, Picture
+from demo.site import Truth
+from readers.feed import feed_vectors, lookup, nearest
+from readers.snapshot import Snapshot
+from schemas.outcomes import Outcome
+from schemas.settings import CrawlSettings, EmbeddingSettings, ImageSettings
+
+NEIGHBOURS = 5
+
+STAGE_IMAGES = {"crawl and gate": "urls", "embed": "embedded"}
+"""The count of a run that a stage worked through, where that is not all of its sightings."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows under a header, columns aligned: the first to the left, the others to the right."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            f"{cell:{'<' if not i else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what stands under it; empty parts are left out."""
+    return "\n".join([title, *(part for part in parts if part)])
+
+
+# Funnel -------------------------------------------------------------------------------------------------------------
+
+
+def funnel(sightings: Sequence[Mapping[str, Any]]) -> str:
+    """Rows to outcomes a date, then the failure codes and reasons behind them."""
+    dates = sorted({row["ingest_date"] for row in sightings})
+    by_date = {date: [row for row in sightings if row["ingest_date"] == date] for date in dates}
+    counts = [
+        (date, len(rows), *(sum(row["outcome"] == outcome for row in rows) for outcome in Outcome))
+        for date, rows in by_date.items()
+    ]
+    behind = [f"  {date}: {_causes(rows)}" for date, rows in by_date.items()]
+    return section(
+        "What became of the manifest rows",
+        table(("date", "rows", *Outcome), counts),
+        section("why the others were not accepted", *behind),
+    )
+
+
+def _causes(rows: Iterable[Mapping[str, Any]]) -> str:
+    causes: Counter[str] = Counter()
+    for row in rows:
+        causes.update([row["failure_code"]] if row["failure_code"] else row["reasons"])
+    return ", ".join(f"{cause} {count}" for cause, count in causes.most_common()) or "none"
+
+
+def unexpected(
+    sightings: Iterable[Mapping[str, Any]], truths: Mapping[Key, Truth], pictures: Iterable[Picture]
+) -> list[str]:
+    """Where the sightings are not what the demo planned: a line for each row missing, too many, or of another end."""
+    digests = {picture.name: image_id(picture) for picture in pictures}
+    found = {(row["ingest_date"], row["source_file"], row["row_number"]): row for row in sightings}
+    lines = [f"{_key(key)}: no sighting" for key in sorted(truths.keys() - found.keys())]
+    lines += [f"{_key(key)}: a sighting of no row" for key in sorted(found.keys() - truths.keys())]
+    for key in sorted(truths.keys() & found.keys()):
+        row, truth = found[key], truths[key]
+        ended = (row["outcome"], row["failure_code"], tuple(row["reasons"]))
+        planned = (truth.outcome, truth.failure_code, truth.reasons)
+        if ended != planned:
+            lines.append(f"{_key(key)}: expected {_end(planned)}, found {_end(ended)} ({row['failure_detail']})")
+        elif truth.picture and row["image_id"] != digests[truth.picture]:
+            lines.append(f"{_key(key)}: expected the bytes of {truth.picture}, found other bytes")
+    return lines
+
+
+def _key(key: Key) -> str:
+    return f"{key[0]}/{key[1]}/{key[2]}"
+
+
+def _end(end: tuple[str, str | None, tuple[str, ...]]) -> str:
+    return " ".join([end[0], *([end[1]] if end[1] else []), *end[2]])
+
+
+# Duplicates ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedCopies:
+    """What became of near-duplicates planted: by variant, pairs (original, variant) live and those in one cluster."""
+
+    live: dict[str, int]
+    found: dict[str, int]
+    false_merges: tuple[tuple[str, str], ...]
+    """Pictures, by name, in the cluster of a representative that is no copy of the same original."""
+
+    @property
+    def recall(self) -> float:
+        """Share of the live pairs that are in one cluster, hard variants left out; 1 where there are none."""
+        kinds = self.live.keys() - HARD_VARIANTS
+        live = sum(self.live[kind] for kind in kinds)
+        return sum(self.found[kind] for kind in kinds) / live if live else 1.0
+
+
+def image_id(picture: Picture) -> str:
+    """SHA-256 hex of the picture's bytes."""
+    return sha256(picture.data).hexdigest()
+
+
+def planted_copies(representatives: Mapping[str, str], pictures: Sequence[Picture]) -> PlantedCopies:
+    """Hold clusters (image_id to representative's image_id, of live images) against how the pictures were made."""
+    by_id = {image_id(picture): picture for picture in pictures}
+    ids = {picture.name: image_id(picture) for picture in pictures}
+    live, found = dict.fromkeys(VARIANTS, 0), dict.fromkeys(VARIANTS, 0)
+    for picture in pictures:
+        pair = (ids[picture.name], ids[picture.original])
+        if picture.variant != ORIGINAL and all(member in representatives for member in pair):
+            live[picture.variant] += 1
+            found[picture.variant] += representatives[pair[0]] == representatives[pair[1]]
+    merges = [
+        (by_id[member].name, by_id[head].name)
+        for member, head in representatives.items()
+        if by_id[member].original != by_id[head].original
+    ]
+    return PlantedCopies(live, found, tuple(sorted(merges)))
+
+
+def clusters_text(representatives: Mapping[str, str]) -> str:
+    """How many clusters there are and how large the largest is."""
+    sizes = Counter(representatives.values())
+    return (
+        f"  {len(representatives)} live images in {len(sizes)} clusters; {sum(size > 1 for size in sizes.values())} "
+        f"clusters hold copies, the largest {max(sizes.values(), default=0)} images"
+    )
+
+
+def planted_text(planted: PlantedCopies) -> str:
+    """Recall over the planted pairs by kind; mirrored and captioned copies, which hashes hardly find, apart."""
+    easy = [kind for kind in VARIANTS if kind not in HARD_VARIANTS]
+    merges = ", ".join(f"{a} with {b}" for a, b in planted.false_merges)
+    return section(
+        f"  planted near-duplicates found: {planted.recall:.1%} of {sum(planted.live[kind] for kind in easy)} pairs",
+        f"    {_shares(planted, easy)}",
+        f"  reported apart: {_shares(planted, sorted(HARD_VARIANTS))}",
+        f"  false merges among tiles that do not overlap: {merges or 'none'}",
+    )
+
+
+def _shares(planted: PlantedCopies, kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind} {planted.found[kind]}/{planted.live[kind]}" for kind in kinds)
+
+
+# Speed, tables ------------------------------------------------------------------------------------------------------
+
+
+def published_runs(warehouse: str) -> list[dict[str, Any]]:
+    """Published events of a local warehouse's ledger in order: `ingest_dates`, `counts` and `metrics` as dicts."""
+    ledger = ds.dataset(DeltaTable(f"{warehouse}/runs").file_uris(), format="parquet").to_table()
+    events = [event for event in ledger.to_pylist() if event["event"] == "published"]
+    return [
+        event | {"counts": dict(event["counts"]), "metrics": dict(event["metrics"])}
+        for event in sorted(events, key=lambda event: int(event["seq"]))
+    ]
+
+
+def speed(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds a stage and night, and images a second over all nights."""
+    stages = list(dict.fromkeys(name for run in runs for name in run["metrics"] if name.startswith("seconds.")))
+    rows = []
+    for stage in stages:
+        name = stage.removeprefix("seconds.")
+        seconds = [run["metrics"].get(stage, 0.0) for run in runs]
+        images = sum(run["counts"].get(STAGE_IMAGES.get(name, "sightings"), 0) for run in runs)
+        rows.append((name, *(f"{value:.1f}" for value in seconds), images, f"{images / max(sum(seconds), 1e-9):.1f}"))
+    dates = [str(run["ingest_dates"][0]) for run in runs]
+    return section("Seconds a stage (starting Spark apart)", table(("stage", *dates, "images", "images/s"), rows))
+
+
+def where_tables_are(snapshot: Snapshot) -> str:
+    """The warehouse's folder and the rows of every table in the published snapshot."""
+    rows = [(name, snapshot.row_count(name), snapshot.table_versions[name]) for name in snapshot.table_versions]
+    return section(f"Tables (Delta) in {snapshot.warehouse}", table(("table", "rows", "version"), rows))
+
+
+# Look-up ------------------------------------------------------------------------------------------------------------
+
+
+def feed_text(snapshot: Snapshot) -> str:
+    """Size of the feed."""
+    feed_ids, vectors = feed_vectors(snapshot)
+    return (
+        f"Feed for index builders: {len(feed_ids)} representatives, vectors of {vectors.shape[1]} dimensions, "
+        f"model {snapshot.model_version}"
+    )
+
+
+def look_up(
+    snapshot: Snapshot, settings: EmbeddingSettings, images: ImageSettings, queries: Mapping[str, bytes]
+) -> str:
+    """The nearest neighbours in the feed of each query picture (name to file), by cosine."""
+    feed_ids, vectors = feed_vectors(snapshot)
+    if not len(feed_ids):
+        return "Nearest neighbours: the feed is empty, there is nothing to look up"
+    parts = []
+    for name, data in queries.items():
+        found, cosines = nearest(embed(data, settings, images), feed_ids, vectors, NEIGHBOURS)
+        entries = lookup(snapshot, found.tolist())
+        rows = [
+            (f"{cosine:.3f}", entry.title or "(no title)", entry.urls[0].url)
+            for entry, cosine in zip(entries, cosines, strict=True)
+        ]
+        parts.append(section(f"  query: {name}", *(f"    {'  '.join(row)}" for row in rows)))
+    return section("Nearest neighbours in the feed, looked up through the reader (cosine, title, URL)", *parts)
+
+
+def embed(data: bytes, settings: EmbeddingSettings, images: ImageSettings) -> Any:
+    """The unit vector (D,) float32 of a picture file, made as the job makes them; ValueError where that fails."""
+    from udfs.canonical import canonicalise
+    from udfs.embed import embed_batches
+
+    pixels = canonicalise(data, images, CrawlSettings()).pixels
+    batch = pa.RecordBatch.from_pydict({"image_id": ["query"], "pixels": pa.array([pixels], pa.binary())})
+    (embedded,) = embed_batches([batch], settings)
+    row = embedded.to_pylist()[0]
+    if row["error"]:
+        raise ValueError(f"the query picture cannot be embedded: {row['error']}")
+    return embedded.column("vector")[0].values.to_numpy()
+
+
+def took(seconds: float) -> str:
+    """A duration as minutes and seconds."""
+    return str(dt.timedelta(seconds=round(seconds)))

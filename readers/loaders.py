@@ -1,0 +1,139 @@
+"""Petastorm over exactly the live rows of a published feed, and a torch loader on top.
+
+Petastorm, like every plain Parquet reader, knows nothing of Delta's log: pointed at the folder of `index_feed` it also
+returns rows that were deleted or overwritten. It is given the snapshot's own list of files instead, and only columns
+that it and torch can hold: numbers, flags and vectors, never null. Joining the rest by feed_id is for
+`readers.feed.lookup`.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from readers.snapshot import Snapshot, SnapshotError
+from schemas.tables import INDEX_FEED
+
+if TYPE_CHECKING:
+    import torch
+
+FIXED_WIDTH = frozenset({"int", "bigint", "double", "boolean", "array<float>"})
+"""Column types that become tensors; all vectors of one feed have one length."""
+
+LOADABLE: tuple[str, ...] = tuple(c.name for c in INDEX_FEED.columns if c.type in FIXED_WIDTH and not c.nullable)
+"""Columns of `index_feed` that can be loaded."""
+
+FLAGS = frozenset(name for name in LOADABLE if INDEX_FEED.column(name).type == "boolean")
+
+DEFAULT_COLUMNS: tuple[str, ...] = ("feed_id", "vector", "text_vector", "has_text")
+
+
+def feed_reader(
+    snapshot: Snapshot,
+    columns: Sequence[str] = DEFAULT_COLUMNS,
+    *,
+    epochs: int | None = 1,
+    workers: int = 0,
+    shuffle_seed: int | None = None,
+    shard: int | None = None,
+    shard_count: int | None = None,
+) -> Any:
+    """A petastorm batch reader (`petastorm.reader.Reader`) over the live rows of the snapshot's `index_feed`.
+
+    A context manager and an iterator of named tuples, a Parquet row group each: `feed_id` int64 (N,), `vector` float32
+    (N, D), flags bool (N,). `epochs`: passes over the feed, null for no end. `workers`: reading threads; 0 reads in the
+    caller's thread and makes the order reproducible: that of `readers.feed.feed_vectors`, or with `shuffle_seed` row
+    groups, and rows in each, shuffled by it. `shard` (from 0) of `shard_count`: every shard_count-th row group, for
+    distributed training. Raises SnapshotError for columns that cannot be loaded and where there are fewer row groups
+    than shards or no row at all, SnapshotGoneError where files were removed.
+    """
+    from petastorm.errors import NoDataAvailableError
+    from petastorm.reader import make_batch_reader
+
+    # Petastorm reads through pyarrow's old file system layer: a page of deprecations that no caller can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
+    if refused := [name for name in columns if name not in LOADABLE]:
+        raise SnapshotError(f"columns {refused} of index_feed do not fit into tensors; these do: {list(LOADABLE)}")
+    if not snapshot.row_count(INDEX_FEED.name):
+        raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
+    shuffled = shuffle_seed is not None
+    try:
+        reader = make_batch_reader(
+            [path if "://" in path else f"file://{path}" for path in snapshot.files(INDEX_FEED.name)],
+            schema_fields=[f"^{name}$" for name in columns],
+            reader_pool_type="thread" if workers else "dummy",
+            workers_count=max(1, workers),
+            num_epochs=epochs,
+            shuffle_row_groups=shuffled,
+            shuffle_rows=shuffled,
+            seed=shuffle_seed,
+            cur_shard=shard,
+            shard_count=shard_count,
+        )
+    except NoDataAvailableError as error:
+        raise SnapshotError(f"nothing to read for shard {shard} of {shard_count}: {error}") from error
+    # There is no cache here; what this would do is print a line to standard output.
+    reader.cleanup_cache = _nothing
+    return reader
+
+
+def _nothing() -> None:
+    pass
+
+
+class FeedLoader:
+    """Batches of a petastorm reader as tensors.
+
+    Each `for` over it reads the feed anew, if the one before went to its end; RuntimeError otherwise.
+    """
+
+    def __init__(self, reader: Any, batch_size: int, shuffle_buffer: int) -> None:
+        import torch
+        from petastorm.pytorch import BatchedDataLoader
+
+        # Copies: petastorm's arrays may be read-only views of Arrow memory, which a trainer must not write to.
+        self._loader = BatchedDataLoader(reader, batch_size, torch.tensor, shuffle_buffer)
+
+    def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
+        for batch in self._loader:
+            # Petastorm promotes flags to uint8, which would index a tensor instead of masking it.
+            yield {name: values.bool() if name in FLAGS else values for name, values in batch.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader.__exit__(kind, error, trace)
+
+
+def feed_loader(
+    snapshot: Snapshot,
+    batch_size: int,
+    columns: Sequence[str] = DEFAULT_COLUMNS,
+    *,
+    epochs: int | None = 1,
+    workers: int = 0,
+    shuffle_seed: int | None = None,
+    shuffle_buffer: int = 0,
+    shard: int | None = None,
+    shard_count: int | None = None,
+) -> FeedLoader:
+    """A torch loader over the live rows of the snapshot's `index_feed`, by petastorm's BatchedDataLoader.
+
+    A context manager; iterating yields dicts of tensors by column, `batch_size` rows each and what is left in the last:
+    `feed_id` int64 (B,), `vector` float32 (B, D), `has_text` bool (B,). `shuffle_buffer`: rows among which batches are
+    drawn at random (by torch's generator: `torch.manual_seed`), so that they mix row groups; 0 for none. The rest, and
+    what is raised, as in `feed_reader`.
+    """
+    reader = feed_reader(
+        snapshot,
+        columns,
+        epochs=epochs,
+        workers=workers,
+        shuffle_seed=shuffle_seed,
+        shard=shard,
+        shard_count=shard_count,
+    )
+    return FeedLoader(reader, batch_size, shuffle_buffer)

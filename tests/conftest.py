@@ -1,0 +1,47 @@
+"""One Spark session a test run, opened as every job opens it, and an empty warehouse for each test."""
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is first imported, wherever that happens
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.config import load
+from jobs.landing import Landing
+from jobs.session import open_session
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The local profile's session; tests share it, so what a test sets in its configuration it sets back."""
+    config = load("conf/local.yaml")
+    # Spark would leave its catalog's folder in the working directory.
+    properties = config.spark.properties | {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("catalog"))}
+    session = open_session(
+        config.model_copy(update={"spark": config.spark.model_copy(update={"properties": properties})})
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    """Where a warehouse may be made; the folder does not exist yet."""
+    return tmp_path / "warehouse"
+
+
+@pytest.fixture
+def landing(spark: SparkSession, warehouse: Path) -> Landing:
+    """The landing of the test's warehouse, without tables."""
+    return Landing(spark, str(warehouse))
+
+
+@pytest.fixture
+def materialise(landing: Landing) -> Callable[[DataFrame], DataFrame]:
+    """Writes a frame and gives it back as written, the way a run stages its intermediate results."""
+    numbers = count()
+    return lambda frame: landing.stage("test", f"step_{next(numbers)}", frame)

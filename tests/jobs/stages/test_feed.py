@@ -1,0 +1,225 @@
+"""Feed ids for good, feed rows with their masks and counts, digests that speak of real changes."""
+
+import datetime as dt
+import hashlib
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids
+from schemas.spark import struct_type
+from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED, TABLES
+
+pytestmark = pytest.mark.spark
+
+DAY = dt.date(2026, 1, 31)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def table(spark: SparkSession, name: str, rows: list[dict[str, Any]]) -> DataFrame:
+    columns = TABLES[name].column_names
+    return spark.createDataFrame([tuple(row.get(c) for c in columns) for row in rows], struct_type(TABLES[name]))
+
+
+def image_frame(spark: SparkSession, ids: list[str]) -> DataFrame:
+    return spark.createDataFrame([(image,) for image in ids], "image_id string")
+
+
+def ids_given(spark: SparkSession, wanted: list[str], taken: dict[str, int]) -> dict[str, tuple[int, bool]]:
+    rows = [{"image_id": i, "feed_id": n, "collided": False, "run_id": "r"} for i, n in taken.items()]
+    found = new_feed_ids(image_frame(spark, wanted), table(spark, "feed_ids", rows), "run")
+    assert found.columns == list(FEED_IDS.column_names)
+    return {row.image_id: (row.feed_id, row.collided) for row in found.collect()}
+
+
+def image_with(first_63_bits: int, rest: str) -> str:
+    """An image_id that begins with these bits and a zero."""
+    return f"{first_63_bits << 1:016x}" + digest(rest)[16:]
+
+
+def test_a_natural_feed_id_is_the_first_63_bits(spark: SparkSession) -> None:
+    ids = [digest(str(number)) for number in range(50)] + ["f" * 64, "0" * 64, "7fffffff80000001" + "0" * 48]
+    found = {row.image_id: row.feed_id for row in natural_feed_ids(image_frame(spark, ids)).collect()}
+    assert found == {image: int(image[:16], 16) >> 1 for image in ids}
+
+
+def test_colliding_images_take_the_next_free_id_and_it_is_recorded(spark: SparkSession) -> None:
+    rivals = sorted(image_with(1000, f"rival {number}") for number in range(3))
+    neighbour = image_with(1001, "neighbour")
+    at_the_end = sorted(image_with(2**63 - 1, f"end {number}") for number in range(2))
+    found = ids_given(spark, [*rivals, neighbour, *at_the_end], {"someone else": 1002})
+    assert found == {
+        rivals[0]: (1000, False),
+        neighbour: (1001, False),
+        rivals[1]: (1003, True),
+        rivals[2]: (1004, True),
+        at_the_end[0]: (2**63 - 1, False),
+        at_the_end[1]: (0, True),
+    }
+
+
+def test_ids_once_given_stay_and_are_never_given_again(spark: SparkSession) -> None:
+    old, new = image_with(5, "old"), image_with(5, "new")
+    # Who holds an id keeps it, although the newcomer might come first in order and the holder may have left the feed.
+    assert ids_given(spark, [old, new], {old: 5}) == {new: (6, True)}
+    assert ids_given(spark, [new], {old: 5, "another": 6}) == {new: (7, True)}
+
+
+class World:
+    """Two clusters: a representative with one member and four URLs, and one alone without a text."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.spark = spark
+        self.first, self.member, self.alone = digest("first"), digest("member"), digest("alone")
+        self.clusters = [
+            self.cluster(self.first, self.first, 0),
+            self.cluster(self.member, self.first, 3),
+            self.cluster(self.alone, self.alone, 0),
+        ]
+        self.urls = [
+            self.shown("http://a.example/1", "a.example", self.first),
+            self.shown("http://a.example/2", "a.example", self.first),
+            self.shown("http://b.example/1", "b.example", self.member),
+            self.shown("http://c.example/1", "c.example", self.alone),
+            # Not shown as accepted: none of these is a member.
+            self.shown("http://d.example/1", "d.example", self.member, outcome="review"),
+            self.shown("http://d.example/2", "d.example", None, outcome="failed", state_effect="withdrawal"),
+            self.shown("http://d.example/3", "d.example", digest("of no cluster")),
+        ]
+        self.facts = {
+            self.first: self.fact(self.first, title="A title", text_id=digest("text"), has_title=True),
+            self.member: self.fact(self.member, title="Another", text_id=digest("text of the member")),
+            self.alone: self.fact(self.alone, text_id=digest("text without a vector"), has_tags=True),
+        }
+        self.pictures = {i: (i, 512, 384, 1.5) for i in self.facts}
+        self.feed_ids = {self.first: 11, self.member: 12, self.alone: 13}
+        self.model = "model"
+        self.text_model = "text model"
+
+    @staticmethod
+    def cluster(image: str, representative: str, hamming: int) -> dict[str, Any]:
+        return {
+            "image_id": image,
+            "rule_version": "rule",
+            "representative_id": representative,
+            "hamming": hamming,
+            "hamming256": 4 * hamming,
+            "group_id": image[:32],
+            "first_seen": DAY,
+            "source_pixels": 1,
+        }
+
+    @staticmethod
+    def shown(url: str, host: str, image: str | None, **given: Any) -> dict[str, Any]:
+        row = {
+            "url_id": digest(url),
+            "ingest_date": DAY,
+            "source_file": "f",
+            "row_number": 0,
+            "outcome": "accepted",
+            "state_effect": "content",
+            "image_id": image,
+            "url": url,
+            "host": host,
+            "page_url": f"{url}.html",
+            "title": f"at {url}",
+        }
+        return row | given
+
+    @staticmethod
+    def fact(image: str, **given: Any) -> dict[str, Any]:
+        masks = dict.fromkeys(("has_title", "has_alt_text", "has_description", "has_tags"), False)
+        return {"image_id": image, "first_seen": DAY, "title": None, "text_id": None} | masks | given
+
+    def members(self) -> DataFrame:
+        return member_rows(table(self.spark, "clusters", self.clusters), table(self.spark, "url_state", self.urls))
+
+    def feed(self) -> dict[str, Any]:
+        make = self.spark.createDataFrame
+        rows = feed_rows(
+            table(self.spark, "clusters", self.clusters),
+            self.members(),
+            make(
+                list(self.facts.values()),
+                "image_id string, first_seen date, title string, text_id string, has_title boolean, "
+                "has_alt_text boolean, has_description boolean, has_tags boolean",
+            ),
+            make(list(self.pictures.values()), "image_id string, width int, height int, sharpness double"),
+            make([(image, [1.0, 0.0]) for image in self.facts], "image_id string, vector array<float>"),
+            make([(digest("text"), [0.0, 1.0, 0.0])], "text_id string, vector array<float>"),
+            make(list(self.feed_ids.items()), "image_id string, feed_id bigint"),
+            model_version=self.model,
+            text_model_version=self.text_model,
+            text_dimension=3,
+        )
+        assert rows.columns == list(INDEX_FEED.column_names)
+        return {row.image_id: row for row in rows.collect()}
+
+
+def test_members_are_the_urls_that_show_a_live_image_of_a_cluster(spark: SparkSession) -> None:
+    world = World(spark)
+    members = world.members()
+    assert members.columns == list(FEED_MEMBERS.column_names)
+    found = {
+        row.url: (row.representative_id, row.image_id, row.domain, row.hamming, row.title) for row in members.collect()
+    }
+    assert found == {
+        "http://a.example/1": (world.first, world.first, "a.example", 0, "at http://a.example/1"),
+        "http://a.example/2": (world.first, world.first, "a.example", 0, "at http://a.example/2"),
+        "http://b.example/1": (world.first, world.member, "b.example", 3, "at http://b.example/1"),
+        "http://c.example/1": (world.alone, world.alone, "c.example", 0, "at http://c.example/1"),
+    }
+
+
+def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkSession) -> None:
+    world = World(spark)
+    rows = world.feed()
+    assert rows.keys() == {world.first, world.alone}
+    first, alone = rows[world.first], rows[world.alone]
+    assert (first.feed_id, first.member_count, first.url_count, first.domain_count) == (11, 2, 3, 2)
+    assert (first.title, first.has_title, first.has_tags) == ("A title", True, False)
+    assert (first.has_text, first.text_vector, first.vector) == (True, [0.0, 1.0, 0.0], [1.0, 0.0])
+    assert (first.model_version, first.text_model_version) == ("model", "text model")
+    assert (alone.feed_id, alone.member_count, alone.url_count, alone.domain_count) == (13, 1, 1, 1)
+    assert (alone.title, alone.has_title, alone.has_tags) == (None, False, True)
+    assert (alone.has_text, alone.text_vector) == (False, [0.0, 0.0, 0.0])
+
+
+def test_the_row_digest_changes_exactly_when_a_column_does(spark: SparkSession) -> None:
+    reference = World(spark).feed()
+    digests = {row.row_digest for row in World(spark).feed().values()}
+    assert digests == {row.row_digest for row in reference.values()}
+
+    changed = {
+        "title": lambda w: w.facts[w.first].update(title="Other"),
+        "no title": lambda w: w.facts[w.first].update(title=None),
+        "empty title": lambda w: w.facts[w.first].update(title=""),
+        "mask": lambda w: w.facts[w.first].update(has_alt_text=True),
+        "other mask": lambda w: w.facts[w.first].update(has_tags=True),
+        "text": lambda w: w.facts[w.first].update(text_id=None),
+        "first seen": lambda w: w.facts[w.first].update(first_seen=dt.date(2026, 1, 30)),
+        "picture": lambda w: w.pictures.update({w.first: (w.first, 512, 385, 1.5)}),
+        "sharpness": lambda w: w.pictures.update({w.first: (w.first, 512, 384, 1.5000001)}),
+        "feed id": lambda w: w.feed_ids.update({w.first: 14}),
+        "members": lambda w: w.clusters.pop(1),
+        "urls": lambda w: w.urls.pop(0),
+    }
+    seen = {reference[World(spark).first].row_digest}
+    for name, change in changed.items():
+        world = World(spark)
+        change(world)
+        rows = world.feed()
+        assert rows[world.first].row_digest not in seen, name
+        assert rows[world.alone] == reference[world.alone], name
+        seen.add(rows[world.first].row_digest)
+
+
+def test_the_row_digest_names_the_models(spark: SparkSession) -> None:
+    reference, world, other = World(spark).feed(), World(spark), World(spark)
+    world.model, other.text_model = "new model", "new text model"
+    for changed in (world.feed(), other.feed()):
+        assert all(changed[image].row_digest != reference[image].row_digest for image in reference)

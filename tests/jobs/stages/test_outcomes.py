@@ -1,0 +1,230 @@
+"""Every combination of a row's verdict and its URL's answer, against the plain model."""
+
+import datetime as dt
+import hashlib
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Row as SparkRow
+
+from jobs.stages.outcomes import decide_outcomes, decision_rows, judge_stored
+from jobs.stages.pregate import PREGATED
+from schemas.outcomes import FailureCode
+from schemas.policy import Policy
+from schemas.tables import SIGHTINGS
+from tests.model import Answer, Content, Row, sight
+
+pytestmark = pytest.mark.spark
+
+DAY = dt.date(2026, 1, 31)
+CRAWLED = (
+    "url_id string, deferred boolean, blocked_reason string, not_modified boolean, image_id string, "
+    "failure_code string, failure_detail string, decision string, content_reasons array<string>"
+)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content(name: str, decision: str, *reasons: str, **given: object) -> Answer:
+    return Answer(replace(Content(digest(name), decision, reasons), **given))
+
+
+ANSWERS: dict[str, Answer] = {
+    "allowed": content("allowed", "allow"),
+    "without vector": content("without vector", "allow", has_vector=False),
+    "doubtful": content("doubtful", "review", "nsfw_review"),
+    "doubtful without vector": content("doubtful without vector", "review", "nsfw_review", has_vector=False),
+    "refused": content("refused", "block", "nsfw_block", "blocklist"),
+    "undecodable": content("undecodable", "", failure="decode"),
+    "unscored": content("unscored", "", failure="gate_error"),
+    "redirected to a blocked host": Answer(blocked_reason="domain_block"),
+    "put off": Answer(deferred=True),
+    **{f"failed {code}": Answer(failure=code) for code in FailureCode if code != FailureCode.BAD_ROW},
+}
+VERDICTS = [
+    ("allow", (), False),
+    ("review", ("text_review",), False),
+    ("review", ("text_review", "a_first"), True),
+    ("block", ("text_block",), False),
+    ("block", ("licence", "domain"), True),
+]
+
+
+def cases() -> list[tuple[Row, str]]:
+    """Rows and the name of their URL's answer."""
+    found = []
+    for number, (name, verdict, expected) in enumerate(product(ANSWERS, VERDICTS, ("none", "same", "other"))):
+        answered = ANSWERS[name].content
+        decision, reasons, withdraws = verdict
+        promised = {"none": None, "same": answered.image_id.upper() if answered else None, "other": "0" * 64}[expected]
+        row = Row((DAY, "list.jsonl", number), name, decision, reasons, withdraws, expected_sha256=promised)
+        found.append((row, name))
+    bad = Row((DAY, "bad.jsonl", 0), None, bad=True)
+    return [*found, (bad, "allowed")]
+
+
+def rows_frame(spark: SparkSession, rows: list[Row]) -> DataFrame:
+    names = [part.split()[0] for part in PREGATED.split(", ")]
+    values = [
+        {
+            "source_file": row.key[1],
+            "row_number": row.key[2],
+            "url": row.url,
+            "url_id": digest(row.url) if row.url else None,
+            "host": "pictures.example" if row.url else None,
+            "normalised_url": row.url,
+            "bad_row": "url: missing" if row.bad else None,
+            "decision": row.decision,
+            "reasons": list(row.reasons),
+            "withdraws": row.withdraws,
+            "expected_sha256": row.expected_sha256,
+        }
+        for row in rows
+    ]
+    return spark.createDataFrame([tuple(value.get(name) for name in names) for value in values], PREGATED)
+
+
+def crawled_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
+    values = []
+    for name, answer in answers.items():
+        judged = answer.content if answer.content and not answer.content.failure else None
+        failure = answer.content.failure if answer.content else answer.failure
+        values.append(
+            (
+                digest(name),
+                answer.deferred,
+                answer.blocked_reason,
+                name == "allowed",
+                answer.content.image_id if answer.content else None,
+                failure,
+                f"detail of {failure}" if failure else None,
+                judged.decision if judged else None,
+                list(judged.reasons) if judged else None,
+            )
+        )
+    return spark.createDataFrame(values, CRAWLED)
+
+
+def embed_errors_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
+    failed = [a.content.image_id for a in answers.values() if a.content and not a.content.has_vector]
+    return spark.createDataFrame([(image, "no vector") for image in failed], "image_id string, error string")
+
+
+@pytest.fixture(scope="module")
+def decided(spark: SparkSession) -> DataFrame:
+    frame = decide_outcomes(
+        rows_frame(spark, [row for row, _ in cases()]),
+        crawled_frame(spark, ANSWERS),
+        embed_errors_frame(spark, ANSWERS),
+        date=DAY,
+        policy_version="policy",
+        run_id="run",
+    )
+    return spark.createDataFrame(frame.collect(), frame.schema)
+
+
+@pytest.fixture(scope="module")
+def sightings(decided: DataFrame) -> dict[tuple[dt.date, str, int], SparkRow]:
+    return {(row.ingest_date, row.source_file, row.row_number): row for row in decided.collect()}
+
+
+def test_every_row_has_the_outcome_of_the_model(sightings: dict[tuple[dt.date, str, int], SparkRow]) -> None:
+    assert len(sightings) == len(cases())
+    for row, name in cases():
+        want, found = sight(row, ANSWERS[name]), sightings[row.key]
+        assert (
+            found.outcome,
+            found.failure_code,
+            tuple(found.reasons),
+            found.image_id,
+            found.state_effect,
+        ) == (want.outcome, want.failure, want.reasons, want.image_id, want.effect), (row, name)
+
+
+def test_failures_say_why_and_others_do_not(sightings: dict[tuple[dt.date, str, int], SparkRow]) -> None:
+    for row, name in cases():
+        found = sightings[row.key]
+        assert (found.failure_detail is not None) == (found.outcome == "failed"), (row, name)
+    details = {found.failure_code: found.failure_detail for found in sightings.values()}
+    assert details["bad_row"] == "url: missing"
+    assert details["embed_error"] == "no vector"
+    assert details["hash_mismatch"] == f"expected {'0' * 64}"
+    assert details["dns"] == "detail of dns"
+
+
+def test_not_modified_is_a_flag_of_rows_that_were_asked_for(
+    sightings: dict[tuple[dt.date, str, int], SparkRow],
+) -> None:
+    for row, name in cases():
+        asked = not row.bad and row.decision != "block" and name == "allowed"
+        assert sightings[row.key].not_modified is asked, (row, name)
+
+
+def test_rows_satisfy_the_constraints_of_their_table(decided: DataFrame) -> None:
+    assert decided.columns == list(SIGHTINGS.column_names)
+    for name, condition in SIGHTINGS.constraints.items():
+        assert decided.where(f"not ({condition})").isEmpty(), name
+    for column in SIGHTINGS.columns:
+        if not column.nullable:
+            assert decided.where(f"{column.name} is null").isEmpty(), column.name
+
+
+def test_a_url_without_a_verdict_or_an_answer_fails_as_internal(spark: SparkSession) -> None:
+    rows = [Row((DAY, "f", 0), "no verdict"), Row((DAY, "f", 1), "no answer"), Row((DAY, "f", 2), "no fetch", "block")]
+    nothing = crawled_frame(spark, {"no verdict": Answer()})
+    frame = decide_outcomes(
+        rows_frame(spark, rows),
+        nothing,
+        embed_errors_frame(spark, {}),
+        date=DAY,
+        policy_version="policy",
+        run_id="run",
+    )
+    found = {row.row_number: (row.outcome, row.failure_code, row.state_effect) for row in frame.collect()}
+    assert found == {
+        0: ("failed", "internal", "none"),
+        1: ("failed", "internal", "none"),
+        2: ("blocked", None, "none"),
+    }
+
+
+def test_the_audit_log_names_contents_and_the_sightings_held_back(spark: SparkSession, decided: DataFrame) -> None:
+    signals = spark.createDataFrame(
+        [
+            ("a", "allow", None, {"nsfw:center": 0.1}),
+            ("b", "block", ["nsfw"], {"nsfw:center": 0.9}),
+            ("c", None, None, {}),
+        ],
+        "image_id string, decision string, content_reasons array<string>, scores map<string,double>",
+    )
+    log = decision_rows(decided, signals, "policy", "run").collect()
+    images = {row.subject_id: (row.decision, row.reasons, row.scores) for row in log if row.subject_kind == "image"}
+    assert images == {"a": ("allow", [], {"nsfw:center": 0.1}), "b": ("block", ["nsfw"], {"nsfw:center": 0.9})}
+    held = {row.subject_id: (row.decision, tuple(row.reasons)) for row in log if row.subject_kind == "sighting"}
+    wanted = [sight(row, ANSWERS[name]) for row, name in cases()]
+    assert held == {
+        f"{s.key[0]}/{s.key[1]}/{s.key[2]}": ({"blocked": "block", "review": "review"}[s.outcome], s.reasons)
+        for s in wanted
+        if s.outcome in {"blocked", "review"}
+    }
+
+
+def test_stored_scores_are_judged_by_the_policy_given(spark: SparkSession) -> None:
+    policy = Policy.model_validate(
+        {
+            "rules": [
+                {"id": "r1", "kind": "nsfw", "reason": "sure", "action": "block", "at_least": 0.8, "comment": "c"},
+                {"id": "r2", "kind": "nsfw", "reason": "unsure", "action": "review", "at_least": 0.5, "comment": "c"},
+            ],
+        }
+    )
+    signals = spark.createDataFrame(
+        [(str(score), {"nsfw:a": score, "nsfw:b": 0.1}) for score in (0.2, 0.6, 0.9)],
+        "image_id string, scores map<string,double>",
+    )
+    judged = {row.image_id: (row.decision, row.content_reasons) for row in judge_stored(signals, policy).collect()}
+    assert judged == {"0.2": ("allow", []), "0.6": ("review", ["unsure"]), "0.9": ("block", ["sure"])}

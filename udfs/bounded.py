@@ -1,0 +1,100 @@
+"""Two containers that keep a long task's memory bounded: a budget that is waited for, and a cache that forgets."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    count: int
+    granted: asyncio.Future[None]
+
+
+class Budget:
+    """A number of units (bytes, slots) that are taken and given back; first come, first served, urgent ones before.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._free = self._total = total
+        self._urgent: deque[_Waiter] = deque()
+        self._others: deque[_Waiter] = deque()
+
+    async def acquire(self, count: int, *, urgent: bool = False) -> None:
+        """Takes `count` units, waiting until they are free.
+
+        Raises:
+            ValueError: `count` can never be free.
+        """
+        if count > self._total:
+            raise ValueError(f"{count} units asked of a budget of {self._total}")
+        if count <= self._free and not self._urgent and (urgent or not self._others):
+            self._free -= count
+            return
+        waiter = _Waiter(count, asyncio.get_running_loop().create_future())
+        queue = self._urgent if urgent else self._others
+        queue.append(waiter)
+        try:
+            await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.cancelled():
+                queue.remove(waiter)
+                self._grant()
+            else:  # granted in the same turn of the loop
+                self.release(count)
+            raise
+
+    def release(self, count: int) -> None:
+        """Gives `count` units back."""
+        self._free += count
+        self._grant()
+
+    def _grant(self) -> None:
+        for queue in (self._urgent, self._others):
+            while queue:
+                if queue[0].count > self._free:
+                    return
+                waiter = queue.popleft()
+                self._free -= waiter.count
+                waiter.granted.set_result(None)
+
+
+class RecentlyUsed(Generic[Value]):
+    """A mapping that forgets what was used longest ago once the weights of its values exceed `capacity`.
+
+    Values for which `in_use` holds are not forgotten.
+    """
+
+    def __init__(self, capacity: int, in_use: Callable[[Value], bool] = lambda _: False) -> None:
+        self._capacity = capacity
+        self._in_use = in_use
+        self._entries: OrderedDict[str, tuple[Value, int]] = OrderedDict()
+        self._weight = 0
+
+    def get(self, key: str) -> Value | None:
+        """The value of `key`, which counts as a use, or null."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: str, value: Value, weight: int = 1) -> None:
+        """Sets the value of `key`, and forgets others as needed."""
+        _, replaced = self._entries.pop(key, (None, 0))
+        self._weight += weight - replaced
+        for _ in range(len(self._entries)):
+            if self._weight <= self._capacity:
+                break
+            oldest, entry = self._entries.popitem(last=False)
+            if self._in_use(entry[0]):
+                self._entries[oldest] = entry
+            else:
+                self._weight -= entry[1]
+        self._entries[key] = (value, weight)
