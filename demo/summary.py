@@ -1,6 +1,7 @@
 """What came of the demo, as text a person can read; everything is read back through `readers`, without Spark."""
 
 import datetime as dt
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,22 @@ from readers.feed import feed_vectors, lookup, nearest
 from readers.snapshot import Snapshot
 from schemas.outcomes import Outcome
 from schemas.settings import CrawlSettings, EmbeddingSettings, ImageSettings
+from schemas.tables import PUBLISHED
 
 NEIGHBOURS = 5
 
-STAGE_IMAGES = {"crawl and gate": "urls", "embed": "embedded"}
-"""The count of a run that a stage worked through, where that is not all of its sightings."""
+STAGE_IMAGES = {
+    "manifest and pre-gate": "sightings",
+    "crawl and gate": "urls",
+    "embed": "embedded",
+    "outcomes": "sightings",
+    "liveness": "outcome.accepted",
+    "dedup": "outcome.accepted",
+    "feed": "outcome.accepted",
+    "audit": "sightings",
+    "staging": "sightings",
+}
+"""Stages in order, and the count of a run that each works through; `staging` is all of them together."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -54,11 +66,13 @@ def funnel(sightings: Sequence[Mapping[str, Any]]) -> str:
         (date, len(rows), *(sum(row["outcome"] == outcome for row in rows) for outcome in Outcome))
         for date, rows in by_date.items()
     ]
-    behind = [f"  {date}: {_causes(rows)}" for date, rows in by_date.items()]
+    behind = [
+        textwrap.fill(f"  {date}: {_causes(rows)}", 110, subsequent_indent=" " * 14) for date, rows in by_date.items()
+    ]
     return section(
         "What became of the manifest rows",
         table(("date", "rows", *Outcome), counts),
-        section("why the others were not accepted", *behind),
+        section("Why the others were not accepted", *behind),
     )
 
 
@@ -179,20 +193,19 @@ def published_runs(warehouse: str) -> list[dict[str, Any]]:
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:
     """Seconds a stage and night, and images a second over all nights."""
-    stages = list(dict.fromkeys(name for run in runs for name in run["metrics"] if name.startswith("seconds.")))
     rows = []
-    for stage in stages:
-        name = stage.removeprefix("seconds.")
-        seconds = [run["metrics"].get(stage, 0.0) for run in runs]
-        images = sum(run["counts"].get(STAGE_IMAGES.get(name, "sightings"), 0) for run in runs)
-        rows.append((name, *(f"{value:.1f}" for value in seconds), images, f"{images / max(sum(seconds), 1e-9):.1f}"))
+    for stage, count in STAGE_IMAGES.items():
+        seconds = [run["metrics"].get(f"seconds.{stage}", 0.0) for run in runs]
+        images = sum(run["counts"].get(count, 0) for run in runs)
+        rows.append((stage, *(f"{value:.1f}" for value in seconds), images, f"{images / max(sum(seconds), 1e-9):.1f}"))
     dates = [str(run["ingest_dates"][0]) for run in runs]
     return section("Seconds a stage (starting Spark apart)", table(("stage", *dates, "images", "images/s"), rows))
 
 
 def where_tables_are(snapshot: Snapshot) -> str:
     """The warehouse's folder and the rows of every table in the published snapshot."""
-    rows = [(name, snapshot.row_count(name), snapshot.table_versions[name]) for name in snapshot.table_versions]
+    names = [name for name in PUBLISHED if name in snapshot.table_versions]
+    rows = [(name, snapshot.row_count(name), snapshot.table_versions[name]) for name in names]
     return section(f"Tables (Delta) in {snapshot.warehouse}", table(("table", "rows", "version"), rows))
 
 
@@ -204,7 +217,7 @@ def feed_text(snapshot: Snapshot) -> str:
     feed_ids, vectors = feed_vectors(snapshot)
     return (
         f"Feed for index builders: {len(feed_ids)} representatives, vectors of {vectors.shape[1]} dimensions, "
-        f"model {snapshot.model_version}"
+        f"model version {str(snapshot.model_version)[:16]}"
     )
 
 

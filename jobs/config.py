@@ -29,6 +29,8 @@ from schemas.settings import (
 
 M = TypeVar("M", bound=BaseModel)
 
+_DISCRIMINATOR = "kind"
+"""The key by which one of several groups is told from the others, in every union of groups."""
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
 
@@ -245,15 +247,26 @@ def _path_in(data: Any, error: Mapping[str, Any]) -> tuple[str | int, ...]:
 
 def _explain(model: type[BaseModel], error: Mapping[str, Any], path: Sequence[str | int]) -> str:
     name = ".".join(map(str, path))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {name}{_hint(model, error['loc'], path)}"
-    if error["type"] == "missing":
-        return f"{name} is required and is not set"
-    if error["type"] == "model_type":
-        return f"{name}: must be a group of settings, found {_shortened(error['input'])}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    found = "" if isinstance(error["input"], dict) else f", found {_shortened(error['input'])}"
-    return f"{name}: {message}{found}" if name else message
+    found = _shortened(error["input"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key {name}{_hint(model, error['loc'], path)}"
+        case "invalid_key":
+            return f"keys must be text, found {found}; put it in quotes"
+        case "missing":
+            problem = f"{name} is required and is not set"
+        case "union_tag_not_found":
+            problem = f"{name}.{_DISCRIMINATOR} is required and is not set"
+        case "union_tag_invalid":
+            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+            problem = f"{name}.{_DISCRIMINATOR}: must be {known}, found {tag!r}"
+        case "model_type":
+            problem = f"{name}: must be a group of settings, found {found}"
+        case _:
+            problem = ": ".join(filter(None, [name, error["msg"]]))
+            problem = problem.replace("Value error, ", "").replace("Input should be", "must be")
+            problem += "" if isinstance(error["input"], dict) else f", found {found}"
+    return problem
 
 
 def _shortened(value: object) -> str:

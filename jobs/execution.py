@@ -48,7 +48,7 @@ def run_date(
         for event in ledger.recover():
             progress.say(f"run {event.run_id} of {', '.join(map(str, event.ingest_dates))} is now {event.event}")
         earlier = ledger.published_for(date)
-        work = DateRun(spark, landing, config, policy, versions, date, run_id, progress)
+        work = DateRun(spark, landing, config, policy, versions, date, run_id, progress, earlier is not None)
         if earlier is not None and not force:
             _report_skipped(work, earlier, manifest)
             return None
@@ -77,7 +77,7 @@ def run_date(
 
 
 def check_versions(published: Event | None, versions: Versions) -> None:
-    """Two versions of one thing never mix: UsageError names what differs from what the warehouse was published under."""
+    """Two versions of one thing never mix: UsageError names what differs from the last published run's."""
     if published is None:
         return
     differing = [

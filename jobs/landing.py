@@ -7,7 +7,7 @@ that names what goes into which table, then the ledger says `prepared`. From the
 * dated tables: the run's dates are overwritten (`replaceWhere`);
 * content tables and logs: appended once under an application id of its own (`txnAppId` carries run and table, so that
   no backfill of an older date is skipped by accident);
-* derived tables: MERGE of upserts and deletes by key.
+* derived tables: where all staged rows are new keys, an append as for content tables; else a MERGE by key.
 """
 
 import json
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
@@ -26,7 +26,7 @@ from schemas.spark import struct_type
 from schemas.tables import TABLES, Table
 
 CHANGE = "_change"
-"""Column of a staged derived table: `upsert` or `delete`."""
+"""Column of a staged derived table: `insert`, `update` or `delete`."""
 
 TABLE_PROPERTIES: dict[str, str] = {
     # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
@@ -51,6 +51,8 @@ class StagedTable:
     """SQL condition on the rows of `source`; null takes all."""
     dates: tuple[str, ...] = ()
     """Dates that a dated table's rows replace."""
+    inserts_only: bool = False
+    """Whether every row of a derived table has a key that is not there yet: then an append does, and costs less."""
 
 
 class Landing:
@@ -60,6 +62,7 @@ class Landing:
         self.spark = spark
         self.storage = Storage(spark, root)
         self.parallel_writes = parallel_writes
+        self._staged_rows: dict[tuple[str, str], StagedRows] = {}
 
     # Tables -----------------------------------------------------------------------------------------------------
 
@@ -84,9 +87,9 @@ class Landing:
         builder.execute()
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
-        """The table's rows, at `version` or at its newest; without rows where the table does not exist yet."""
-        if not self.storage.exists(table, "_delta_log"):
-            return self.spark.createDataFrame([], struct_type(TABLES[table]))
+        """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any."""
+        if (self.version(table) if version is None else version) <= 0:
+            return self._no_rows(struct_type(TABLES[table]))
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
@@ -110,13 +113,30 @@ class Landing:
     def stage(self, run_id: str, name: str, frame: DataFrame) -> DataFrame:
         """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once."""
         path = self._staged_path(run_id, name)
-        frame.write.mode("overwrite").parquet(path)
-        return self.spark.read.schema(frame.schema).parquet(path)
+        seen = Observation()
+        inserts = f.count_if(f.col(CHANGE) == "insert") if CHANGE in frame.columns else f.max(f.lit(0))
+        observed = frame.observe(seen, f.count(f.lit(1)).alias("rows"), inserts.alias("inserts"))
+        observed.write.mode("overwrite").parquet(path)
+        self._staged_rows[run_id, name] = StagedRows(seen.get["rows"], seen.get["inserts"] or 0, frame.schema)
+        return self.staged(run_id, name)
 
-    def staged(self, run_id: str, name: str, schema: t.StructType | None = None) -> DataFrame:
-        """A dataset of the run."""
-        reader = self.spark.read.schema(schema) if schema is not None else self.spark.read
-        return reader.parquet(self._staged_path(run_id, name))
+    def staged_rows(self, run_id: str, name: str) -> "StagedRows":
+        """How many rows this process staged under that name."""
+        return self._staged_rows[run_id, name]
+
+    def staged(self, run_id: str, name: str) -> DataFrame:
+        """A dataset of the run; a relation known to be empty where this process staged no row under that name."""
+        known = self._staged_rows.get((run_id, name))
+        if known is None:
+            return self.spark.read.parquet(self._staged_path(run_id, name))
+        if known.rows == 0:
+            return self._no_rows(known.schema)
+        return self.spark.read.schema(known.schema).parquet(self._staged_path(run_id, name))
+
+    def _no_rows(self, schema: t.StructType) -> DataFrame:
+        """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""
+        columns = [f.lit(None).cast(field.dataType).alias(field.name) for field in schema.fields]
+        return self.spark.range(1).select(*columns).where(f.lit(False))
 
     def _staged_path(self, run_id: str, name: str) -> str:
         return self.storage.path("_staging", run_id, name)
@@ -152,8 +172,8 @@ class Landing:
             rows = rows.join(chosen, chosen.columns, "left_semi")
         if line.where is not None:
             rows = rows.where(line.where)
-        if table.kind == "derived":
-            self._merge(run_id, table, rows)
+        if table.kind == "derived" and not line.inserts_only:
+            self._merge(table, rows)
             return
         rows = rows.select(*table.column_names)
         writer = rows.write.format("delta").option("txnAppId", f"{run_id}/{table.name}").option("txnVersion", 1)
@@ -163,17 +183,17 @@ class Landing:
         else:
             writer.mode("append").save(self.path(table.name))
 
-    def _merge(self, run_id: str, table: Table, changes: DataFrame) -> None:
+    def _merge(self, table: Table, rows: DataFrame) -> None:
         target = DeltaTable.forPath(self.spark, self.path(table.name))
         on = " and ".join(f"live.{key} = staged.{key}" for key in table.keys)
         values: dict[str, Any] = {name: f"staged.{name}" for name in table.column_names}
         differs = "live.row_digest != staged.row_digest" if "row_digest" in values else None
         (
             target.alias("live")
-            .merge(changes.alias("staged"), on)
+            .merge(rows.alias("staged"), on)
             .whenMatchedDelete(f"staged.{CHANGE} = 'delete'")
             .whenMatchedUpdate(condition=differs, set=values)
-            .whenNotMatchedInsert(condition=f"staged.{CHANGE} = 'upsert'", values=values)
+            .whenNotMatchedInsert(condition=f"staged.{CHANGE} != 'delete'", values=values)
             .execute()
         )
 
@@ -182,8 +202,18 @@ class Landing:
             list(pool.map(action, items))
 
 
+@dataclass(frozen=True)
+class StagedRows:
+    """What is known of a staged dataset without reading it."""
+
+    rows: int
+    inserts: int
+    """Rows of a derived table's changes whose key is new."""
+    schema: t.StructType
+
+
 def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
-    """Upserts and deletes that turn the rows `old` into the rows `new` (both with the table's columns).
+    """Inserts, updates and deletes that turn the rows `old` into the rows `new` (both with the table's columns).
 
     Rows that are equal in both (in their `row_digest`, where the table has one) are left out, so that a MERGE touches
     only what really changed.
@@ -193,11 +223,11 @@ def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
     compared = ["row_digest"] if "row_digest" in names else [name for name in names if name not in keys]
     contents = f.struct(*compared)
     before = old.select(*keys, contents.alias("_old"))
-    upserts = (
+    written = (
         new.select(*names)
         .join(before, keys, "left")
         .where(f.col("_old").isNull() | ~f.col("_old").eqNullSafe(contents))
-        .select(*names, f.lit("upsert").alias(CHANGE))
+        .select(*names, f.when(f.col("_old").isNull(), "insert").otherwise("update").alias(CHANGE))
     )
     gone = old.select(*names).join(new.select(*keys), keys, "left_anti").withColumn(CHANGE, f.lit("delete"))
-    return upserts.unionByName(gone)
+    return written.unionByName(gone)

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from jobs.config import Config
-from jobs.landing import CHANGE, Landing, StagedTable, changes
+from jobs.landing import CHANGE, Landing, StagedRows, StagedTable, changes
 from jobs.ledger import Versions
 from jobs.progress import Progress
 from jobs.stages import audit, clusters, dedup, feed, outcomes, state
@@ -49,6 +49,8 @@ class DateRun:
     date: dt.date
     run_id: str
     progress: Progress
+    published_before: bool
+    """Whether the date has a published run already: then it is done again."""
     plan: list[StagedTable] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -107,8 +109,8 @@ class DateRun:
             .withColumn("source_bytes", f.col("bytes"))
             .withColumn("canonical_version", f.lit(self.versions.canonical_version)),
         )
-        self.counts["urls"] = staged.count()
-        self._plan("fetches", "crawl", self.counts["urls"], dates=(self.date.isoformat(),))
+        self.counts["urls"] = self._rows("crawl").rows
+        self._plan("fetches", "crawl", dates=(self.date.isoformat(),))
         scored = staged.where("scores is not null").dropDuplicates(["image_id"])
         known = self.landing.read("content_signals").where(f.col("detector_version") == self._detector_version)
         signals = (
@@ -116,7 +118,8 @@ class DateRun:
             .withColumn("detector_version", f.lit(self._detector_version))
             .select("decision", "content_reasons", *TABLES["content_signals"].column_names)
         )
-        self._plan("content_signals", "content_signals", self._stage("content_signals", signals).count())
+        self._stage("content_signals", signals)
+        self._plan("content_signals", "content_signals")
         return staged
 
     @property
@@ -126,7 +129,13 @@ class DateRun:
     def _carried_over(self, requests: DataFrame) -> DataFrame:
         """Crawl results of an earlier run of this date, for URLs that have a later conclusive sighting since: asking
         again would answer for a later date, so what was recorded then stands (judged by the current policy)."""
-        later = self.landing.read("url_state").where(f.col("ingest_date") > f.lit(self.date)).select("url_id")
+        nothing = f.lit(True) if self.published_before else f.lit(False)
+        later = (
+            self.landing.read("url_state")
+            .where(nothing)
+            .where(f.col("ingest_date") > f.lit(self.date))
+            .select("url_id")
+        )
         recorded = self.landing.read("fetches").where(f.col("ingest_date") == f.lit(self.date))
         mine = recorded.join(later, "url_id", "left_semi").join(requests.select("url_id"), "url_id", "left_semi")
         signals = self.landing.read("content_signals").where(f.col("detector_version") == self._detector_version)
@@ -140,8 +149,8 @@ class DateRun:
         pictured = crawled.where("pixels is not null")
         sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
         stored = self.landing.read("images").select("image_id")
-        new_images = self._stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
-        self._plan("images", "crawl", new_images.count(), only="new_images")
+        self._stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
+        self._plan("images", "crawl", only="new_images")
         embedded = self._embedded_before().select("image_id")
         missing = self._stage("missing_vectors", sources.join(embedded, "image_id", "left_anti").select("url_id"))
         pixels = pictured.join(missing, "url_id", "left_semi").select("image_id", "pixels")
@@ -154,7 +163,7 @@ class DateRun:
         )
         good = vectors.where("error is null")
         self.counts["embedded"] = good.count()
-        self._plan("embeddings", "vectors", self.counts["embedded"], where="error is null")
+        self._plan("embeddings", "vectors", where="error is null")
         return good, vectors.where("error is not null").select("image_id", "error")
 
     def _embedded_before(self) -> DataFrame:
@@ -176,8 +185,8 @@ class DateRun:
         )
         good = staged.where("error is null")
         self.counts["texts_embedded"] = good.count()
-        self.counts["texts_failed"] = staged.where("error is not null").count()
-        self._plan("text_embeddings", "texts", self.counts["texts_embedded"], where="error is null")
+        self.counts["texts_failed"] = self._rows("texts").rows - self.counts["texts_embedded"]
+        self._plan("text_embeddings", "texts", where="error is null")
         return good
 
     def _texts_before(self) -> DataFrame:
@@ -198,10 +207,11 @@ class DateRun:
         )
         sightings = self._stage("sightings", decided)
         self.counts |= audit.outcome_counts(sightings)
-        self._plan("sightings", "sightings", self.counts["sightings"], dates=(self.date.isoformat(),))
+        self._plan("sightings", "sightings", dates=(self.date.isoformat(),))
         signals = self.landing.staged(self.run_id, "content_signals")
         log = outcomes.decision_rows(sightings, signals, self.versions.policy_version, self.run_id)
-        self._plan("decisions", "decisions", self._stage("decisions", log).count())
+        self._stage("decisions", log)
+        self._plan("decisions", "decisions")
         return sightings
 
     def stage_liveness(self, sightings: DataFrame, embeddings: DataFrame) -> "Touched":
@@ -272,20 +282,21 @@ class DateRun:
         new_bands = self._stage("new_bands", dedup.band_rows(hashes, self.config.dedup, rule))
         old_bands = self.landing.read("lsh_bands").join(dead, "group_id", "left_anti")
         band_numbers = f.explode(f.sequence(f.lit(0), f.lit(self.config.dedup.bands - 1))).alias("band")
-        band_changes = new_bands.withColumn(CHANGE, f.lit("upsert")).unionByName(
+        band_changes = new_bands.withColumn(CHANGE, f.lit("insert")).unionByName(
             dead.select("group_id", band_numbers, f.lit("delete").alias(CHANGE)), allowMissingColumns=True
         )
-        self._plan("lsh_bands", "lsh_bands", self._stage("lsh_bands", band_changes).count())
+        self._stage("lsh_bands", band_changes)
+        self._plan("lsh_bands", "lsh_bands")
 
         old_edges = self.landing.read("duplicate_edges")
         ends = dedup.touching(old_edges, dead)
         new_edges = dedup.verified_edges(new_bands, old_bands, self.config.dedup, rule)
         edge_changes = self._stage(
             "duplicate_edges",
-            new_edges.withColumn(CHANGE, f.lit("upsert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
+            new_edges.withColumn(CHANGE, f.lit("insert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
         )
-        self.counts["new_edges"] = edge_changes.where(f"{CHANGE} = 'upsert'").count()
-        self._plan("duplicate_edges", "duplicate_edges", edge_changes.count())
+        self.counts["new_edges"] = self._rows("duplicate_edges").inserts
+        self._plan("duplicate_edges", "duplicate_edges")
 
         adjacent = clusters.neighbours(self._after("duplicate_edges", edge_changes))
         orphans = (
@@ -300,10 +311,7 @@ class DateRun:
         images_before = moved.select("image_id").unionByName(
             old_clusters.join(labels, "group_id", "left_semi").select("image_id")
         )
-        reassigned = self._stage_changes(
-            "clusters", old_clusters.join(images_before.distinct(), "image_id", "left_semi"), assigned
-        )
-        self.metrics["dedup.cluster_changes"] = float(reassigned.count())
+        self._stage_changes("clusters", old_clusters.join(images_before.distinct(), "image_id", "left_semi"), assigned)
 
     def _moved_groups(self, moved: DataFrame, old_clusters: DataFrame, members: DataFrame) -> DataFrame:
         """Groups of moved images: `group_id, fresh` (live from now on), `dead` (no live image left)."""
@@ -342,7 +350,7 @@ class DateRun:
         ids = self.landing.read("feed_ids")
         new_ids = self._stage("feed_ids", feed.new_feed_ids(representatives, ids, self.run_id))
         self.counts["feed_id_collisions"] = new_ids.where("collided").count()
-        self._plan("feed_ids", "feed_ids", new_ids.count())
+        self._plan("feed_ids", "feed_ids")
         stored = self.landing.read("images").select("image_id", "width", "height", "sharpness")
         pictures = stored.unionByName(
             self.landing.staged(self.run_id, "crawl")
@@ -382,9 +390,8 @@ class DateRun:
     def _stage_changes(self, table: str, old: DataFrame, new: DataFrame) -> DataFrame:
         """Stage what turns the rows `old` of a derived table into `new`, and put it into the plan."""
         staged = self._stage(table, changes(old, new, TABLES[table]))
-        rows = staged.count()
-        self.counts[f"changed.{table}"] = rows
-        self._plan(table, table, rows)
+        self.counts[f"changed.{table}"] = self._rows(table).rows
+        self._plan(table, table)
         return staged
 
     def _after(self, table: str, staged: DataFrame) -> DataFrame:
@@ -392,7 +399,7 @@ class DateRun:
         keys = list(TABLES[table].keys)
         names = TABLES[table].column_names
         kept = self.landing.read(table).join(staged.select(*keys), keys, "left_anti")
-        return kept.select(*names).unionByName(staged.where(f"{CHANGE} = 'upsert'").select(*names))
+        return kept.select(*names).unionByName(staged.where(f"{CHANGE} != 'delete'").select(*names))
 
     def _checkpoint(self, name: str) -> clusters.Checkpoint:
         """Stages each intermediate result of an iteration under a name of its own."""
@@ -403,13 +410,18 @@ class DateRun:
         self,
         table: str,
         source: str,
-        rows: int,
         *,
         only: str | None = None,
         where: str | None = None,
         dates: tuple[str, ...] = (),
     ) -> None:
-        self.plan.append(StagedTable(table, source, rows, only, where, dates))
+        staged = self._rows(source)
+        rows = self._rows(only).rows if only else staged.rows
+        inserts_only = TABLES[table].kind == "derived" and staged.inserts == staged.rows
+        self.plan.append(StagedTable(table, source, rows, only, where, dates, inserts_only))
+
+    def _rows(self, name: str) -> StagedRows:
+        return self.landing.staged_rows(self.run_id, name)
 
 
 @dataclass(frozen=True)

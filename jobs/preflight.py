@@ -10,13 +10,17 @@ from urllib.parse import urlsplit
 from jobs.config import Config, load_policy
 from jobs.errors import UsageError
 from jobs.ledger import Versions
+from schemas.assets import EFFICIENTNET_LITE0
 from schemas.policy import Policy
+from schemas.settings import EmbeddingSettings
 from udfs.assets import AssetError, locate
 from udfs.canonical import canonical_version
-from udfs.embed import EmbedderError, model_version
+from udfs.embed import EmbedderError, dimension, model_version
 from udfs.minhash import recall
 from udfs.nsfw import detector_version
 from udfs.text import TextModelError, text_dimension, text_model_version
+
+_PACKAGED_MODEL = "tf_efficientnet_lite0"
 
 
 def parse_date(text: str) -> dt.date:
@@ -47,6 +51,7 @@ def check(config: Config) -> tuple[Policy, Versions]:
     _check_recall(config)
     pixels = canonical_version(config.images)
     try:
+        _check_model(config.embedding)
         visual = model_version(config.embedding, pixels)
         text_dimension(config.text)
     except (EmbedderError, TextModelError) as error:
@@ -73,6 +78,18 @@ def _check_warehouse(warehouse: str) -> None:
     except OSError as error:
         raise UsageError(f"warehouse {warehouse}: cannot write in {existing} ({error.strerror})") from None
     raise UsageError(f"warehouse {warehouse}: {existing} is not a folder")
+
+
+def _check_model(settings: EmbeddingSettings) -> None:
+    """Raises EmbedderError for a model that timm does not know, UsageError for another dimension than is stated.
+
+    Asking timm costs some ten seconds of CPU: of the packaged model the answer is known.
+    """
+    if (settings.model, settings.weights.sha256) == (_PACKAGED_MODEL, EFFICIENTNET_LITE0.sha256):
+        return
+    found = dimension(settings.model_copy(update={"dimension": None}))
+    if settings.dimension not in {None, found}:
+        raise UsageError(f"embedding.dimension: {settings.model} makes vectors of {found}, not of {settings.dimension}")
 
 
 def _check_recall(config: Config) -> None:

@@ -1,7 +1,7 @@
 """The one place that opens Spark: every property with its reason.
 
-Delta's jars come from a local folder (`spark.jars`), resolved once by `make setup`, so that a session starts in seconds,
-offline and quietly. Under `spark-submit` the launcher has brought them already (see `make dist`).
+Delta's jars come from a local folder (`spark.jars`), resolved once by `make setup`, so that a session starts in
+seconds, offline and quietly. Under `spark-submit` the launcher has brought them already (see `make dist`).
 """
 
 import os
@@ -14,7 +14,9 @@ from jobs.config import Config
 from jobs.errors import UsageError
 from schemas.settings import AssetSettings
 
-_QUIET = f"-Dlog4j2.configurationFile={Path(__file__).resolve().parent.parent / 'conf' / 'log4j2.properties'}"
+_CODE = Path(__file__).resolve().parent.parent
+"""Where our packages lie: a checkout, site-packages, or the zip that spark-submit was given."""
+_QUIET = f"-Dlog4j2.configurationFile={_CODE / 'conf' / 'log4j2.properties'}"
 
 PROPERTIES: dict[str, str] = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -45,10 +47,17 @@ LOCAL_PROPERTIES: dict[str, str] = {
     "spark.ui.enabled": "false",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
+    # Python workers are forked with torch and the rest already imported: see udfs.worker_daemon.
+    "spark.python.daemon.module": "udfs.worker_daemon",
+    "spark.executorEnv.PYTHONPATH": str(_CODE),
+    # Listing a handful of files is no job for 10,000 tasks.
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
     # Small files are read by few tasks.
     "spark.sql.files.openCostInBytes": "1048576",
     # One short-lived JVM on few cores: the second compiler and a parallel collector cost more than they bring back.
     "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {_QUIET}",
+    # Plans are re-planned between stages at the price of a job a stage: worth it for large and skewed data only.
+    "spark.sql.adaptive.enabled": "false",
     # Compiling a whole stage pays for millions of rows, not for thousands; many small queries start quicker without.
     "spark.sql.codegen.wholeStage": "false",
 }

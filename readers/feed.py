@@ -1,7 +1,7 @@
 """What index builders take from a published snapshot: ids and vectors, and the way back from an id to what it shows."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,16 +105,14 @@ def lookup(snapshot: Snapshot, feed_ids: Iterable[int], pixels: bool = False) ->
     columns = ["feed_id", "image_id", "title", "first_seen", "member_count"]
     wanted = pc.field("feed_id").isin(pa.array(ids, pa.int64()))
     found = {row["feed_id"]: row for row in snapshot.rows("index_feed", columns, wanted).to_pylist()}
-    if unknown := [int(feed_id) for feed_id in feed_ids if feed_id not in found]:
-        raise KeyError(
-            f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(feed_ids)} ids)"
-        )
+    if unknown := [feed_id for feed_id in ids if feed_id not in found]:
+        raise KeyError(f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(ids)} ids)")
     image_ids = [row["image_id"] for row in found.values()]
     urls = _urls(snapshot, image_ids)
     jpegs = _pixels(snapshot, image_ids) if pixels else {}
     return [
         FeedEntry(**row, urls=tuple(urls.get(row["image_id"], ())), pixels=jpegs.get(row["image_id"]))
-        for row in (found[feed_id] for feed_id in feed_ids)
+        for row in (found[feed_id] for feed_id in ids)
     ]
 
 

@@ -151,6 +151,7 @@ class Snapshot:
                 filter=where,
                 # 16 Ki vectors of 1280 float32 are 80 MiB; Arrow's defaults would hold gigabytes of them.
                 batch_size=16_384,
+                use_threads=_is_local(self.warehouse),
                 batch_readahead=2,
                 fragment_readahead=1,
             )
@@ -164,7 +165,7 @@ class Snapshot:
         """Number of rows at the published version."""
         dataset = self._dataset(_known(table).name)
         try:
-            return 0 if dataset is None else int(dataset.count_rows())
+            return 0 if dataset is None else int(dataset.count_rows(use_threads=_is_local(self.warehouse)))
         except FileNotFoundError as error:
             raise self._gone(table, error) from error
 
@@ -198,8 +199,7 @@ class Snapshot:
         delta = self._delta(table)
         if delta is None:
             return None
-        handler = DeltaStorageHandler(delta.table_uri, _options(self.storage_options))
-        return _dataset(TABLES[table], delta, fs.PyFileSystem(handler))
+        return _dataset(TABLES[table], delta, _filesystem(f"{self.warehouse}/{table}", self.storage_options))
 
     def _gone(self, table: str, error: Exception) -> SnapshotGoneError:
         version = self.table_versions[table]
@@ -216,6 +216,19 @@ def _normalised(warehouse: str) -> str:
     if "://" not in warehouse:
         return str(Path(warehouse).absolute())
     return warehouse.rstrip("/").replace("s3a://", "s3://", 1)
+
+
+def _is_local(place: str) -> bool:
+    """Whether Arrow opens files there itself. Elsewhere delta-rs opens them through Python objects, and an Arrow thread
+    that still holds one when the interpreter exits aborts the process: such files are read in the caller's thread."""
+    return "://" not in place
+
+
+def _filesystem(table: str, storage_options: Mapping[str, str] | None) -> fs.FileSystem:
+    """The file system whose root is the table's folder."""
+    if _is_local(table):
+        return fs.SubTreeFileSystem(table, fs.LocalFileSystem())
+    return fs.PyFileSystem(DeltaStorageHandler(table, _options(storage_options)))
 
 
 def _options(options: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -239,8 +252,8 @@ def _events(root: str, storage_options: Mapping[str, str] | None) -> list[dict[s
         ) from error
     _check_protocol(RUNS.name, delta)
     _check_columns(RUNS, delta)
-    dataset = _dataset(RUNS, delta, fs.PyFileSystem(DeltaStorageHandler(delta.table_uri, options)))
-    return [_with_maps(event) for event in dataset.to_table().to_pylist()]
+    dataset = _dataset(RUNS, delta, _filesystem(f"{root}/{RUNS.name}", storage_options))
+    return [_with_maps(event) for event in dataset.to_table(use_threads=_is_local(root)).to_pylist()]
 
 
 def _with_maps(event: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +305,10 @@ def _simple_string(delta_type: Any) -> str:
 def _dataset(table: Table, delta: DeltaTable, filesystem: fs.FileSystem) -> ds.FileSystemDataset:
     """The live files as one dataset; a partition column's value is the same for all rows of a file."""
     # Spark writes timestamps as INT96, which would be read as nanoseconds and overflow outside 1677-2262.
-    parquet = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
+    parquet = ds.ParquetFileFormat(
+        read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"),
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False),
+    )
     fragments = [
         parquet.make_fragment(action["path"], filesystem, partition_expression=_partition(table, action))
         for action in _live_files(delta)

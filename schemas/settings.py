@@ -204,7 +204,7 @@ class TextSettings(Settings):
     model: str = "all-MiniLM-L6-v2"
     weights: AssetSettings
     licence: str
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Texts inferred at once; texts of like length go together, and the last batch of each length is padded."""
     max_tokens: int = Field(default=128, ge=8)
     """Tokens beyond this are not read; the model's own limit applies too."""

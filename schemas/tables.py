@@ -1,7 +1,7 @@
 """The tables of the warehouse as plain data: the one description from which everything else is made.
 
-StructTypes (`schemas.spark`), Delta CHECK constraints and properties (`jobs.landing`), docs/tables.md (`schemas.document`)
-and the readers' checks all derive from here. Importing this needs no Spark.
+StructTypes (`schemas.spark`), Delta CHECK constraints and properties (`jobs.landing`), docs/tables.md
+(`schemas.document`) and the readers' checks all derive from here. Importing this needs no Spark.
 
 Type names are Spark's simple strings. Ids are lower-case hex SHA-256 (64 characters) unless said otherwise; dates are
 the manifest's `ingest_date`, never the wall clock; timestamps are UTC.

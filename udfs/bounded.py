@@ -38,13 +38,11 @@ class Budget:
             self._free -= count
             return
         waiter = _Waiter(count, asyncio.get_running_loop().create_future())
-        queue = self._urgent if urgent else self._others
-        queue.append(waiter)
+        (self._urgent if urgent else self._others).append(waiter)
         try:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.cancelled():
-                queue.remove(waiter)
                 self._grant()
             else:  # granted in the same turn of the loop
                 self.release(count)
@@ -58,9 +56,13 @@ class Budget:
     def _grant(self) -> None:
         for queue in (self._urgent, self._others):
             while queue:
-                if queue[0].count > self._free:
+                waiter = queue[0]
+                if waiter.granted.done():  # cancelled
+                    queue.popleft()
+                    continue
+                if waiter.count > self._free:
                     return
-                waiter = queue.popleft()
+                queue.popleft()
                 self._free -= waiter.count
                 waiter.granted.set_result(None)
 

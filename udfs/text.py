@@ -43,8 +43,8 @@ _MARKUP = re.compile("[<&]")
 _INVISIBLE_CONTENT = frozenset({"script", "style"})
 _JOINERS = "\u200c\u200d"
 """Zero width, but letters of Persian and parts of emoji."""
-_BUCKETS = (16, 32, 64, 128, 256, 512)
-"""Token counts that texts are padded to: a text's shape follows from its own length."""
+_LENGTHS: tuple[int, ...] = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 513, 32))
+"""Token counts that texts are padded to, so that a text's shape follows from its own length. Cost is linear in it."""
 _WEIGHTS = "model.safetensors"
 
 
@@ -106,10 +106,10 @@ class TextEmbedder:
         results = [Embedded(error="no text")] * len(texts)
         present = [(index, text) for index, text in enumerate(texts) if text]
         encodings = self.tokenizer.encode_batch([text for _, text in present])
-        buckets: dict[int, list[tuple[int, Tokens]]] = {}
+        by_length: dict[int, list[tuple[int, Tokens]]] = {}
         for (index, _), encoding in zip(present, encodings, strict=True):
-            buckets.setdefault(_bucket(len(encoding.ids)), []).append((index, tuple(encoding.ids)))
-        for length, members in buckets.items():
+            by_length.setdefault(_padded_length(len(encoding.ids)), []).append((index, tuple(encoding.ids)))
+        for length, members in by_length.items():
             embedded = self._of_length(length).run([tokens for _, tokens in members])
             for (index, _), result in zip(members, embedded, strict=True):
                 results[index] = result
@@ -202,8 +202,8 @@ def _without_markup(text: str) -> str:
     return "".join(parser.shown)
 
 
-def _bucket(length: int) -> int:
-    return next(bucket for bucket in _BUCKETS if bucket >= length)
+def _padded_length(tokens: int) -> int:
+    return min(length for length in _LENGTHS if length >= tokens)
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def _tokenizer(folder: _Folder, max_tokens: int) -> Any:
 
     tokenizer = Tokenizer.from_str(folder.read("tokenizer.json").decode())
     tokenizer.no_padding()
-    tokenizer.enable_truncation(min(max_tokens, folder.token_limit(), _BUCKETS[-1]))
+    tokenizer.enable_truncation(min(max_tokens, folder.token_limit(), _LENGTHS[-1]))
     return tokenizer
 
 

@@ -53,8 +53,8 @@ def check_vectors(embeddings: DataFrame, dimension: int) -> None:
 
 def check_clusters(changes: DataFrame) -> None:
     """Every staged member stands behind a representative, never behind another member. Raises RunError."""
-    upserts = changes.where("_change = 'upsert'")
-    members = upserts.where("image_id != representative_id").select(f.col("representative_id").alias("image_id"))
-    chained = upserts.where("image_id != representative_id").join(members, "image_id", "left_semi").count()
+    written = changes.where("_change != 'delete'")
+    members = written.where("image_id != representative_id").select(f.col("representative_id").alias("image_id"))
+    chained = written.where("image_id != representative_id").join(members, "image_id", "left_semi").count()
     if chained:
         raise RunError(f"clusters: {chained} representatives are members of another cluster")

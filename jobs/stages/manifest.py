@@ -43,7 +43,7 @@ class ManifestFiles:
 
 
 def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date) -> ManifestFiles:
-    """The files of the date's manifest. Raises UsageError when there are none, or of several formats, or without `url`."""
+    """The files of the date's manifest. Raises UsageError when there are none, of several formats, or without `url`."""
     path = settings.path.replace("{date}", date.isoformat())
     storage = Storage(spark, path)
     if not storage.exists():

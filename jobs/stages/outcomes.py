@@ -20,7 +20,7 @@ def decide_outcomes(
     seen cannot be judged. `state_effect`: see docs/decisions/0006-state-of-a-url.md.
     """
     fetched = crawled.select(
-        "url_id",
+        f.col("url_id").alias("asked_id"),
         "deferred",
         "blocked_reason",
         "not_modified",
@@ -31,9 +31,11 @@ def decide_outcomes(
         "content_reasons",
     )
     failed_vectors = embed_errors.select("image_id", f.col("error").alias("embed_error"))
-    joined = rows.join(fetched, "url_id", "left").join(failed_vectors, "image_id", "left")
-
+    # A blocked row was not asked for: what another row's fetch of the same URL came to is none of its facts.
     pre_blocked = f.col("decision") == "block"
+    asked = rows.withColumn("asked_id", f.when(~pre_blocked, f.col("url_id")))
+    joined = asked.join(fetched, "asked_id", "left").join(failed_vectors, "image_id", "left")
+
     fetched_whole = f.col("fetch_failure").isNull() & f.col("content_decision").isNotNull()
     mismatch = fetched_whole & f.col("expected_sha256").isNotNull() & (f.lower("expected_sha256") != f.col("image_id"))
     failure = (
@@ -82,8 +84,8 @@ def decide_outcomes(
         "failure_code",
         "failure_detail",
         f.when(f.col("outcome").isin("blocked", "review"), _all_reasons()).otherwise(_none()).alias("reasons"),
-        f.when(f.col("decision") != "block", f.col("image_id")).alias("image_id"),
-        (f.coalesce("not_modified", f.lit(False)) & (f.col("decision") != "block")).alias("not_modified"),
+        "image_id",
+        f.coalesce("not_modified", f.lit(False)).alias("not_modified"),
         _state_effect().alias("state_effect"),
         "text_id",
         f.lit(policy_version).alias("policy_version"),
@@ -100,7 +102,7 @@ def _all_reasons() -> Column:
     """Reasons of every rule that held it back, whichever side they come from, sorted."""
     own = f.coalesce("reasons", _none())
     redirect = f.when(f.col("blocked_reason").isNotNull(), f.array("blocked_reason")).otherwise(_none())
-    content = f.when(f.col("decision") == "block", _none()).otherwise(f.coalesce("content_reasons", _none()))
+    content = f.coalesce("content_reasons", _none())
     return f.array_sort(f.array_distinct(f.concat(own, redirect, content)))
 
 
@@ -113,7 +115,7 @@ def _state_effect() -> Column:
     return (
         f.when(f.col("url_id").isNull(), "none")
         .when(withdrawn, "withdrawal")
-        .when(showed_content & ~own_text_only & (f.col("decision") != "block"), "content")
+        .when(showed_content & ~own_text_only, "content")
         .otherwise("none")
     )
 

@@ -145,6 +145,23 @@ def test_a_host_never_sees_more_requests_a_second_than_configured(server: Hostil
     assert min(sum(gaps[i : i + 5]) for i in range(11)) > 5 * 0.04 - 0.03
 
 
+def test_limits_hold_across_the_tasks_that_share_a_host(server: HostileServer) -> None:
+    def task(number: int) -> None:
+        urls = [server.url("hot-shared.example", f"slow-picture?{number}-{i}") for i in range(12)]
+        fetch(urls, having(per_host_concurrency=4, per_host_rate=60.0), columns={"host_shards": [2] * len(urls)})
+
+    tasks = [threading.Thread(target=task, args=(number,)) for number in range(2)]
+    for running in tasks:
+        running.start()
+    for running in tasks:
+        running.join()
+    times = starts(server, "hot-shared.example")
+    assert len(times) == 26
+    assert server.most_at_once["hot-shared.example"] <= 4
+    # Two tasks that start together are each at half the rate: at most one request more than the rate in any window.
+    assert min(later - earlier for earlier, later in zip(times, times[8:], strict=False)) > (8 - 2) / 60 - 0.03
+
+
 def test_limits_hold_for_the_targets_of_redirects(server: HostileServer) -> None:
     urls = [server.url(f"from{i}.example", f"onward/target.example/slow-picture?{i}") for i in range(16)]
     rows = fetch(urls, having(per_host_concurrency=2))

@@ -2,14 +2,15 @@
 
 import datetime as dt
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids
-from schemas.spark import struct_type
-from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED, TABLES
+from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED
+from tests.jobs.frames import frame, table_frame
 
 pytestmark = pytest.mark.spark
 
@@ -20,18 +21,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def table(spark: SparkSession, name: str, rows: list[dict[str, Any]]) -> DataFrame:
-    columns = TABLES[name].column_names
-    return spark.createDataFrame([tuple(row.get(c) for c in columns) for row in rows], struct_type(TABLES[name]))
-
-
 def image_frame(spark: SparkSession, ids: list[str]) -> DataFrame:
-    return spark.createDataFrame([(image,) for image in ids], "image_id string")
+    return frame(spark, "image_id string", [(image,) for image in ids])
 
 
 def ids_given(spark: SparkSession, wanted: list[str], taken: dict[str, int]) -> dict[str, tuple[int, bool]]:
     rows = [{"image_id": i, "feed_id": n, "collided": False, "run_id": "r"} for i, n in taken.items()]
-    found = new_feed_ids(image_frame(spark, wanted), table(spark, "feed_ids", rows), "run")
+    found = new_feed_ids(image_frame(spark, wanted), table_frame(spark, "feed_ids", rows), "run")
     assert found.columns == list(FEED_IDS.column_names)
     return {row.image_id: (row.feed_id, row.collided) for row in found.collect()}
 
@@ -70,35 +66,36 @@ def test_ids_once_given_stay_and_are_never_given_again(spark: SparkSession) -> N
 
 
 class World:
-    """Two clusters: a representative with one member and four URLs, and one alone without a text."""
+    """Two clusters: a representative with one member and four URLs, and one alone without a text.
 
-    def __init__(self, spark: SparkSession) -> None:
-        self.spark = spark
-        self.first, self.member, self.alone = digest("first"), digest("member"), digest("alone")
+    `name` keeps the ids of one world apart from those of others, so that many are computed at once.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.first, self.member, self.alone = (digest(f"{name} {image}") for image in ("first", "member", "alone"))
+        self.text = digest(f"{name} text")
         self.clusters = [
             self.cluster(self.first, self.first, 0),
             self.cluster(self.member, self.first, 3),
             self.cluster(self.alone, self.alone, 0),
         ]
         self.urls = [
-            self.shown("http://a.example/1", "a.example", self.first),
-            self.shown("http://a.example/2", "a.example", self.first),
-            self.shown("http://b.example/1", "b.example", self.member),
-            self.shown("http://c.example/1", "c.example", self.alone),
+            self.shown(f"http://a.example/{name}1", "a.example", self.first),
+            self.shown(f"http://a.example/{name}2", "a.example", self.first),
+            self.shown(f"http://b.example/{name}1", "b.example", self.member),
+            self.shown(f"http://c.example/{name}1", "c.example", self.alone),
             # Not shown as accepted: none of these is a member.
-            self.shown("http://d.example/1", "d.example", self.member, outcome="review"),
-            self.shown("http://d.example/2", "d.example", None, outcome="failed", state_effect="withdrawal"),
-            self.shown("http://d.example/3", "d.example", digest("of no cluster")),
+            self.shown(f"http://d.example/{name}1", "d.example", self.member, outcome="review"),
+            self.shown(f"http://d.example/{name}2", "d.example", None, outcome="failed", state_effect="withdrawal"),
+            self.shown(f"http://d.example/{name}3", "d.example", digest("of no cluster")),
         ]
         self.facts = {
-            self.first: self.fact(self.first, title="A title", text_id=digest("text"), has_title=True),
+            self.first: self.fact(self.first, title="A title", text_id=self.text, has_title=True),
             self.member: self.fact(self.member, title="Another", text_id=digest("text of the member")),
             self.alone: self.fact(self.alone, text_id=digest("text without a vector"), has_tags=True),
         }
-        self.pictures = {i: (i, 512, 384, 1.5) for i in self.facts}
+        self.pictures = {image: [image, 512, 384, 1.5] for image in self.facts}
         self.feed_ids = {self.first: 11, self.member: 12, self.alone: 13}
-        self.model = "model"
-        self.text_model = "text model"
 
     @staticmethod
     def cluster(image: str, representative: str, hamming: int) -> dict[str, Any]:
@@ -135,34 +132,49 @@ class World:
         masks = dict.fromkeys(("has_title", "has_alt_text", "has_description", "has_tags"), False)
         return {"image_id": image, "first_seen": DAY, "title": None, "text_id": None} | masks | given
 
-    def members(self) -> DataFrame:
-        return member_rows(table(self.spark, "clusters", self.clusters), table(self.spark, "url_state", self.urls))
 
-    def feed(self) -> dict[str, Any]:
-        make = self.spark.createDataFrame
-        rows = feed_rows(
-            table(self.spark, "clusters", self.clusters),
-            self.members(),
-            make(
-                list(self.facts.values()),
-                "image_id string, first_seen date, title string, text_id string, has_title boolean, "
-                "has_alt_text boolean, has_description boolean, has_tags boolean",
-            ),
-            make(list(self.pictures.values()), "image_id string, width int, height int, sharpness double"),
-            make([(image, [1.0, 0.0]) for image in self.facts], "image_id string, vector array<float>"),
-            make([(digest("text"), [0.0, 1.0, 0.0])], "text_id string, vector array<float>"),
-            make(list(self.feed_ids.items()), "image_id string, feed_id bigint"),
-            model_version=self.model,
-            text_model_version=self.text_model,
-            text_dimension=3,
-        )
-        assert rows.columns == list(INDEX_FEED.column_names)
-        return {row.image_id: row for row in rows.collect()}
+FACTS = (
+    "image_id string, first_seen date, title string, text_id string, has_title boolean, has_alt_text boolean, "
+    "has_description boolean, has_tags boolean"
+)
+
+
+def members_of(spark: SparkSession, worlds: list[World]) -> DataFrame:
+    clusters = table_frame(spark, "clusters", [row for world in worlds for row in world.clusters])
+    return member_rows(clusters, table_frame(spark, "url_state", [row for world in worlds for row in world.urls]))
+
+
+def feed_of(
+    spark: SparkSession, worlds: list[World], model: str = "model", text_model: str = "text model"
+) -> dict[str, Row]:
+    facts = [fact for world in worlds for fact in world.facts.values()]
+    rows = feed_rows(
+        table_frame(spark, "clusters", [row for world in worlds for row in world.clusters]),
+        members_of(spark, worlds),
+        frame(spark, FACTS, [list(fact.values()) for fact in facts]),
+        frame(
+            spark,
+            "image_id string, width int, height int, sharpness double",
+            [picture for world in worlds for picture in world.pictures.values()],
+        ),
+        frame(spark, "image_id string, vector array<float>", [(fact["image_id"], [1.0, 0.0]) for fact in facts]),
+        frame(spark, "text_id string, vector array<float>", [(world.text, [0.0, 1.0, 0.0]) for world in worlds]),
+        frame(
+            spark,
+            "image_id string, feed_id bigint",
+            [item for world in worlds for item in world.feed_ids.items()],
+        ),
+        model_version=model,
+        text_model_version=text_model,
+        text_dimension=3,
+    )
+    assert rows.columns == list(INDEX_FEED.column_names)
+    return {row.image_id: row for row in rows.collect()}
 
 
 def test_members_are_the_urls_that_show_a_live_image_of_a_cluster(spark: SparkSession) -> None:
-    world = World(spark)
-    members = world.members()
+    world = World()
+    members = members_of(spark, [world])
     assert members.columns == list(FEED_MEMBERS.column_names)
     found = {
         row.url: (row.representative_id, row.image_id, row.domain, row.hamming, row.title) for row in members.collect()
@@ -176,8 +188,8 @@ def test_members_are_the_urls_that_show_a_live_image_of_a_cluster(spark: SparkSe
 
 
 def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkSession) -> None:
-    world = World(spark)
-    rows = world.feed()
+    world = World()
+    rows = feed_of(spark, [world])
     assert rows.keys() == {world.first, world.alone}
     first, alone = rows[world.first], rows[world.alone]
     assert (first.feed_id, first.member_count, first.url_count, first.domain_count) == (11, 2, 3, 2)
@@ -189,37 +201,39 @@ def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkS
     assert (alone.has_text, alone.text_vector) == (False, [0.0, 0.0, 0.0])
 
 
-def test_the_row_digest_changes_exactly_when_a_column_does(spark: SparkSession) -> None:
-    reference = World(spark).feed()
-    digests = {row.row_digest for row in World(spark).feed().values()}
-    assert digests == {row.row_digest for row in reference.values()}
+CHANGES: dict[str, Callable[[World], Any]] = {
+    "title": lambda world: world.facts[world.first].update(title="Other"),
+    "no title": lambda world: world.facts[world.first].update(title=None),
+    "empty title": lambda world: world.facts[world.first].update(title=""),
+    "mask": lambda world: world.facts[world.first].update(has_alt_text=True),
+    "other mask": lambda world: world.facts[world.first].update(has_tags=True),
+    "text": lambda world: world.facts[world.first].update(text_id=None),
+    "first seen": lambda world: world.facts[world.first].update(first_seen=dt.date(2026, 1, 30)),
+    "height": lambda world: world.pictures.update({world.first: [world.first, 512, 385, 1.5]}),
+    "sharpness": lambda world: world.pictures.update({world.first: [world.first, 512, 384, 1.5000001]}),
+    "feed id": lambda world: world.feed_ids.update({world.first: 14}),
+    "fewer members": lambda world: world.clusters.pop(1),
+    "fewer urls": lambda world: world.urls.pop(0),
+}
 
-    changed = {
-        "title": lambda w: w.facts[w.first].update(title="Other"),
-        "no title": lambda w: w.facts[w.first].update(title=None),
-        "empty title": lambda w: w.facts[w.first].update(title=""),
-        "mask": lambda w: w.facts[w.first].update(has_alt_text=True),
-        "other mask": lambda w: w.facts[w.first].update(has_tags=True),
-        "text": lambda w: w.facts[w.first].update(text_id=None),
-        "first seen": lambda w: w.facts[w.first].update(first_seen=dt.date(2026, 1, 30)),
-        "picture": lambda w: w.pictures.update({w.first: (w.first, 512, 385, 1.5)}),
-        "sharpness": lambda w: w.pictures.update({w.first: (w.first, 512, 384, 1.5000001)}),
-        "feed id": lambda w: w.feed_ids.update({w.first: 14}),
-        "members": lambda w: w.clusters.pop(1),
-        "urls": lambda w: w.urls.pop(0),
-    }
-    seen = {reference[World(spark).first].row_digest}
-    for name, change in changed.items():
-        world = World(spark)
-        change(world)
-        rows = world.feed()
-        assert rows[world.first].row_digest not in seen, name
-        assert rows[world.alone] == reference[world.alone], name
-        seen.add(rows[world.first].row_digest)
+
+def test_the_row_digest_changes_exactly_when_a_column_does(spark: SparkSession) -> None:
+    # Each change in a run of its own would start a dozen; so the worlds, equal but for their ids, are changed together.
+    worlds = {name: World(name) for name in CHANGES}
+    before, again = feed_of(spark, list(worlds.values())), feed_of(spark, list(worlds.values()))
+    assert before == again
+    for name, change in CHANGES.items():
+        change(worlds[name])
+    after = feed_of(spark, list(worlds.values()))
+    for name, world in worlds.items():
+        assert after[world.first].row_digest != before[world.first].row_digest, name
+        assert after[world.alone] == before[world.alone], name
+    texts = [after[worlds[name].first].title for name in ("no title", "empty title")]
+    assert texts == [None, ""]
 
 
 def test_the_row_digest_names_the_models(spark: SparkSession) -> None:
-    reference, world, other = World(spark).feed(), World(spark), World(spark)
-    world.model, other.text_model = "new model", "new text model"
-    for changed in (world.feed(), other.feed()):
-        assert all(changed[image].row_digest != reference[image].row_digest for image in reference)
+    world = World()
+    kinds = ({}, {"model": "new model"}, {"text_model": "new text model"})
+    digests = [feed_of(spark, [world], **models)[world.first].row_digest for models in kinds]
+    assert len(set(digests)) == len(digests)

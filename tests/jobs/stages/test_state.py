@@ -8,8 +8,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.stages.state import first_accepted, live_images, shown_images, url_states
-from schemas.spark import struct_type
-from schemas.tables import SIGHTINGS, URL_STATE
+from schemas.tables import URL_STATE
+from tests.jobs.frames import frame, local_copy, table_frame
 from tests.model import Sighting, live
 from tests.model import url_states as model_url_states
 
@@ -69,7 +69,7 @@ def texts(sighting: Sighting) -> dict[str, object]:
     }
 
 
-def frame(spark: SparkSession, sightings: list[Sighting]) -> DataFrame:
+def sighted(spark: SparkSession, sightings: list[Sighting]) -> DataFrame:
     rows = []
     for s in sightings:
         row = texts(s) | {
@@ -88,19 +88,18 @@ def frame(spark: SparkSession, sightings: list[Sighting]) -> DataFrame:
             "policy_version": "policy",
             "run_id": "run",
         }
-        rows.append(tuple(row.get(name) for name in SIGHTINGS.column_names))
-    return spark.createDataFrame(rows, struct_type(SIGHTINGS))
+        rows.append(row)
+    return table_frame(spark, "sightings", rows)
 
 
 @pytest.fixture(scope="module")
 def sightings(spark: SparkSession) -> DataFrame:
-    return frame(spark, SIGHTED)
+    return sighted(spark, SIGHTED)
 
 
 @pytest.fixture(scope="module")
-def states(sightings: DataFrame, spark: SparkSession) -> DataFrame:
-    found = url_states(sightings)
-    return spark.createDataFrame(found.collect(), found.schema)
+def states(sightings: DataFrame) -> DataFrame:
+    return local_copy(url_states(sightings))
 
 
 def test_the_state_of_every_url_is_the_models(states: DataFrame) -> None:
@@ -126,7 +125,7 @@ def test_a_state_shows_its_own_sightings_facts_and_no_image_after_a_withdrawal(s
 def test_states_do_not_depend_on_the_order_of_the_rows(spark: SparkSession, states: DataFrame) -> None:
     shuffled = list(SIGHTED)
     random.Random(1).shuffle(shuffled)
-    again = url_states(frame(spark, shuffled).repartition(5))
+    again = url_states(sighted(spark, shuffled).repartition(5))
     assert sorted(again.collect()) == sorted(states.collect())
 
 
@@ -137,13 +136,14 @@ def test_live_images_are_the_models_and_need_pixels_and_a_vector(
     assert len(wanted) > 30
     ids = sorted({s.image_id for s in SIGHTED if s.image_id})
     without_pixels, without_vector = set(ids[::5]), set(ids[1::5])
-    images = spark.createDataFrame(
-        [(image, 3, 40_000, 70_000, "c", 1, bytes(32), 9.0, 1.0) for image in ids if image not in without_pixels],
+    images = frame(
+        spark,
         "image_id string, width int, source_width int, source_height int, canonical_version string, phash64 bigint, "
         "phash256 binary, flatness double, sharpness double",
+        [(image, 3, 40_000, 70_000, "c", 1, bytes(32), 9.0, 1.0) for image in ids if image not in without_pixels],
     )
     vectors = [(image,) for image in ids if image not in without_vector]
-    embedded = spark.createDataFrame(vectors + vectors, "image_id string")
+    embedded = frame(spark, "image_id string", vectors + vectors)
     found = live_images(shown_images(states), first_accepted(sightings), images, embedded).collect()
     assert {row.image_id: row.first_seen for row in found} == {
         image: date for image, date in wanted.items() if image not in without_pixels | without_vector

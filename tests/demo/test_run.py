@@ -1,0 +1,62 @@
+"""Bad usage of the demo: exit code 2, one line that says what to do, nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from demo.pictures import Picture
+from demo.run import find_pictures, main
+from jobs.progress import log
+
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Calls the demo with arguments that must end it with exit code 2, and gives the one line that it says."""
+    errors: list[str] = []
+    monkeypatch.setattr(log, "error", lambda template, *values: errors.append(template % values))
+
+    def call(*arguments: str) -> str:
+        assert main(arguments) == 2
+        assert capsys.readouterr().out == ""
+        (line,) = errors
+        assert "\n" not in line
+        return line
+
+    return call
+
+
+def test_a_missing_folder_of_pictures_is_named(tmp_path: Path, refusal: Refusal) -> None:
+    missing = tmp_path / "holiday"
+    assert f"--images {missing}: there is no such folder" in refusal("--images", str(missing))
+
+
+def test_a_folder_without_pictures_says_which_files_it_looks_for(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    line = refusal("--images", str(tmp_path))
+    assert "no pictures there; expected files named .avif, .gif, .jpeg, .jpg, .png, .webp" in line
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path, refusal: Refusal) -> None:
+    missing = tmp_path / "urls.txt"
+    assert f"--manifest {missing}: there is no such file" in refusal("--manifest", str(missing))
+
+
+def test_a_warehouse_that_holds_something_is_left_alone(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "precious").write_text("data")
+    assert "expected a new or empty folder" in refusal("--warehouse", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_date_to_serve_must_be_one(refusal: Refusal) -> None:
+    assert "expected YYYY-MM-DD" in refusal("--serve", "--date", "yesterday")
+
+
+def test_pictures_are_found_below_a_folder_by_their_endings(tmp_path: Path, pictures: tuple[Picture, ...]) -> None:
+    for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "notes.txt", "deep/d.jpg.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(pictures[0].data)
+    found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
+    assert found == ["a.jpg", "b.PNG", "deep/er/c.webp"]

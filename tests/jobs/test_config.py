@@ -1,0 +1,433 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.config import Config, PolicySettings, load, load_policy
+from jobs.errors import UsageError
+from schemas.settings import Settings
+
+LOCAL = Path("conf/local.yaml")
+POLICY = Path("conf/policy.yaml")
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in profiles are relative to the working directory."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def refusal(profile: Path, *overrides: str) -> str:
+    """The one line with which the configuration is refused."""
+    with pytest.raises(UsageError) as refused:
+        load(str(profile), overrides)
+    line = str(refused.value)
+    assert "\n" not in line
+    return line
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(text, encoding="utf-8")
+    return profile
+
+
+def edited(tmp_path: Path, old: str, new: str, source: Path = LOCAL) -> Path:
+    """A copy of a shipped file with one passage replaced."""
+    text = source.read_text(encoding="utf-8")
+    assert text.count(old) == 1, old
+    return written(tmp_path, text.replace(old, new))
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_local_profile_is_valid_and_says_what_it_says() -> None:
+    config = load(str(LOCAL))
+    assert config.warehouse == "warehouse"
+    assert config.crawl.per_host_concurrency == 8
+    assert config.crawl.allowed_networks == ("127.0.0.0/8", "::1/128")
+    assert config.embedding.mean == (0.5, 0.5, 0.5)
+
+
+def test_what_neither_profile_nor_override_mentions_has_its_default() -> None:
+    assert load(str(LOCAL)).crawl.max_redirects == 5
+
+
+def test_an_override_wins_over_the_profile_and_a_later_one_over_an_earlier() -> None:
+    assert load(str(LOCAL), ["crawl.retries=7"]).crawl.retries == 7
+    assert load(str(LOCAL), ["crawl.retries=7", "crawl.retries=1"]).crawl.retries == 1
+
+
+def test_an_override_leaves_its_neighbours_alone() -> None:
+    changed = load(str(LOCAL), ["crawl.retries=7"])
+    assert changed.crawl.model_copy(update={"retries": 3}) == load(str(LOCAL)).crawl
+
+
+def test_values_of_overrides_are_yaml() -> None:
+    config = load(
+        str(LOCAL), ["crawl.per_host_rate=null", "crawl.opt_out_tokens=[noai]", "embedding.mean=[0.1, 0.2, 3.0e-1]"]
+    )
+    assert config.crawl.per_host_rate is None
+    assert config.crawl.opt_out_tokens == ("noai",)
+    assert config.embedding.mean == (0.1, 0.2, 0.3)
+
+
+def test_an_override_may_hold_equals_signs() -> None:
+    assert load(str(LOCAL), ["manifest.path=/data/date={date}"]).manifest.path == "/data/date={date}"
+
+
+def test_an_override_may_name_a_group_that_the_profile_leaves_out_or_empty(tmp_path: Path) -> None:
+    assert load(str(LOCAL), ["dedup.max_hamming=4"]).dedup.max_hamming == 4
+    emptied = edited(tmp_path, "images:\n  max_side: 512", "images:")
+    assert load(str(emptied), ["images.max_side=640"]).images.max_side == 640
+
+
+def test_names_with_dots_can_be_set_where_names_are_free() -> None:
+    properties = load(str(LOCAL), ["spark.properties.spark.driver.memory=4g"]).spark.properties
+    assert properties == {"spark.driver.memory": "4g"}
+    assert load(str(LOCAL), ["manifest.columns.url=image_url"]).manifest.columns == {"url": "image_url"}
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("warehuse=/x", "unknown key warehuse; did you mean warehouse?"),
+        ("crawl.retrys=5", "unknown key crawl.retrys; did you mean crawl.retries?"),
+        ("policy.detector.sha=x", "unknown key policy.detector.sha; did you mean policy.detector.sha256?"),
+        ("retries=5", "unknown key retries; did you mean crawl.retries?"),
+        ("spark.max_side=9", "unknown key spark.max_side; did you mean images.max_side?"),
+        ("images.zzz=1", "unknown key images.zzz; known here: max_side, jpeg_quality, min_side"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, expected: str) -> None:
+    assert refusal(LOCAL, override) == f"--set {override}: {expected}"
+
+
+def test_a_misspelt_required_key_is_told_as_misspelt_and_not_as_missing(tmp_path: Path) -> None:
+    profile = edited(tmp_path, "warehouse: warehouse", "wharehouse: warehouse")
+    assert refusal(profile) == f"profile {profile}, line 3: unknown key wharehouse; did you mean warehouse?"
+
+
+def test_an_unknown_key_in_the_profile_is_told_with_its_line(tmp_path: Path) -> None:
+    profile = edited(tmp_path, "    path: .assets/open_nsfw.onnx", "    file: .assets/open_nsfw.onnx")
+    line = profile.read_text(encoding="utf-8").splitlines().index("    file: .assets/open_nsfw.onnx") + 1
+    assert refusal(profile).startswith(f"profile {profile}, line {line}: unknown key policy.detector.file")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("crawl.retries=many", "crawl.retries: must be a valid integer"),
+        ("crawl.retries=2.5", "crawl.retries: must be a valid integer"),
+        ("crawl.obey_robots=perhaps", "crawl.obey_robots: must be a valid boolean"),
+        ("crawl=5", "crawl: must be a group of settings, found 5"),
+        ("warehouse=[a]", "warehouse: must be a valid string"),
+        ("embedding.device=gpu", "embedding.device: must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
+        ("images.max_side=9", "images.max_side: must be greater than or equal to 32, found 9"),
+        ("embedding.mean=[1, 2]", "embedding.mean.2 is required"),
+        ("crawl.allowed_networks=[nope]", "crawl.allowed_networks: 'nope' does not appear to be"),
+        ("policy.detector.sha256=abc", "policy.detector.sha256: String should match pattern"),
+        ("manifest.format=xml", "manifest.format: must be 'auto', 'parquet'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_refused_by_name_with_what_was_found(
+    override: str, expected: str
+) -> None:
+    assert refusal(LOCAL, override).startswith(f"--set {override}: {expected}")
+
+
+def test_a_wrong_value_in_the_profile_is_told_with_its_line_and_one_set_over_it_is_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    profile = edited(tmp_path, "  retries: 3\n", "  retries: many\n")
+    line = profile.read_text(encoding="utf-8").splitlines().index("  retries: many") + 1
+    assert refusal(profile).startswith(f"profile {profile}, line {line}: crawl.retries: must be a valid integer")
+    assert load(str(profile), ["crawl.retries=2"]).crawl.retries == 2
+
+
+def test_a_very_long_wrong_value_is_not_printed_whole() -> None:
+    assert len(refusal(LOCAL, f"embedding.device={'x' * 5000}").partition("found ")[2]) < 100
+
+
+@pytest.mark.parametrize("override", ["crawl.retries", "=5", "crawl..retries=5", ".crawl=5", "crawl.=5", ""])
+def test_an_override_that_is_no_assignment_is_refused_with_an_example(override: str) -> None:
+    assert refusal(LOCAL, override) == f"--set {override}: expected key.path=value, for example crawl.retries=5"
+
+
+@pytest.mark.parametrize(
+    "override", ["crawl.retries=[", "manifest.path='", "warehouse=2026-13-45", "warehouse=a: b: c"]
+)
+def test_an_override_whose_value_is_no_yaml_is_refused(override: str) -> None:
+    assert refusal(LOCAL, override) == f"--set {override}: the value is not valid YAML"
+
+
+def test_an_override_below_a_plain_value_is_refused_with_that_values_name() -> None:
+    assert refusal(LOCAL, "crawl.retries.most=5") == (
+        "--set crawl.retries.most=5: crawl.retries is not a group of settings"
+    )
+
+
+def test_a_required_setting_that_is_missing_is_named(tmp_path: Path) -> None:
+    assert "warehouse is required and is not set" in refusal(edited(tmp_path, "warehouse: warehouse\n", ""))
+    assert "manifest.path is required" in refusal(edited(tmp_path, "  path: manifests/{date} ", "# "))
+
+
+def test_a_missing_profile_is_named() -> None:
+    assert refusal(Path("conf/nowhere.yaml")) == (
+        "profile conf/nowhere.yaml: cannot be read (No such file or directory)"
+    )
+
+
+def test_a_folder_is_no_profile(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"profile {tmp_path}: cannot be read (Is a directory)"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("warehouse: a\ncrawl: [1, 2\n", "line 3, column 1"),
+        ("warehouse: a\n\tcrawl: b\n", "line 2, column 1"),
+        ("a: b: c\n", "line 1, column 5"),
+        ("one: 1\n---\ntwo: 2\n", "line 2, column 1"),
+        ("? [a]\n: 1\n", "line 1, column 3"),
+    ],
+)
+def test_unreadable_yaml_is_told_with_line_and_column(tmp_path: Path, text: str, where: str) -> None:
+    profile = written(tmp_path, text)
+    assert refusal(profile).startswith(f"profile {profile}, {where}: not valid YAML: ")
+
+
+@pytest.mark.parametrize("text", ["warehouse: \x00", "warehouse: 2026-13-45"])
+def test_unreadable_yaml_without_a_position_is_told_too(tmp_path: Path, text: str) -> None:
+    profile = written(tmp_path, text)
+    assert refusal(profile).startswith(f"profile {profile}: not valid YAML: ")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_bytes(b"warehouse: \xff\xfe")
+    assert refusal(profile) == f"profile {profile}: not UTF-8 text (byte 11)"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "nothing"), ("# only a comment", "nothing"), ("- a\n- b\n", "a list"), ("a", "a str")]
+)
+def test_a_profile_that_is_no_mapping_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    profile = written(tmp_path, text)
+    assert refusal(profile) == f"profile {profile}: expected a mapping of settings, found {found}"
+
+
+def test_a_key_that_stands_twice_in_one_group_is_refused_with_the_second_line(tmp_path: Path) -> None:
+    profile = edited(tmp_path, "  retries: 3\n", "  retries: 3\n  obey_robots: true\n  retries: 4\n")
+    line = profile.read_text(encoding="utf-8").splitlines().index("  retries: 4") + 1
+    assert refusal(profile) == f"profile {profile}, line {line}: retries is given a second time in the same group"
+
+
+def test_a_key_that_yaml_reads_as_no_text_is_refused(tmp_path: Path) -> None:
+    profile = written(tmp_path, LOCAL.read_text(encoding="utf-8") + "\non: 1\n")
+    assert refusal(profile).endswith("keys must be text, found True; put it in quotes")
+
+
+# The digest of what decides contents ----------------------------------------------------------------------------------
+
+WHERE_AND_HOW_FAST = {
+    "warehouse",
+    "manifest.path",
+    "manifest.format",
+    "manifest.columns",
+    "crawl.per_host_concurrency",
+    "crawl.per_host_rate",
+    "crawl.concurrency",
+    "crawl.max_pending_bytes",
+    "crawl.connect_timeout_s",
+    "crawl.request_timeout_s",
+    "crawl.row_deadline_s",
+    "crawl.deadline_s",
+    "crawl.min_bytes_per_s",
+    "crawl.min_rate_window_s",
+    "crawl.retries",
+    "crawl.backoff_s",
+    "crawl.max_backoff_s",
+    "crawl.obey_crawl_delay",
+    "crawl.circuit_breaker_failures",
+    "crawl.max_host_pause_s",
+    "crawl.share_limits_by_address",
+    "crawl.dns_cache_s",
+    "crawl.lookahead_rows",
+    "policy.file",
+    "policy.detector.path",
+    "policy.batch_size",
+    "embedding.weights.path",
+    "embedding.licence",
+    "embedding.batch_size",
+    "embedding.cpu_batch_size",
+    "embedding.device",
+    "embedding.gpus_per_task",
+    "embedding.threads",
+    "embedding.decode_threads",
+    "text.weights.path",
+    "text.licence",
+    "text.batch_size",
+    "text.device",
+    "text.threads",
+    "dedup.target_recall",
+    "spark.master",
+    "spark.app_name",
+    "spark.jars",
+    "spark.crawl_tasks",
+    "spark.embed_tasks",
+    "spark.properties",
+    "run.lease_ttl_s",
+    "run.keep_staging",
+}
+"""Every setting that may differ between two runs that must leave equal warehouses. All others decide contents."""
+
+
+def leaves(settings: Settings, prefix: str = "") -> Iterator[str]:
+    """Every setting of every group, as a path with dots."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def with_another_value(settings: Settings, path: str) -> Any:
+    """A copy in which the setting at `path` has another value, valid or not."""
+    name, _, rest = path.partition(".")
+    value = with_another_value(getattr(settings, name), rest) if rest else "another"
+    return settings.model_copy(update={name: value})
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_the_contents_digest_changes_with_what_decides_contents_and_with_nothing_else() -> None:
+    config = load(str(LOCAL))
+    digest = config.contents_digest()
+    same = {path for path in leaves(config) if with_another_value(config, path).contents_digest() == digest}
+    assert same == WHERE_AND_HOW_FAST
+
+
+def test_the_contents_digest_of_one_configuration_is_one_however_it_was_written(tmp_path: Path) -> None:
+    data = yaml.safe_load(LOCAL.read_text(encoding="utf-8"))
+    backwards = written(tmp_path, json.dumps(dict(reversed(data.items()))))
+    spelt_out = load(str(LOCAL), ["crawl.max_redirects=5", "dedup.seed=1"])
+    assert load(str(backwards)).contents_digest() == load(str(LOCAL)).contents_digest() == spelt_out.contents_digest()
+
+
+def test_every_operational_setting_exists() -> None:
+    def groups(settings: Settings) -> Iterator[Settings]:
+        yield settings
+        for name in type(settings).model_fields:
+            if isinstance(value := getattr(settings, name), Settings):
+                yield from groups(value)
+
+    for group in groups(load(str(LOCAL))):
+        assert group.operational <= set(type(group).model_fields), type(group).__name__
+
+
+def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
+    config: Config = load(str(LOCAL))
+    with pytest.raises(ValueError, match="frozen"):
+        config.crawl.retries = 9  # type: ignore[misc]
+
+
+# Policy files ---------------------------------------------------------------------------------------------------------
+
+
+def policy_refusal(path: Path) -> str:
+    settings = PolicySettings(file=str(path), detector=load(str(LOCAL)).policy.detector)
+    with pytest.raises(UsageError) as refused:
+        load_policy(settings)
+    return str(refused.value)
+
+
+def test_the_shipped_policy_is_valid() -> None:
+    assert load_policy(load(str(LOCAL)).policy).name == "default"
+
+
+def test_a_missing_policy_file_is_named() -> None:
+    assert policy_refusal(Path("conf/none.yaml")) == (
+        "policy file conf/none.yaml: cannot be read (No such file or directory)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("at_least: 0.8", "at_least: 1.8", "rules.4.at_least: must be less than or equal to 1, found 1.8"),
+        ("at_least: 0.8", "at_least: .nan", "rules.4.at_least: must be less than or equal to 1, found nan"),
+        ("at_least: 0.8", "at_leest: 0.8", "unknown key rules.4.at_leest; did you mean rules.4.at_least?"),
+        ("deny: [", "den: [", "unknown key rules.0.den; did you mean rules.0.deny?"),
+        ("missing: allow", "missing: perhaps", "rules.0.missing: must be 'allow' or 'match', found 'perhaps'"),
+        ("words: [porn", "words: [1488", "rules.2.words.0: must be a valid string, found 1488"),
+        ("words: [porn", "words: ['  '", "rules.2.words.0: expected at least one visible character, found '  '"),
+        ("words: [porn", "words: ['\xad'", "rules.2.words.0: expected at least one visible character, found '\\xad'"),
+        ("domains: [blocked", "domains: [Blocked", "rules.1.domains.0: expected a host name in lower case and ASCII"),
+        ("missing: allow", "missing: allow\n    missing: match", "missing is given a second time in the same group"),
+        ("name: default", "rulez: []\nname: default", "unknown key rulez; did you mean rules?"),
+    ],
+)
+def test_a_bad_policy_is_refused_with_line_and_field(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    policy = edited(tmp_path, old, new, POLICY)
+    line = policy.read_text(encoding="utf-8")[: policy.read_text(encoding="utf-8").index(new)].count("\n")
+    line += 1 + (new.count("\n") if "second time" in expected else 0)
+    assert policy_refusal(policy).startswith(f"policy file {policy}, line {line}: {expected}")
+
+
+def only_rule(tmp_path: Path, **fields: Any) -> Path:
+    """A policy of one rule, which starts in line 4."""
+    rule = {"id": "some-rule", "action": "block", "reason": "some_reason", "comment": "why"} | fields
+    lines = [f"{name}: {json.dumps(value)}" for name, value in rule.items() if value is not None]
+    return written(tmp_path, "name: one\nrules:\n-\n  " + "\n  ".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "rules.0.kind is required and is not set"),
+        ({"kind": "nswf"}, "rules.0.kind: must be 'licence', 'domain', 'text', 'nsfw', found 'nswf'"),
+        ({"kind": "nsfw"}, "rules.0.at_least is required and is not set"),
+        ({"kind": "nsfw", "at_least": 0.5, "comment": None}, "rules.0.comment is required and is not set"),
+        ({"kind": "nsfw", "at_least": 0.5, "comment": ""}, "rules.0.comment: String should have at least 1 character"),
+        ({"kind": "nsfw", "at_least": 0.5, "action": "stop"}, "rules.0.action: must be 'review' or 'block'"),
+        ({"kind": "nsfw", "at_least": 0.5, "id": "Some Rule"}, "rules.0.id: String should match pattern"),
+        ({"kind": "nsfw", "at_least": 0.5, "reason": "not-a-code"}, "rules.0.reason: String should match pattern"),
+        ({"kind": "licence"}, "rules.0: rule some-rule: give either allow or deny"),
+        ({"kind": "licence", "allow": ["a"], "deny": ["b"]}, "rules.0: rule some-rule: give either allow or deny"),
+        ({"kind": "domain", "domains": []}, "rules.0.domains: Tuple should have at least 1 item"),
+        ({"kind": "text", "words": []}, "rules.0.words: Tuple should have at least 1 item"),
+        ({"kind": "text", "words": ["a"], "fields": []}, "rules.0.fields: Tuple should have at least 1 item"),
+        ({"kind": "text", "words": ["a"], "fields": ["titel"]}, "rules.0.fields.0: must be 'title', 'alt_text'"),
+    ],
+)
+def test_a_bad_rule_is_refused_by_number_and_field(tmp_path: Path, fields: dict[str, Any], expected: str) -> None:
+    assert expected in policy_refusal(only_rule(tmp_path, **fields))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["Example.com", "münchen.de", ".example.com", "example.com.", "https://example.com", "example.com:80", "a/b", "",
+     "127.1", "[::1]", "::0001", "exam ple.com", "*.example.com"],
+)  # fmt: skip
+def test_a_domain_that_could_never_match_a_normalised_host_is_refused(tmp_path: Path, host: str) -> None:
+    assert "rules.0.domains.0: expected a host name" in policy_refusal(
+        only_rule(tmp_path, kind="domain", domains=[host])
+    )
+
+
+def test_a_policy_under_which_nothing_is_blocked_for_its_score_is_refused(tmp_path: Path) -> None:
+    review_only = only_rule(tmp_path, kind="nsfw", at_least=0.5, action="review")
+    assert policy_refusal(review_only).endswith("no rule on nsfw blocks: the gate would let everything through")
+
+
+def test_two_rules_of_one_id_are_refused_by_that_id(tmp_path: Path) -> None:
+    policy = edited(tmp_path, "id: nsfw-block", "id: nsfw-review", POLICY)
+    assert policy_refusal(policy).endswith("rule ids must be unique; repeated: ['nsfw-review']")

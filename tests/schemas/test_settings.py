@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.settings import AssetSettings, CrawlSettings, DedupSettings, ImageSettings, Settings
+
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_hamming": st.integers(0, 32),
+        "bands": st.integers(1, 50),
+        "target_recall": st.floats(0.01, 0.99),
+        "seed": st.integers(),
+        "flat_below": st.floats(0, 10),
+    },
+)
+
+
+@settings(deadline=None)
+@given(CHANGES, CHANGES)
+def test_digests_are_equal_exactly_where_settings_are(one: dict[str, float], other: dict[str, float]) -> None:
+    first, second = DedupSettings.model_validate(one), DedupSettings.model_validate(other)
+    assert (first.digest() == second.digest()) == (first.model_dump() == second.model_dump())
+
+
+def test_a_digest_is_the_same_in_another_process() -> None:
+    script = "from schemas.settings import CrawlSettings; print(CrawlSettings().digest())"
+    printed = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == CrawlSettings().digest()
+
+
+def test_what_decides_contents_is_looked_for_in_groups_within_groups() -> None:
+    class Inner(Settings):
+        operational = frozenset({"speed"})
+        size: int = 1
+        speed: int = 1
+
+    class Outer(Settings):
+        operational = frozenset({"unimportant"})
+        inner: Inner = Inner()
+        unimportant: Inner = Inner()
+        name: str = "a"
+
+    assert Outer().decisive() == {"inner": {"size": 1}, "name": "a"}
+
+
+def test_unknown_settings_are_refused_and_known_ones_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ImageSettings.model_validate({"max_sides": 512})
+    with pytest.raises(ValidationError, match="frozen"):
+        ImageSettings().max_side = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("digest", ["", "a" * 63, "A" * 64, "a" * 65, "g" * 64, "a" * 64 + "\n"])
+def test_an_asset_is_pinned_by_64_lower_case_hexadecimal_digits(digest: str) -> None:
+    with pytest.raises(ValidationError):
+        AssetSettings(path="x", sha256=digest)
+
+
+@pytest.mark.parametrize(
+    ("agent", "token"),
+    [
+        ("lensfeed/0.1 (+https://example.org/bot)", "lensfeed"),
+        ("LensFeed-Bot/2", "lensfeed-bot"),
+        ("lensfeed", "lensfeed"),
+        ("lensfeed (contact)", "lensfeed"),
+    ],
+)
+def test_the_agent_token_is_the_product_in_lower_case(agent: str, token: str) -> None:
+    assert CrawlSettings(user_agent=agent).agent_token == token
+
+
+@pytest.mark.parametrize(
+    "agent", ["", "  ", "Mozilla (compatible)\r\nX-Evil: 1", "münchen/1", "/1.0 name", "(comment)"]
+)
+def test_a_user_agent_that_is_no_product_or_would_break_the_header_is_refused(agent: str) -> None:
+    with pytest.raises(ValidationError):
+        CrawlSettings(user_agent=agent)
+
+
+def test_a_task_must_be_allowed_to_hold_two_bodies() -> None:
+    CrawlSettings(max_bytes=2**20, max_pending_bytes=2**21)
+    with pytest.raises(ValidationError, match="twice max_bytes"):
+        CrawlSettings(max_bytes=2**20, max_pending_bytes=2**21 - 1)
+
+
+@pytest.mark.parametrize("network", ["localhost", "127.0.0.1/33", "127.0.0.1/8"])
+def test_networks_that_are_none_are_refused(network: str) -> None:
+    with pytest.raises(ValidationError):
+        CrawlSettings(allowed_networks=(network,))

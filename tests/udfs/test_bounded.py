@@ -1,0 +1,107 @@
+"""A budget never lends more than it has and never forgets a waiter; a cache never outgrows its capacity."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from udfs.bounded import Budget, RecentlyUsed
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 10), st.booleans(), st.booleans()), max_size=30))
+def test_a_budget_is_never_overdrawn_and_serves_everybody_who_stays(
+    demands: list[tuple[int, bool, bool]],
+) -> None:
+    async def run() -> None:
+        budget = Budget(10)
+        held = 0
+        served = 0
+
+        async def take(count: int, urgent: bool) -> None:
+            nonlocal held, served
+            await budget.acquire(count, urgent=urgent)
+            held += count
+            assert held <= 10
+            try:
+                await asyncio.sleep(0)
+                served += 1
+            finally:
+                held -= count
+                budget.release(count)
+
+        tasks = [asyncio.create_task(take(count, urgent)) for count, urgent, _ in demands]
+        await asyncio.sleep(0)
+        for task, (_, _, leaves) in zip(tasks, demands, strict=True):
+            if leaves and held:
+                task.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        left = sum(isinstance(result, asyncio.CancelledError) for result in results)
+        assert not [result for result in results if isinstance(result, AssertionError)]
+        assert served + left == len(demands)
+
+    asyncio.run(run())
+
+
+def test_urgent_demands_are_served_before_others_and_each_kind_in_order() -> None:
+    async def run() -> list[str]:
+        budget = Budget(1)
+        order: list[str] = []
+
+        async def take(name: str) -> None:
+            await budget.acquire(1, urgent=name.startswith("urgent"))
+            order.append(name)
+            budget.release(1)
+
+        await budget.acquire(1)
+        tasks = [asyncio.create_task(take(name)) for name in ("other 1", "urgent 1", "other 2", "urgent 2")]
+        await asyncio.sleep(0)
+        budget.release(1)
+        await asyncio.gather(*tasks)
+        return order
+
+    assert asyncio.run(run()) == ["urgent 1", "urgent 2", "other 1", "other 2"]
+
+
+def test_a_waiter_that_is_cancelled_lets_the_next_one_pass() -> None:
+    async def run() -> None:
+        budget = Budget(10)
+        await budget.acquire(5)
+        large = asyncio.create_task(budget.acquire(10))
+        small = asyncio.create_task(budget.acquire(5))
+        await asyncio.sleep(0)
+        assert not small.done()
+        large.cancel()
+        await asyncio.wait_for(small, 1)
+
+    asyncio.run(run())
+
+
+def test_more_than_a_budget_has_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="11 units asked of a budget of 10"):
+        asyncio.run(Budget(10).acquire(11))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 5)), max_size=60))
+def test_a_cache_holds_what_was_used_last_within_its_capacity(uses: list[tuple[str, int]]) -> None:
+    cache: RecentlyUsed[int] = RecentlyUsed(12)
+    model: dict[str, int] = {}
+    for key, weight in uses:
+        cache.put(key, weight, weight)
+        model.pop(key, None)
+        while model and sum(model.values()) + weight > 12:
+            del model[next(iter(model))]
+        model[key] = weight
+        assert [cache.get(name) for name in model] == list(model.values())
+        assert all(cache.get(name) is None for name in "abcdefgh" if name not in model)
+
+
+def test_a_cache_keeps_what_is_in_use() -> None:
+    cache: RecentlyUsed[str] = RecentlyUsed(2, in_use=lambda value: value == "busy")
+    cache.put("a", "busy")
+    for key in "bcdef":
+        cache.put(key, "idle")
+    assert cache.get("a") == "busy"
+    assert [key for key in "bcdef" if cache.get(key)] == ["f"]

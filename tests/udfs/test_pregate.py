@@ -1,0 +1,322 @@
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.policy import Policy
+from schemas.tables import MANIFEST_COLUMNS
+from udfs.pregate import JUDGED, pregate
+from udfs.text import clean_text, text_id
+from udfs.urls import normalise_url, url_id
+
+POLICY = Policy.model_validate(
+    {
+        "name": "test",
+        "rules": [
+            {"id": "licence", "kind": "licence", "action": "block", "reason": "licence", "deny": ["nd"],
+             "comment": "-"},
+            {"id": "domain", "kind": "domain", "action": "block", "reason": "domain", "domains": ["blocked.example"],
+             "comment": "-"},
+            {"id": "text", "kind": "text", "action": "review", "reason": "text", "words": ["gore", "child abuse"],
+             "comment": "-"},
+            {"id": "page", "kind": "text", "action": "block", "reason": "page", "words": ["forbidden"],
+             "fields": ["url", "page_url"], "comment": "-"},
+            {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.8, "comment": "-"},
+        ],
+    }
+)  # fmt: skip
+ARROW = {
+    "string": pa.string(),
+    "array<string>": pa.list_(pa.string()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
+}
+MANIFEST = pa.schema(
+    [
+        ("source_file", pa.string()),
+        ("row_number", pa.int64()),
+        *[(name, ARROW[kind]) for name, kind in MANIFEST_COLUMNS.items()],
+        ("malformed", pa.string()),
+    ]
+)
+KEPT = [name for name in MANIFEST.names if name not in {"url", "malformed"}]
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    """A row as the manifest's reader gives it; sound unless told otherwise."""
+    sound = dict.fromkeys(MANIFEST.names) | {"source_file": "part.jsonl", "row_number": 7, "url": "http://a.example/x"}
+    return sound | fields
+
+
+def judged(*rows: dict[str, Any], batch_rows: int = 1000) -> list[dict[str, Any]]:
+    batches = pa.Table.from_pylist(list(rows), MANIFEST).to_batches(max_chunksize=batch_rows)
+    out = pa.Table.from_batches(pregate(POLICY)(batches))
+    assert out.schema.names == [*KEPT, *JUDGED.names]
+    result: list[dict[str, Any]] = out.to_pylist()
+    return result
+
+
+def judged_one(**fields: Any) -> dict[str, Any]:
+    (result,) = judged(row(**fields))
+    return result
+
+
+# Every row, once ------------------------------------------------------------------------------------------------------
+
+PLAIN = st.text(st.characters(exclude_characters="@", exclude_categories=["Cs"]), max_size=20)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "source_file": PLAIN,
+            "row_number": st.integers(0, 2**63 - 1),
+            "url": st.none() | PLAIN | st.sampled_from(["http://a.example/x", "https://B.example", "ftp://c.example/"]),
+            "page_url": st.none() | PLAIN,
+            "title": st.none() | PLAIN,
+            "alt_text": st.none() | PLAIN,
+            "description": st.none() | PLAIN,
+            "tags": st.none() | st.lists(st.none() | PLAIN, max_size=3),
+            "license": st.none() | PLAIN,
+            "attributes": st.none() | st.lists(st.tuples(PLAIN, st.none() | PLAIN), max_size=2),
+            "expected_sha256": st.none() | PLAIN | st.just("a" * 64),
+            "malformed": st.none() | st.just("not a JSON object"),
+        }
+    ),
+    min_size=1,
+    max_size=8,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 3))
+def test_every_row_comes_out_once_and_in_order_with_its_columns_intact(rows: list[dict[str, Any]], size: int) -> None:
+    out = judged(*rows, batch_rows=size)
+    assert [{name: result[name] for name in KEPT} for result in out] == [
+        {name: given_row[name] for name in KEPT} for given_row in rows
+    ]
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_a_row_is_either_bad_with_a_reason_or_has_all_it_takes_to_be_fetched(rows: list[dict[str, Any]]) -> None:
+    for result in judged(*rows):
+        located = (result["normalised_url"], result["url_id"], result["host"])
+        if result["bad_row"] is None:
+            assert result["url_id"] == url_id(normalise_url(result["url"]))
+            assert all(located)
+        else:
+            assert result["bad_row"].strip()
+            assert located == (None, None, None)
+            assert (result["decision"], result["reasons"], result["withdraws"]) == ("allow", [], False)
+        assert result["decision"] in {"allow", "review", "block"}
+        assert (result["decision"] == "allow") == (not result["reasons"])
+        assert (result["text"] is None) == (result["text_id"] is None)
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_a_rows_judgement_does_not_depend_on_the_rows_beside_it(rows: list[dict[str, Any]]) -> None:
+    assert judged(*rows) == [result for alone in rows for result in judged(alone)]
+
+
+def test_an_empty_batch_gives_an_empty_batch() -> None:
+    (out,) = pregate(POLICY)([pa.RecordBatch.from_pylist([], MANIFEST)])
+    assert out.num_rows == 0
+    assert out.schema.names == [*KEPT, *JUDGED.names]
+
+
+def test_the_columns_that_are_added_have_the_declared_types() -> None:
+    (out,) = pregate(POLICY)([pa.RecordBatch.from_pylist([row(), row(url=None)], MANIFEST)])
+    assert [out.schema.field(name) for name in JUDGED.names] == list(JUDGED)
+
+
+# Bad rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"url": None}, "url: missing"),
+        ({"url": ""}, "url: missing"),
+        ({"url": " \t"}, "url: missing"),
+        ({"url": "pictures/cat.jpg"}, "url: scheme"),
+        ({"url": "ftp://a.example/cat.jpg"}, "url: scheme"),
+        ({"url": "file:///etc/passwd"}, "url: scheme"),
+        ({"url": "http:///cat.jpg"}, "url: host"),
+        ({"url": "http://a.example:99999/"}, "url: port"),
+        ({"url": "http://user:secret@a.example/"}, "url: credentials"),
+        ({"url": "http://a.example/a\x00b"}, "url: control_character"),
+        ({"url": "http://a.example/" + "a" * 9000}, "url: too_long"),
+        ({"malformed": "not a CSV record of 3 fields"}, "not a CSV record of 3 fields"),
+        ({"malformed": "not a JSON object", "url": None}, "not a JSON object"),
+        ({"expected_sha256": "abc"}, "expected_sha256: not 64 hexadecimal digits"),
+        ({"expected_sha256": "g" * 64}, "expected_sha256: not 64 hexadecimal digits"),
+        ({"expected_sha256": "a" * 65}, "expected_sha256: not 64 hexadecimal digits"),
+        ({"expected_sha256": "a" * 64 + "\n"}, "expected_sha256: not 64 hexadecimal digits"),
+        ({"expected_sha256": " "}, "expected_sha256: not 64 hexadecimal digits"),
+    ],
+)
+def test_a_bad_row_is_told_why_and_is_not_judged(fields: dict[str, Any], reason: str) -> None:
+    result = judged_one(license="nd", title="gore", **fields)
+    assert result["bad_row"] == reason
+    assert (result["decision"], result["reasons"], result["url_id"], result["text_id"]) == ("allow", [], None, None)
+
+
+@pytest.mark.parametrize("expected", [None, "", "a" * 64, "A1" * 32])
+def test_a_digest_in_either_case_or_none_is_sound(expected: str | None) -> None:
+    result = judged_one(expected_sha256=expected)
+    assert result["bad_row"] is None
+    assert result["expected_sha256"] == expected
+
+
+def test_a_bad_row_does_not_harm_the_rows_beside_it() -> None:
+    out = judged(row(), row(url="nonsense"), row(row_number=9))
+    assert [result["bad_row"] for result in out] == [None, "url: scheme", None]
+
+
+# Verdicts -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_url_has_one_identity_however_it_is_spelt() -> None:
+    one, other = judged(row(url=" HTTP://A.Example:80/%78#part "), row(url="http://a.example/x"))
+    assert one["url"] == " HTTP://A.Example:80/%78#part "
+    assert one["normalised_url"] == other["normalised_url"] == "http://a.example/x"
+    assert one["url_id"] == other["url_id"] == hashlib.sha256(b"http://a.example/x").hexdigest()
+    assert one["host"] == "a.example"
+
+
+@pytest.mark.parametrize(
+    ("fields", "decision", "reasons", "withdraws"),
+    [
+        ({}, "allow", [], False),
+        ({"license": "ND"}, "block", ["licence"], True),
+        ({"url": "https://cdn.BLOCKED.example/x"}, "block", ["domain"], True),
+        ({"title": "so much Gore"}, "review", ["text"], False),
+        ({"alt_text": "gore"}, "review", ["text"], False),
+        ({"description": "gore"}, "review", ["text"], False),
+        ({"tags": ["cat", "gore"]}, "review", ["text"], False),
+        ({"tags": ["child abuse"]}, "review", ["text"], False),
+        ({"tags": ["child", "abuse"]}, "allow", [], False),
+        ({"tags": ["cat", None, ""]}, "allow", [], False),
+        ({"url": "http://a.example/forbidden.jpg"}, "block", ["page"], False),
+        ({"url": "http://a.example/f%6Frbidden.jpg"}, "block", ["page"], False),
+        ({"page_url": "http://a.example/forbidden/"}, "block", ["page"], False),
+        ({"title": "gore", "license": "nd"}, "block", ["licence", "text"], True),
+    ],
+)
+def test_the_policy_sees_the_row(fields: dict[str, Any], decision: str, reasons: list[str], withdraws: bool) -> None:
+    result = judged_one(**fields)
+    assert (result["decision"], result["reasons"], result["withdraws"]) == (decision, reasons, withdraws)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_of_a_row_is_its_cleaned_text_and_its_id_is_that_texts() -> None:
+    result = judged_one(title="<b>A cat</b>", alt_text="on a  mat", tags=["pet", None])
+    assert result["text"] == clean_text("<b>A cat</b>", "on a  mat", None, ["pet"])
+    assert result["text_id"] == text_id(result["text"])
+
+
+def test_rows_with_equal_cleaned_text_share_a_text_id_and_others_do_not() -> None:
+    one, same, other = judged(row(title="A  cat "), row(title="<i>A</i> cat"), row(title="A dog"))
+    assert one["text_id"] == same["text_id"] != other["text_id"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"title": ""}, {"title": " ", "tags": []}, {"title": "<br>", "tags": [None]}])
+def test_a_row_without_text_has_no_text_id(fields: dict[str, Any]) -> None:
+    result = judged_one(**fields)
+    assert (result["text"], result["text_id"]) == (None, None)
+
+
+# Credentials ----------------------------------------------------------------------------------------------------------
+
+SECRET = "s3cretw0rd"
+
+
+def holders(result: dict[str, Any]) -> list[str]:
+    """Names of the columns in which the secret stands."""
+    return [name for name, value in result.items() if SECRET in str(value)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{SECRET}@a.example/x",
+        f"https://{SECRET}@a.example/x",
+        f"HTTP://user:p@{SECRET}@a.example/x",
+        f"http://user:{SECRET}@a.example/@someone",
+        f"http://user:p/{SECRET}@a.example/x",
+        f"http://user:p?{SECRET}@a.example/x",
+        f"http://user:p#{SECRET}@a.example/x",
+        f"http://user:p {SECRET}@a.example/x",
+        f"http:\\\\user:{SECRET}@a.example/x",
+        f"http:/user:{SECRET}@a.example/x",
+        f"http:user:{SECRET}@a.example/x",
+        f"user:{SECRET}@a.example/x",
+        f"//user:{SECRET}@a.example/x",
+        f"ftp://user:{SECRET}@a.example/x",
+        f" http://user:{SECRET}@a.example/x",
+        f"http://user:p\n{SECRET}@a.example/x",
+    ],
+)
+@pytest.mark.parametrize("column", ["url", "page_url"])
+@pytest.mark.parametrize("malformed", [None, "not a JSON object"])
+def test_no_password_of_a_url_is_left_anywhere_however_broken_the_url(
+    url: str, column: str, malformed: str | None
+) -> None:
+    result = judged_one(**{column: url, "malformed": malformed})
+    assert holders(result) == []
+    assert result[column]
+
+
+def test_what_is_shown_of_a_url_with_credentials_is_the_rest_of_it() -> None:
+    result = judged_one(url="https://user:pw@a.example/@someone?q=1", page_url="https://user:pw@b.example/page")
+    assert result["url"] == "https://a.example/@someone?q=1"
+    assert result["page_url"] == "https://b.example/page"
+    assert result["bad_row"] == "url: credentials"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example/@someone/1.jpg", "http://a.example/photos/1234@N00/5?to=me@b.example"]
+)
+def test_an_at_sign_after_the_host_is_no_sign_of_credentials(url: str) -> None:
+    result = judged_one(url=url, page_url=url)
+    assert (result["url"], result["page_url"], result["bad_row"]) == (url, url, None)
+
+
+def test_credentials_of_urls_inside_texts_are_removed_and_the_rest_of_the_text_is_kept() -> None:
+    leaking = f"see http://user:{SECRET}@b.example/x, or mail me@c.example"
+    result = judged_one(
+        title=leaking, alt_text=leaking, description=leaking, tags=["cat", leaking, None], license=leaking,
+        attributes=[("source", leaking), ("empty", None)],
+    )  # fmt: skip
+    clean = "see http://b.example/x, or mail me@c.example"
+    assert holders(result) == []
+    assert [result[name] for name in ("title", "alt_text", "description", "license")] == [clean] * 4
+    assert result["tags"] == ["cat", clean, None]
+    assert result["attributes"] == [("source", clean), ("empty", None)]
+
+
+def test_the_key_of_a_sighting_is_never_altered() -> None:
+    assert judged_one(source_file="http://user:pw@host/part.csv")["source_file"] == "http://user:pw@host/part.csv"
+
+
+USER_INFO = st.text(st.characters(exclude_characters="@/?#\\", exclude_categories=["Cs"]), max_size=10)
+"""Anything that does not end the part of a URL in which credentials stand."""
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["url", "page_url"]),
+    st.lists(USER_INFO, max_size=2),
+    USER_INFO,
+    st.sampled_from(["", "/x", "/x@y"]),
+)
+def test_no_user_information_leaves_the_secret_behind(
+    column: str, before: Sequence[str], after: str, path: str
+) -> None:
+    url = f"https://{'@'.join(before)}{SECRET}{after}@a.example{path}"
+    assert holders(judged_one(**{column: url})) == []
