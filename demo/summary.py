@@ -193,10 +193,11 @@ def published_runs(warehouse: str) -> list[dict[str, Any]]:
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:
     """Seconds a stage and night, and images a second over all nights."""
+    measured = {name.removeprefix("seconds.") for run in runs for name in run["metrics"] if name.startswith("seconds.")}
     rows = []
-    for stage, count in STAGE_IMAGES.items():
+    for stage in [*STAGE_IMAGES, *sorted(measured - STAGE_IMAGES.keys())]:
         seconds = [run["metrics"].get(f"seconds.{stage}", 0.0) for run in runs]
-        images = sum(run["counts"].get(count, 0) for run in runs)
+        images = sum(run["counts"].get(STAGE_IMAGES.get(stage, "sightings"), 0) for run in runs)
         rows.append((stage, *(f"{value:.1f}" for value in seconds), images, f"{images / max(sum(seconds), 1e-9):.1f}"))
     dates = [str(run["ingest_dates"][0]) for run in runs]
     return section("Seconds a stage (starting Spark apart)", table(("stage", *dates, "images", "images/s"), rows))

@@ -65,6 +65,8 @@ class SparkSettings(Settings):
     app_name: str = "lensfeed"
     jars: str | None = None
     """Folder of jars (Delta's) to start from; null where spark-submit brings them."""
+    class_archive: str | None = None
+    """Class-data archive of a local session's JVM (jobs.class_archive); passed over where there is no such file."""
     crawl_tasks: int = Field(default=2, ge=1)
     """Partitions of the crawl; a host belongs to one of them."""
     embed_tasks: int = Field(default=2, ge=1)

@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.storage import Storage
 from schemas.spark import struct_type
@@ -104,8 +106,9 @@ class Landing:
     def append(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
         """Append a few driver-side rows to a log table (the ledger's events)."""
         schema = struct_type(TABLES[table])
-        tuples = [tuple(row.get(name) for name in schema.fieldNames()) for row in rows]
-        frame = self.spark.createDataFrame(tuples, schema).coalesce(1)
+        # Through Arrow, for a frame made of Python objects would start a Python worker to unpack a row.
+        values = pa.Table.from_pylist(list(rows), to_arrow_schema(schema))
+        frame = self.spark.createDataFrame(values, schema).coalesce(1)
         frame.write.format("delta").mode("append").save(self.path(table))
 
     # Staging ----------------------------------------------------------------------------------------------------

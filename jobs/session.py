@@ -7,6 +7,7 @@ seconds, offline and quietly. Under `spark-submit` the launcher has brought them
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -16,9 +17,17 @@ from schemas.settings import AssetSettings
 
 _CODE = Path(__file__).resolve().parent.parent
 """Where our packages lie: a checkout, site-packages, or the zip that spark-submit was given."""
-_QUIET = f"-Dlog4j2.configurationFile={_CODE / 'conf' / 'log4j2.properties'}"
 
-PROPERTIES: dict[str, str] = {
+LOCAL_JAVA_OPTIONS = (
+    # One short-lived JVM on few cores: the second compiler and a parallel collector cost more than they bring back.
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    # Neither the class archive nor Spark has anything to say that is not an error.
+    "-Xlog:disable",
+    f"-Dlog4j2.configurationFile={_CODE / 'conf' / 'log4j2.properties'}",
+)
+
+PROPERTIES: dict[str, Any] = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     # Dates and timestamps mean the same on every machine.
@@ -40,7 +49,7 @@ PROPERTIES: dict[str, str] = {
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
 }
 
-LOCAL_PROPERTIES: dict[str, str] = {
+LOCAL_PROPERTIES: dict[str, Any] = {
     # One machine: the defaults (200 shuffle partitions, 50 snapshot partitions) are made for clusters.
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
@@ -54,8 +63,6 @@ LOCAL_PROPERTIES: dict[str, str] = {
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
     # Small files are read by few tasks.
     "spark.sql.files.openCostInBytes": "1048576",
-    # One short-lived JVM on few cores: the second compiler and a parallel collector cost more than they bring back.
-    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {_QUIET}",
     # Plans are re-planned between stages at the price of a job a stage: worth it for large and skewed data only.
     "spark.sql.adaptive.enabled": "false",
     # Compiling a whole stage pays for millions of rows, not for thousands; many small queries start quicker without.
@@ -79,25 +86,41 @@ def open_session(config: Config) -> SparkSession:
     Raises UsageError when the folder of jars is missing or holds none.
     """
     os.environ.update(THREAD_LIMITS)
-    builder = SparkSession.builder.appName(config.spark.app_name)
-    properties = dict(PROPERTIES)
-    if "SPARK_ENV_LOADED" not in os.environ:  # not under spark-submit, which has chosen the master
-        builder = builder.master(config.spark.master)
-    if config.spark.master.startswith("local"):
-        properties |= LOCAL_PROPERTIES
-        # Workers on this machine are to run in the very environment that the driver runs in.
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    for name, value in THREAD_LIMITS.items():
-        properties[f"spark.executorEnv.{name}"] = value
-    if config.spark.jars:
-        properties["spark.jars"] = ",".join(_jars(Path(config.spark.jars)))
-    for name, value in (properties | config.spark.properties).items():
+    jars = Path(config.spark.jars) if config.spark.jars else None
+    if config.spark.master.startswith("local["):
+        archive = Path(config.spark.class_archive) if config.spark.class_archive else None
+        builder = local_builder(config.spark.master, jars, _archive_option(archive))
+    else:
+        builder = SparkSession.builder.config(map=PROPERTIES)
+        if "SPARK_ENV_LOADED" not in os.environ:  # not under spark-submit, which has chosen the master
+            builder = builder.master(config.spark.master)
+        if jars:
+            builder = builder.config("spark.jars", ",".join(_jars(jars)))
+        for name, value in THREAD_LIMITS.items():
+            builder = builder.config(f"spark.executorEnv.{name}", value)
+    for name, value in config.spark.properties.items():
         builder = builder.config(name, value)
-    spark = builder.getOrCreate()
+    spark = builder.appName(config.spark.app_name).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     for asset in (config.policy.detector, config.embedding.weights, config.text.weights):
         _ship(spark, asset)
     return spark
+
+
+def local_builder(master: str, jars: Path | None, java_option: str) -> SparkSession.Builder:
+    """A builder for one machine: `PROPERTIES`, `LOCAL_PROPERTIES`, the jars, and one more option of the JVM."""
+    # Workers on this machine are to run in the very environment that the driver runs in.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    properties = PROPERTIES | LOCAL_PROPERTIES
+    properties["spark.driver.extraJavaOptions"] = " ".join(filter(None, [*LOCAL_JAVA_OPTIONS, java_option]))
+    if jars:
+        # On the class path, not in `spark.jars`: only what the JVM's own loader loads can come out of an archive.
+        properties["spark.driver.extraClassPath"] = ":".join(_jars(jars))
+    return SparkSession.builder.master(master).config(map=properties)
+
+
+def _archive_option(archive: Path | None) -> str:
+    return f"-XX:SharedArchiveFile={archive.resolve()}" if archive and archive.is_file() else ""
 
 
 def _jars(folder: Path) -> list[str]:

@@ -1,9 +1,15 @@
 """Small files of a warehouse on whatever file system it lies (local, HDFS, object stores), through Hadoop's API."""
 
+import re
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
+
+
+def literal(path: str) -> str:
+    """The path as Spark's readers have to be given it: they take it for a glob pattern."""
+    return re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", path)
 
 
 class Storage:
@@ -57,6 +63,19 @@ class Storage:
         stream = self._fs.open(self._path(*parts))
         try:
             return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+        finally:
+            stream.close()
+
+    def head(self, path: str, length: int) -> bytes:
+        """The first bytes of a file named by its qualified path, decompressed where its name says that it is."""
+        location = self._jvm.org.apache.hadoop.fs.Path(path)
+        codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._fs.getConf())
+        codec = codecs.getCodec(location)
+        stream = self._fs.open(location)
+        try:
+            plain = codec.createInputStream(stream) if codec else stream
+            bounded = self._jvm.org.apache.commons.io.input.BoundedInputStream(plain, length)
+            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(bounded))
         finally:
             stream.close()
 

@@ -58,13 +58,13 @@ def assign(members: DataFrame, adjacent: DataFrame, labels: DataFrame, rule_vers
     `members`: live images of these components (`image_id, group_id, first_seen, source_pixels`); `adjacent`: of
     `neighbours`; `labels`: of `touched_components`.
     """
-    edges = adjacent.join(labels, "group_id")
+    # Under a name of its own: grouping two frames by one and the same column is ambiguous to Spark.
+    edges = adjacent.join(labels.withColumnRenamed("component", "edge_component"), "group_id")
     connected = edges.select("group_id").distinct()
     alone = _assign_alone(members.join(connected, "group_id", "left_anti"))
     linked = members.join(labels, "group_id").join(connected, "group_id", "left_semi")
-    together = (
-        linked.groupBy("component").cogroup(edges.groupBy("component")).applyInPandas(_assign_component, _ASSIGNED)
-    )
+    grouped = linked.groupBy("component").cogroup(edges.groupBy("edge_component"))
+    together = grouped.applyInPandas(_assign_component, _ASSIGNED)
     assigned = alone.unionByName(together)
     return assigned.withColumn("rule_version", f.lit(rule_version)).select(*CLUSTERS.column_names)
 

@@ -4,17 +4,22 @@ Text formats are read as lines and numbered without a shuffle: each split is num
 splits before it in the same file are added (the way of `RDD.zipWithIndex`). Blank lines hold a position but no row.
 """
 
+import csv
 import datetime as dt
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from jobs.config import ManifestSettings
 from jobs.errors import UsageError
-from jobs.storage import Storage
+from jobs.storage import Storage, literal
 from schemas.spark import spark_type
 from schemas.tables import MANIFEST_COLUMNS
 
@@ -27,6 +32,8 @@ _EXTENSIONS = {
     ".txt": "text",
 }
 _SAMPLED_LINES = 1000
+_HEADER_BYTES = 2**20
+"""A CSV header ends within this."""
 _CORRUPT = "_corrupt_record"
 
 
@@ -39,7 +46,9 @@ class ManifestFiles:
     files: tuple[str, ...]
     """Qualified paths, sorted; for Delta the table's folder alone."""
     columns: tuple[str, ...]
-    """Names found in it: of the schema, of the header, or of the first lines' keys; just `url` for a text file."""
+    """Names found in it: of the schema, of the headers, or of the first lines' keys; just `url` for a text file."""
+    headers: tuple[tuple[str, ...], ...] = ()
+    """Of CSV: the header of each of the files."""
 
 
 def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date) -> ManifestFiles:
@@ -57,27 +66,52 @@ def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date
             raise UsageError(f"manifest.path {path}: the folder holds no files")
         root = storage.root if storage.is_folder() else storage.root.rsplit("/", 1)[0]
         kind = _format(settings, files)
-    columns = _columns_found(spark, kind, files)
+    try:
+        headers = tuple(_header(storage, name) for name in files) if kind == "csv" else ()
+        columns = tuple(dict.fromkeys(sum(headers, ()))) if kind == "csv" else _columns_found(spark, kind, files)
+    except (PySparkException, Py4JJavaError) as error:
+        raise UsageError(f"manifest.path {path}: cannot be read as {kind}: {_root_cause(error)}") from None
+    for name, header in zip(files, headers, strict=False):
+        if header:  # an empty file has no rows either
+            _require_url(settings, name, header)
     _require_url(settings, path, columns)
-    return ManifestFiles(root, kind, files, columns)
+    return ManifestFiles(root, kind, files, columns, headers)
+
+
+def _header(storage: Storage, path: str) -> tuple[str, ...]:
+    """Names in the first record of a CSV file; none where the file is empty."""
+    text = storage.head(path, _HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    return tuple(next((record for record in csv.reader(io.StringIO(text, newline="")) if record), ()))
+
+
+def _root_cause(error: PySparkException | Py4JJavaError) -> str:
+    """The one line that says what was wrong, out of what Spark wraps around it."""
+    cause = getattr(error, "java_exception", None)
+    while cause is not None and cause.getCause() is not None:
+        cause = cause.getCause()
+    return str(cause.getMessage() if cause is not None else error).split("\n", 1)[0]
 
 
 def _columns_found(spark: SparkSession, kind: str, files: tuple[str, ...]) -> tuple[str, ...]:
+    if kind in {"parquet", "delta"}:
+        return tuple(_parquet(spark, kind, files).columns)
+    head = _lines(spark, files).limit(_SAMPLED_LINES)
     if kind == "text":
+        head.isEmpty()  # shows whether it can be read
         return ("url",)
-    if kind == "csv":
-        return tuple(spark.read.option("header", "true").csv(files[0]).columns)
-    if kind == "jsonl":
-        head = spark.read.text(list(files)).where(f.trim("value") != "").limit(_SAMPLED_LINES)
-        keys = head.select(f.explode(f.expr("json_object_keys(value)")).alias("key")).distinct()
-        return tuple(sorted(row["key"] for row in keys.collect()))
-    return tuple(_parquet(spark, kind, files).columns)
+    keys = head.select(f.explode(f.expr("json_object_keys(value)")).alias("key")).distinct()
+    return tuple(sorted(row["key"] for row in keys.collect()))
+
+
+def _lines(spark: SparkSession, files: tuple[str, ...]) -> DataFrame:
+    """Lines that are not blank, as `value`."""
+    return spark.read.text([literal(name) for name in files]).where(f.col("value").rlike(r"\S"))
 
 
 def _parquet(spark: SparkSession, kind: str, files: tuple[str, ...]) -> DataFrame:
     if kind == "delta":
         return spark.read.format("delta").load(files[0])
-    return spark.read.option("mergeSchema", "true").parquet(*files)
+    return spark.read.option("mergeSchema", "true").parquet(*[literal(name) for name in files])
 
 
 def _format(settings: ManifestSettings, files: tuple[str, ...]) -> str:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.spark
 
 Checkpoint = Callable[[DataFrame], DataFrame]
 # One row a band: whatever is within reach shares one, so that brute force and bands must find the same.
-SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, bands=45, rows=1)
+SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, bands=12, rows=1)
 DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
 
 
@@ -133,7 +133,7 @@ def test_touched_components_are_whole_and_none_besides(spark: SparkSession, mate
     others = [(*sorted(chance.sample(names[12:], 2)), 1, 1) for _ in range(150)]
     edges = {*chain, *others}
     seeds = {names[3], *chance.sample(names[12:], 40)}
-    labels, rounds = touched_components(
+    labels, _ = touched_components(
         seed_frame(spark, seeds), local_copy(neighbours(edge_frame(spark, edges))), materialise
     )
     component = components(names, edges)
@@ -141,7 +141,6 @@ def test_touched_components_are_whole_and_none_besides(spark: SparkSession, mate
     assert found.keys() == set().union(*(component[seed] for seed in seeds))
     for one, other in combinations(found, 2):
         assert (found[one] == found[other]) == (component[one] == component[other])
-    assert rounds <= 14
 
 
 class InMemory(Landing):
@@ -150,6 +149,7 @@ class InMemory(Landing):
     tables: dict[str, DataFrame]
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
+        assert version is None
         return self.tables[table]
 
 
@@ -159,13 +159,13 @@ DERIVED = ("image_hashes", "lsh_bands", "duplicate_edges", "clusters")
 class Night(DateRun):
     """A run that only groups duplicates, and lands what changed."""
 
+    landing: InMemory
+
     def group(self, affected: set[str], live: DataFrame) -> None:
         ids = frame(self.spark, "image_id string", [(image,) for image in affected])
         self.stage_duplicates(Touched(ids, ids, ids, live))
         after = {name: self._after(name, self.landing.staged(self.run_id, name)) for name in DERIVED}
-        for name, table in after.items():
-            self.landing.read(name)
-            self.landing.tables[name] = local_copy(table)
+        self.landing.tables |= {name: self._stage(f"live_{name}", table) for name, table in after.items()}
 
 
 @pytest.fixture
@@ -179,7 +179,17 @@ def night(landing: InMemory, number: int) -> Night:
     config = load("conf/local.yaml").model_copy(update={"dedup": SETTINGS})
     policy = Policy.model_construct(rules=())
     versions = Versions("policy", "model", "text", "rule", "canonical")
-    return Night(landing.spark, landing, config, policy, versions, DATES[0], f"run{number}", Progress("test"))
+    return Night(
+        landing.spark,
+        landing,
+        config,
+        policy,
+        versions,
+        DATES[0],
+        f"run{number}",
+        Progress("test"),
+        published_before=False,
+    )
 
 
 def live_frame(
@@ -211,10 +221,10 @@ def live_frame(
 def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
     spark: SparkSession, in_memory: InMemory
 ) -> None:
-    contents = world(seed=6, families=120)
+    contents = world(seed=6, families=80)
     chance = random.Random(8)
     dates: dict[str, dt.date] = {}
-    for number in range(5):
+    for number in range(3):
         before = dict(dates)
         for image in contents:
             # Comes, goes, or moves in the order, as a backfill of an earlier date would have it.
