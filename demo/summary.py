@@ -157,8 +157,8 @@ def clusters_text(representatives: Mapping[str, str]) -> str:
     """How many clusters there are and how large the largest is."""
     sizes = Counter(representatives.values())
     return (
-        f"  {len(representatives)} live images in {len(sizes)} clusters; {sum(size > 1 for size in sizes.values())} "
-        f"clusters hold copies, the largest {max(sizes.values(), default=0)} images"
+        f"  live images: {len(representatives)}; clusters: {len(sizes)}, of which with copies: "
+        f"{sum(size > 1 for size in sizes.values())}; images in the largest: {max(sizes.values(), default=0)}"
     )
 
 

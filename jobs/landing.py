@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -65,6 +65,7 @@ class Landing:
         self.storage = Storage(spark, root)
         self.parallel_writes = parallel_writes
         self._staged_rows: dict[tuple[str, str], StagedRows] = {}
+        self._read: dict[tuple[str, int], DataFrame] = {}
 
     # Tables -----------------------------------------------------------------------------------------------------
 
@@ -89,13 +90,23 @@ class Landing:
         builder.execute()
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
-        """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any."""
-        if (self.version(table) if version is None else version) <= 0:
-            return self._no_rows(struct_type(TABLES[table]))
-        reader = self.spark.read.format("delta")
-        if version is not None:
-            reader = reader.option("versionAsOf", version)
-        return reader.load(self.path(table))
+        """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any.
+
+        The version's list of live files is asked for once: a night looks at its history in dozens of queries, and
+        Delta would work the list out for each of them anew.
+        """
+        pinned = self.version(table) if version is None else version
+        schema = struct_type(TABLES[table])
+        if pinned <= 0:
+            return self._no_rows(schema)
+        if (table, pinned) not in self._read:
+            delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
+            files = delta.inputFiles()
+            reader = self.spark.read.schema(schema).option("basePath", self.path(table))
+            self._read[table, pinned] = (
+                reader.parquet(*files).select(*schema.fieldNames()) if files else self._no_rows(schema)
+            )
+        return self._read[table, pinned]
 
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
@@ -113,14 +124,17 @@ class Landing:
 
     # Staging ----------------------------------------------------------------------------------------------------
 
-    def stage(self, run_id: str, name: str, frame: DataFrame) -> DataFrame:
-        """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once."""
+    def stage(self, run_id: str, name: str, frame: DataFrame, **counted: Column) -> DataFrame:
+        """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once.
+
+        How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`.
+        """
         path = self._staged_path(run_id, name)
         seen = Observation()
-        inserts = f.count_if(f.col(CHANGE) == "insert") if CHANGE in frame.columns else f.max(f.lit(0))
-        observed = frame.observe(seen, f.count(f.lit(1)).alias("rows"), inserts.alias("inserts"))
-        observed.write.mode("overwrite").parquet(path)
-        self._staged_rows[run_id, name] = StagedRows(seen.get["rows"], seen.get["inserts"] or 0, frame.schema)
+        counts = [f.count_if(condition).alias(label) for label, condition in counted.items()]
+        frame.observe(seen, f.count(f.lit(1)).alias("rows"), *counts).write.mode("overwrite").parquet(path)
+        found = seen.get
+        self._staged_rows[run_id, name] = StagedRows(found.pop("rows"), found, frame.schema)
         return self.staged(run_id, name)
 
     def staged_rows(self, run_id: str, name: str) -> "StagedRows":
@@ -210,8 +224,8 @@ class StagedRows:
     """What is known of a staged dataset without reading it."""
 
     rows: int
-    inserts: int
-    """Rows of a derived table's changes whose key is new."""
+    counted: dict[str, int]
+    """Rows that meet each condition that was counted."""
     schema: t.StructType
 
 

@@ -65,26 +65,42 @@ class Lease:
         return self._record.generation
 
     def __enter__(self) -> "Lease":
-        generations = [
-            int(name.removesuffix(".json"))
-            for name in self._storage.names(_FOLDER)
-            if name.removesuffix(".json").isdigit()
-        ]
+        generations = self._generations()
         newest = max(generations, default=0)
         if newest:
-            held = LeaseRecord(**json.loads(self._storage.read_text(_FOLDER, f"{newest}.json")))
-            if not held.is_free(time.time()):
-                raise RunError(
-                    f"the warehouse {self._storage.root} is held by {held.holder} (pid {held.pid} on {held.host}); "
-                    f"wait for it to end, or {held.ttl_s:.0f} s after it stopped"
-                )
+            self._check_free(newest)
         self._record = replace(self._record, generation=newest + 1, renewed_at=time.time())
-        if not self._storage.create_text(self._text(), _FOLDER, self._name()):
+        # A taker that was slow may create a name anew that others have taken, released and cleaned up since.
+        if not self._storage.create_text(self._text(), _FOLDER, self._name()) or max(self._generations()) > newest + 1:
             raise RunError(f"another driver took the warehouse {self._storage.root} at this very moment; try again")
         for generation in sorted(generations)[:-1]:
             self._storage.delete(_FOLDER, f"{generation}.json")
         self._renewer.start()
         return self
+
+    def _generations(self) -> list[int]:
+        names = [name.removesuffix(".json") for name in self._storage.names(_FOLDER)]
+        return [int(name) for name in names if name.isdigit()]
+
+    def _check_free(self, generation: int) -> None:
+        """Raise RunError where the lease of that generation is held."""
+        held = self._read(generation)
+        if held is None:
+            age = time.time() - self._storage.modified_at(_FOLDER, f"{generation}.json")
+            if age <= self._record.ttl_s:
+                raise RunError(f"another driver is just taking the warehouse {self._storage.root}; try again")
+        elif not held.is_free(time.time()):
+            raise RunError(
+                f"the warehouse {self._storage.root} is held by {held.holder} (pid {held.pid} on {held.host}); "
+                f"wait for it to end, or {held.ttl_s:.0f} s after it stopped"
+            )
+
+    def _read(self, generation: int) -> LeaseRecord | None:
+        """The record; None where there is none (yet), for the file is being written or was left half-written."""
+        try:
+            return LeaseRecord(**json.loads(self._storage.read_text(_FOLDER, f"{generation}.json")))
+        except ValueError:
+            return None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -75,7 +75,8 @@ class Ledger:
     def unfinished(self) -> list[Event]:
         """The last event of every run that is neither published nor discarded, oldest first."""
         last = {event.run_id: event for event in self.events}
-        return [event for event in last.values() if event.event in {"started", "prepared"}]
+        unfinished = [event for event in last.values() if event.event in {"started", "prepared"}]
+        return sorted(unfinished, key=lambda event: event.seq)
 
     def last_published(self) -> Event | None:
         """The event that readers go by."""
@@ -93,8 +94,8 @@ class Ledger:
             if event.event == "prepared":
                 written.append(self.publish(event))
             else:
-                written.append(self.append(replace(event, event="discarded", detail="never prepared")))
                 self.landing.discard(event.run_id)
+                written.append(self.append(replace(event, event="discarded", detail="never prepared")))
         return written
 
     def publish(self, prepared: Event, *, keep_staging: bool = False) -> Event:

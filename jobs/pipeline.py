@@ -9,7 +9,7 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from jobs.config import Config
@@ -160,9 +160,10 @@ class DateRun:
             result.withColumn("model_version", f.lit(self.versions.model_version)).withColumn(
                 "run_id", f.lit(self.run_id)
             ),
+            embedded=f.col("error").isNull(),
         )
         good = vectors.where("error is null")
-        self.counts["embedded"] = good.count()
+        self.counts["embedded"] = self._rows("vectors").counted["embedded"]
         self._plan("embeddings", "vectors", where="error is null")
         return good, vectors.where("error is not null").select("image_id", "error")
 
@@ -182,9 +183,10 @@ class DateRun:
             result.withColumn("text_model_version", f.lit(self.versions.text_model_version)).withColumn(
                 "run_id", f.lit(self.run_id)
             ),
+            embedded=f.col("error").isNull(),
         )
         good = staged.where("error is null")
-        self.counts["texts_embedded"] = good.count()
+        self.counts["texts_embedded"] = self._rows("texts").counted["embedded"]
         self.counts["texts_failed"] = self._rows("texts").rows - self.counts["texts_embedded"]
         self._plan("text_embeddings", "texts", where="error is null")
         return good
@@ -279,24 +281,25 @@ class DateRun:
         fresh, dead = groups.where("fresh").select("group_id"), groups.where("dead").select("group_id")
 
         hashes = touched.live.where("not flat").join(fresh, "group_id", "left_semi").dropDuplicates(["group_id"])
-        new_bands = self._stage("new_bands", dedup.band_rows(hashes, self.config.dedup, rule))
+        signed = dedup.band_rows(hashes, self.config.dedup, rule)
         old_bands = self.landing.read("lsh_bands").join(dead, "group_id", "left_anti")
         band_numbers = f.explode(f.sequence(f.lit(0), f.lit(self.config.dedup.bands - 1))).alias("band")
-        band_changes = new_bands.withColumn(CHANGE, f.lit("insert")).unionByName(
-            dead.select("group_id", band_numbers, f.lit("delete").alias(CHANGE)), allowMissingColumns=True
+        band_changes = self._stage_derived(
+            "lsh_bands",
+            signed.withColumn(CHANGE, f.lit("insert")).unionByName(
+                dead.select("group_id", band_numbers, f.lit("delete").alias(CHANGE)), allowMissingColumns=True
+            ),
         )
-        self._stage("lsh_bands", band_changes)
-        self._plan("lsh_bands", "lsh_bands")
+        new_bands = band_changes.where(f.col(CHANGE) == "insert")
 
         old_edges = self.landing.read("duplicate_edges")
         ends = dedup.touching(old_edges, dead)
         new_edges = dedup.verified_edges(new_bands, old_bands, self.config.dedup, rule)
-        edge_changes = self._stage(
+        edge_changes = self._stage_derived(
             "duplicate_edges",
             new_edges.withColumn(CHANGE, f.lit("insert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
         )
-        self.counts["new_edges"] = self._rows("duplicate_edges").inserts
-        self._plan("duplicate_edges", "duplicate_edges")
+        self.counts["new_edges"] = self._rows("duplicate_edges").counted["inserts"]
 
         adjacent = clusters.neighbours(self._after("duplicate_edges", edge_changes))
         orphans = (
@@ -348,8 +351,9 @@ class DateRun:
         members_now = self._after("feed_members", members).join(heads, "representative_id", "left_semi")
         representatives = whole.where("image_id = representative_id").select("image_id")
         ids = self.landing.read("feed_ids")
-        new_ids = self._stage("feed_ids", feed.new_feed_ids(representatives, ids, self.run_id))
-        self.counts["feed_id_collisions"] = new_ids.where("collided").count()
+        granted = feed.new_feed_ids(representatives, ids, self.run_id)
+        new_ids = self._stage("feed_ids", granted, collided=f.col("collided"))
+        self.counts["feed_id_collisions"] = self._rows("feed_ids").counted["collided"]
         self._plan("feed_ids", "feed_ids")
         stored = self.landing.read("images").select("image_id", "width", "height", "sharpness")
         pictures = stored.unionByName(
@@ -384,12 +388,15 @@ class DateRun:
 
     # Staging ----------------------------------------------------------------------------------------------------
 
-    def _stage(self, name: str, frame: DataFrame) -> DataFrame:
-        return self.landing.stage(self.run_id, name, frame)
+    def _stage(self, name: str, frame: DataFrame, **counted: Column) -> DataFrame:
+        return self.landing.stage(self.run_id, name, frame, **counted)
 
     def _stage_changes(self, table: str, old: DataFrame, new: DataFrame) -> DataFrame:
         """Stage what turns the rows `old` of a derived table into `new`, and put it into the plan."""
-        staged = self._stage(table, changes(old, new, TABLES[table]))
+        return self._stage_derived(table, changes(old, new, TABLES[table]))
+
+    def _stage_derived(self, table: str, changed: DataFrame) -> DataFrame:
+        staged = self._stage(table, changed, inserts=f.col(CHANGE) == "insert")
         self.counts[f"changed.{table}"] = self._rows(table).rows
         self._plan(table, table)
         return staged
@@ -417,7 +424,7 @@ class DateRun:
     ) -> None:
         staged = self._rows(source)
         rows = self._rows(only).rows if only else staged.rows
-        inserts_only = TABLES[table].kind == "derived" and staged.inserts == staged.rows
+        inserts_only = TABLES[table].kind == "derived" and staged.counted["inserts"] == staged.rows
         self.plan.append(StagedTable(table, source, rows, only, where, dates, inserts_only))
 
     def _rows(self, name: str) -> StagedRows:

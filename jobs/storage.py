@@ -1,6 +1,8 @@
 """Small files of a warehouse on whatever file system it lies (local, HDFS, object stores), through Hadoop's API."""
 
 import re
+import uuid
+from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -21,6 +23,10 @@ class Storage:
         base = jvm.org.apache.hadoop.fs.Path(root)
         self._fs = base.getFileSystem(spark._jsc.hadoopConfiguration())
         self.root: str = self._fs.makeQualified(base).toString()
+        self._is_local = self.root.startswith("file:")
+
+    def _local(self, *parts: str) -> Path:
+        return Path(self.path(*parts).removeprefix("file:"))
 
     def path(self, *parts: str) -> str:
         """The qualified path as text."""
@@ -79,14 +85,33 @@ class Storage:
         finally:
             stream.close()
 
+    def modified_at(self, *parts: str) -> float:
+        """When the file was last written, epoch seconds."""
+        return float(self._fs.getFileStatus(self._path(*parts)).getModificationTime()) / 1000
+
     def write_text(self, text: str, *parts: str) -> None:
-        """Write the file whole, replacing one that is there."""
-        self._write(self._fs.create(self._path(*parts), True), text)
+        """Write the file whole, replacing one that is there. On a local disk a reader sees the old text or the new."""
+        if not self._is_local:
+            self._write(self._fs.create(self._path(*parts), True), text)
+            return
+        path = self._local(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
 
     def create_text(self, text: str, *parts: str) -> bool:
         """Write a file that must not exist yet; False, and nothing written, where it does (atomic put-if-absent)."""
         try:
+            if self._is_local:  # Hadoop only looks before it creates there: two could find nothing
+                path = self._local(*parts)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+                return True
             stream = self._fs.create(self._path(*parts), False)
+        except FileExistsError:
+            return False
         except Py4JJavaError as error:
             if "FileAlreadyExistsException" in str(error.java_exception.getClass().getName()):
                 return False

@@ -23,7 +23,7 @@ _ASSIGNED = (
 
 
 def neighbours(edges: DataFrame) -> DataFrame:
-    """Edges (`left_id, right_id, hamming, hamming256`) in both directions: `group_id, other_id, hamming, hamming256`."""
+    """Edges (`left_id, right_id` and distances) in both directions: `group_id, other_id, hamming, hamming256`."""
     distances = ["hamming", "hamming256"]
     there = edges.select(f.col("left_id").alias("group_id"), f.col("right_id").alias("other_id"), *distances)
     back = edges.select(f.col("right_id").alias("group_id"), f.col("left_id").alias("other_id"), *distances)

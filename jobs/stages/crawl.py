@@ -4,6 +4,7 @@ Between the three no row is stored: the one thing that is written is this stage'
 beside `decision = allow`. Everything later derives from that staging table, so nothing is fetched twice.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -39,7 +40,7 @@ def crawl_and_gate(
             batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
         )
 
-    fetched = spread_by_host(requests, tasks).mapInArrow(fetch, fetched_ddl())
+    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, fetched_ddl())
     gate = gate_udf(policy, detector, crawl, gate_batch)
     canonical = canonical_udf(images, crawl)
     judged = fetched.withColumn("gate", gate("body", "content_type"))
@@ -59,15 +60,16 @@ def crawl_and_gate(
     )
 
 
-def spread_by_host(requests: DataFrame, tasks: int) -> DataFrame:
+def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -> DataFrame:
     """Requests in `tasks` partitions, with `host_shards`: how many of them hold URLs of the row's host.
 
     A host belongs to one task, so that its limits can be kept there. Only a host with more than a task's fair share of
     the URLs is spread over several, which then divide its limits among them.
     """
+    most_shards = min(tasks, per_host_concurrency)  # each of them holds one connection at least
     sizes = requests.groupBy("host").agg(f.count("*").alias("urls"))
     fair_share = f.greatest(f.lit(1), f.ceil(f.sum("urls").over(Window.partitionBy()) / tasks))
-    shards = f.least(f.lit(tasks), f.ceil(f.col("urls") / fair_share)).cast("int")
+    shards = f.least(f.lit(most_shards), f.ceil(f.col("urls") / fair_share)).cast("int")
     hosts = sizes.select("host", shards.alias("host_shards"))
     own = f.pmod(f.xxhash64("host"), f.lit(tasks))
     shard = f.pmod(f.xxhash64("url_id"), f.col("host_shards"))
@@ -77,6 +79,7 @@ def spread_by_host(requests: DataFrame, tasks: int) -> DataFrame:
     return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards")
 
 
+@functools.cache
 def _partition_keys(spark: SparkSession, tasks: int) -> list[int]:
     """For each of `tasks` partitions a number that Spark's hash partitioning puts there."""
     numbers = spark.range(tasks * 64).select(f.col("id").cast("int").alias("key"))

@@ -7,7 +7,7 @@ splits before it in the same file are added (the way of `RDD.zipWithIndex`). Bla
 import csv
 import datetime as dt
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -35,6 +35,8 @@ _SAMPLED_LINES = 1000
 _HEADER_BYTES = 2**20
 """A CSV header ends within this."""
 _CORRUPT = "_corrupt_record"
+_NOT_UTF8 = "not UTF-8 text"
+_NOT_BLANK = r"value rlike '\\S'"
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,12 @@ def _root_cause(error: PySparkException | Py4JJavaError) -> str:
 def _columns_found(spark: SparkSession, kind: str, files: tuple[str, ...]) -> tuple[str, ...]:
     if kind in {"parquet", "delta"}:
         return tuple(_parquet(spark, kind, files).columns)
-    head = _lines(spark, files).limit(_SAMPLED_LINES)
+    head = spark.read.text([literal(name) for name in files]).where(_NOT_BLANK).limit(_SAMPLED_LINES)
     if kind == "text":
         head.isEmpty()  # shows whether it can be read
         return ("url",)
     keys = head.select(f.explode(f.expr("json_object_keys(value)")).alias("key")).distinct()
     return tuple(sorted(row["key"] for row in keys.collect()))
-
-
-def _lines(spark: SparkSession, files: tuple[str, ...]) -> DataFrame:
-    """Lines that are not blank, as `value`."""
-    return spark.read.text([literal(name) for name in files]).where(f.col("value").rlike(r"\S"))
 
 
 def _parquet(spark: SparkSession, kind: str, files: tuple[str, ...]) -> DataFrame:
@@ -145,14 +142,33 @@ def read_manifest(
     """
     readers = {
         "parquet": _read_parquet,
-        "delta": _read_parquet,
+        "delta": _read_delta,
         "csv": _read_csv,
         "jsonl": _read_jsonl,
         "text": _read_text,
     }
     frame = readers[manifest.format](spark, settings, manifest, materialise)
     relative = f.substring(_plain_path(f.col("_file")), len(_plain(manifest.root)) + 2, 1_000_000)
-    return frame.select(relative.alias("source_file"), "row_number", *MANIFEST_COLUMNS, "malformed")
+    sound = {name: _is_utf8(f.col(name), kind) for name, kind in MANIFEST_COLUMNS.items()}
+    problem = f.coalesce("malformed", f.when(~reduce(Column.__and__, sound.values()), f.lit(_NOT_UTF8)))
+    return frame.select(
+        relative.alias("source_file"),
+        "row_number",
+        *[f.when(is_sound, f.col(name)).alias(name) for name, is_sound in sound.items()],
+        problem.alias("malformed"),
+    )
+
+
+def _is_utf8(value: Column, kind: str) -> Column:
+    """Whether all text in the value is UTF-8, as whatever works on it next takes for granted."""
+    if kind.startswith("map<"):
+        return _is_utf8(f.map_keys(value), "array<string>") & _is_utf8(f.map_values(value), "array<string>")
+    valid = f.forall(value, _is_utf8_text) if kind == "array<string>" else _is_utf8_text(value)
+    return f.coalesce(valid, f.lit(True))
+
+
+def _is_utf8_text(value: Column) -> Column:
+    return f.coalesce(f.is_valid_utf8(value), f.lit(True))
 
 
 def _plain(path: str) -> str:
@@ -186,6 +202,28 @@ def _read_parquet(
 ) -> DataFrame:
     del materialise  # Parquet knows the position of a row by itself
     raw = _parquet(spark, manifest.format, manifest.files)
+    return raw.select(
+        *_typed_columns(raw, settings, manifest),
+        f.col("_metadata.file_path").alias("_file"),
+        f.col("_metadata.row_index").cast("bigint").alias("row_number"),
+        f.lit(None).cast("string").alias("malformed"),
+    )
+
+
+def _read_delta(
+    spark: SparkSession,
+    settings: ManifestSettings,
+    manifest: ManifestFiles,
+    materialise: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    """Delta does not tell the position of a row: it is counted, over the rows that are live in the file."""
+    raw = _parquet(spark, manifest.format, manifest.files)
+    rows = _numbered(_located(raw, _typed_columns(raw, settings, manifest)), materialise)
+    return rows.withColumn("malformed", f.lit(None).cast("string"))
+
+
+def _typed_columns(raw: DataFrame, settings: ManifestSettings, manifest: ManifestFiles) -> list[Column]:
+    """The manifest's columns out of a frame that has types of its own; UsageError where one is of another type."""
     types = {field.name: field.dataType for field in raw.schema.fields}
     columns = []
     for ours, type_name in MANIFEST_COLUMNS.items():
@@ -200,12 +238,7 @@ def _read_parquet(
                 f"expected {type_name}"
             )
         columns.append(f.col(f"`{theirs}`").cast(wanted).alias(ours))
-    return raw.select(
-        *columns,
-        f.col("_metadata.file_path").alias("_file"),
-        f.col("_metadata.row_index").cast("bigint").alias("row_number"),
-        f.lit(None).cast("string").alias("malformed"),
-    )
+    return columns
 
 
 def _castable(found: t.DataType, wanted: t.DataType) -> bool:
@@ -223,10 +256,10 @@ def _read_text(
     materialise: Callable[[DataFrame], DataFrame],
 ) -> DataFrame:
     del settings
-    lines = _numbered(spark.read.text(list(manifest.files)), materialise).where(f.trim("value") != "")
     others = [
         f.lit(None).cast(spark_type(kind)).alias(name) for name, kind in MANIFEST_COLUMNS.items() if name != "url"
     ]
+    lines = _numbered_lines(spark, manifest, materialise)
     return lines.select(
         f.trim("value").alias("url"), *others, "_file", "row_number", f.lit(None).cast("string").alias("malformed")
     )
@@ -238,18 +271,32 @@ def _read_jsonl(
     manifest: ManifestFiles,
     materialise: Callable[[DataFrame], DataFrame],
 ) -> DataFrame:
-    lines = _numbered(spark.read.text(list(manifest.files)), materialise).where(f.trim("value") != "")
     theirs = {ours: settings.columns.get(ours, ours) for ours in MANIFEST_COLUMNS}
-    fields = [t.StructField(theirs[ours], spark_type(kind)) for ours, kind in MANIFEST_COLUMNS.items()]
-    schema = t.StructType([*fields, t.StructField(_CORRUPT, t.StringType())])
-    parsed = lines.withColumn("row", f.from_json("value", schema, {"columnNameOfCorruptRecord": _CORRUPT}))
-    unread = f.col(f"row.{_CORRUPT}").isNotNull() | f.col("row").isNull()
+    types = {theirs[ours]: spark_type(kind) for ours, kind in MANIFEST_COLUMNS.items()}
+    row = t.StructType([t.StructField(name, kind) for name, kind in types.items()])
+    # Spark reads the first value of a text and ignores what follows it: `end` is there only if nothing did.
+    schema = t.StructType().add("row", row).add("end", t.IntegerType()).add(_CORRUPT, t.StringType())
+    closed = f.concat(f.lit('{"row": '), "value", f.lit(', "end": 0}'))
+    parsed = _numbered_lines(spark, manifest, materialise).withColumn(
+        "line", f.from_json(closed, schema, {"columnNameOfCorruptRecord": _CORRUPT})
+    )
+    unread = f.col(f"line.{_CORRUPT}").isNotNull() | f.col("line.row").isNull() | f.col("line.end").isNull()
     return parsed.select(
-        *[f.col("row").getField(theirs[ours]).alias(ours) for ours in MANIFEST_COLUMNS],
+        *[f.col("line.row").getField(theirs[ours]).alias(ours) for ours in MANIFEST_COLUMNS],
         "_file",
         "row_number",
-        f.when(unread, f.lit("not a JSON object with the manifest's types")).alias("malformed"),
+        f.when(~f.is_valid_utf8("value"), f.lit(_NOT_UTF8))
+        .when(unread, f.lit("not a JSON object with the manifest's types"))
+        .alias("malformed"),
     )
+
+
+def _numbered_lines(
+    spark: SparkSession, manifest: ManifestFiles, materialise: Callable[[DataFrame], DataFrame]
+) -> DataFrame:
+    """The manifest's lines as `value`, numbered, without the blank ones."""
+    raw = spark.read.text([literal(name) for name in manifest.files])
+    return _numbered(_located(raw, ["value"]), materialise).where(_NOT_BLANK)
 
 
 def _read_csv(
@@ -258,45 +305,60 @@ def _read_csv(
     manifest: ManifestFiles,
     materialise: Callable[[DataFrame], DataFrame],
 ) -> DataFrame:
-    header = manifest.columns
-    schema = t.StructType([t.StructField(name, t.StringType()) for name in [*header, _CORRUPT]])
+    files_by_header: dict[tuple[str, ...], list[str]] = {}
+    for name, header in zip(manifest.files, manifest.headers, strict=True):
+        files_by_header.setdefault(header, []).append(name)
+    files_by_header.pop((), None)  # empty files
+    frames = [_csv_records(spark, settings, header, files) for header, files in files_by_header.items()]
+    return _numbered(reduce(DataFrame.union, frames), materialise)
+
+
+def _csv_records(
+    spark: SparkSession, settings: ManifestSettings, header: tuple[str, ...], files: list[str]
+) -> DataFrame:
+    """Records of files with one and the same header, not numbered yet."""
+    # Columns go by their place: names may repeat, or be empty, or differ in their case alone.
+    schema = t.StructType([t.StructField(name, t.StringType()) for name in [*map(str, range(len(header))), _CORRUPT]])
     reader = (
         spark.read.schema(schema)
         .option("header", "true")
-        .option("enforceSchema", "false")
         .option("multiLine", "true")
         .option("quote", '"')
         .option("escape", '"')
         .option("columnNameOfCorruptRecord", _CORRUPT)
     )
-    rows = _numbered(reader.csv(list(manifest.files)), materialise)
     columns = []
     for ours, kind in MANIFEST_COLUMNS.items():
         theirs = settings.columns.get(ours, ours)
-        value = f.col(f"`{theirs}`") if theirs in header else f.lit(None).cast("string")
+        value = f.col(f"`{header.index(theirs)}`") if theirs in header else f.lit(None).cast("string")
         columns.append(_parsed(value, kind).alias(ours))
     malformed = f.when(f.col(_CORRUPT).isNotNull(), f.lit(f"not a CSV record of {len(header)} fields"))
-    return rows.select(*columns, "_file", "row_number", malformed.alias("malformed"))
+    return _located(reader.csv([literal(name) for name in files]), [*columns, malformed.alias("malformed")])
 
 
 def _parsed(value: Column, kind: str) -> Column:
     """A CSV field: lists as a JSON array or separated by `|`, maps as a JSON object."""
     if kind == "array<string>":
-        from_text = f.filter(f.transform(f.split(value, r"\|"), f.trim), lambda tag: tag != "")
+        from_text = f.filter(f.transform(f.split(value, r"\|"), _trimmed), lambda tag: tag != "")
         return f.when(value.startswith("["), f.from_json(value, kind)).otherwise(from_text)
     return f.from_json(value, kind) if kind.startswith("map<") else value
 
 
-def _numbered(raw: DataFrame, materialise: Callable[[DataFrame], DataFrame]) -> DataFrame:
-    """`raw` with `_file` and `row_number`, the position in the file over all its splits."""
-    lines = materialise(
-        raw.select(
-            "*",
-            f.col("_metadata.file_path").alias("_file"),
-            f.col("_metadata.file_block_start").alias("_block"),
-            f.monotonically_increasing_id().alias("_position"),
-        )
+def _trimmed(tag: Column) -> Column:
+    """With one parameter: `transform` would hand `trim` itself a tag's index as the characters to take off."""
+    return f.trim(tag)
+
+
+def _located(raw: DataFrame, columns: Sequence[Column | str]) -> DataFrame:
+    """`columns` of files as they are read, with `_file` and `_block`, where in it the split begins."""
+    return raw.select(
+        *columns, f.col("_metadata.file_path").alias("_file"), f.col("_metadata.file_block_start").alias("_block")
     )
+
+
+def _numbered(located: DataFrame, materialise: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    """Adds `row_number`, the position in the file over all its splits."""
+    lines = materialise(located.withColumn("_position", f.monotonically_increasing_id()))
     blocks = lines.groupBy("_file", "_block").agg(f.min("_position").alias("_first"), f.count("*").alias("_lines"))
     before = Window.partitionBy("_file").orderBy("_block").rowsBetween(Window.unboundedPreceding, -1)
     starts = blocks.withColumn("_start", f.coalesce(f.sum("_lines").over(before), f.lit(0)))
