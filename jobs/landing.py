@@ -23,9 +23,9 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.storage import Storage
+from jobs.storage import Storage, literal
 from schemas.spark import struct_type
-from schemas.tables import TABLES, Table
+from schemas.tables import PUBLISHED, TABLES, Table
 
 CHANGE = "_change"
 """Column of a staged derived table: `insert`, `update` or `delete`."""
@@ -143,12 +143,13 @@ class Landing:
 
     def staged(self, run_id: str, name: str) -> DataFrame:
         """A dataset of the run; a relation known to be empty where this process staged no row under that name."""
+        path = literal(self._staged_path(run_id, name))
         known = self._staged_rows.get((run_id, name))
         if known is None:
-            return self.spark.read.parquet(self._staged_path(run_id, name))
+            return self.spark.read.parquet(path)
         if known.rows == 0:
             return self._no_rows(known.schema)
-        return self.spark.read.schema(known.schema).parquet(self._staged_path(run_id, name))
+        return self.spark.read.schema(known.schema).parquet(path)
 
     def _no_rows(self, schema: t.StructType) -> DataFrame:
         """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""
@@ -177,7 +178,11 @@ class Landing:
         plan = json.loads(self.storage.read_text("_staging", run_id, "plan.json"))
         lines = [StagedTable(**(line | {"dates": tuple(line["dates"])})) for line in plan]
         self._in_parallel(lambda line: self._apply(run_id, line), lines)
-        return {name: self.version(name) for name in TABLES if name != "runs"}
+        return self.versions()
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every table that a published event names."""
+        return {name: self.version(name) for name in PUBLISHED}
 
     def _apply(self, run_id: str, line: StagedTable) -> None:
         table = TABLES[line.table]
