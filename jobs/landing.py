@@ -101,7 +101,7 @@ class Landing:
             return self._no_rows(schema)
         if (table, pinned) not in self._read:
             delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
-            files = delta.inputFiles()
+            files = [literal(name) for name in delta.inputFiles()]
             reader = self.spark.read.schema(schema).option("basePath", self.path(table))
             self._read[table, pinned] = (
                 reader.parquet(*files).select(*schema.fieldNames()) if files else self._no_rows(schema)

@@ -66,6 +66,8 @@ class Storage:
 
     def read_text(self, *parts: str) -> str:
         """The file's text (UTF-8)."""
+        if self._is_local:  # as it was written, without Hadoop's checksum files
+            return self._local(*parts).read_text(encoding="utf-8")
         stream = self._fs.open(self._path(*parts))
         try:
             return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))

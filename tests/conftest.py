@@ -30,8 +30,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Path:
-    """Where a warehouse may be made; the folder does not exist yet."""
-    return tmp_path / "warehouse"
+    """Where a warehouse may be made; the folder does not exist yet. Its name is one that is easily mistaken for a glob
+    pattern or for an encoded URL."""
+    return tmp_path / "a ware+house [1] 50%20"
 
 
 @pytest.fixture

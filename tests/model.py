@@ -104,7 +104,7 @@ def sight(row: Row, answer: Answer | None) -> Sighting:
 
 
 def url_states(sightings: Sequence[Sighting]) -> dict[str, Sighting]:
-    """The last conclusive sighting of each URL: the latest date; in it a withdrawal, then an accepted one, then by key."""
+    """The last conclusive sighting of each URL: the latest date; in it a withdrawal, then an accepted one, then key."""
     rank = {"withdrawal": 0, "content": 2}
     states: dict[str, Sighting] = {}
     for url in {s.url for s in sightings if s.url}:

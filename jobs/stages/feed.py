@@ -1,5 +1,6 @@
 """The feed: a row a live representative with what an index takes, and its members with the URLs that show them."""
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
@@ -84,9 +85,10 @@ def new_feed_ids(image_ids: DataFrame, taken: DataFrame, run_id: str) -> DataFra
             candidate = (candidate + 1) % 2**63
         settled[candidate] = loser["image_id"]
     if settled:
-        spark = image_ids.sparkSession
-        rows = [(image, feed_id, True) for feed_id, image in settled.items()]
-        granted = granted.unionByName(spark.createDataFrame(rows, "image_id string, feed_id bigint, collided boolean"))
+        # Through Arrow, for a frame made of Python objects would start a Python worker to unpack it.
+        rows = pa.table({"image_id": list(settled.values()), "feed_id": list(settled)})
+        late = image_ids.sparkSession.createDataFrame(rows).withColumn("collided", f.lit(True))
+        granted = granted.unionByName(late)
     return granted.withColumn("run_id", f.lit(run_id))
 
 

@@ -1,7 +1,8 @@
 """Reading a date's manifest: every row with its file and position, whatever the format; unreadable rows marked.
 
-Text formats are read as lines and numbered without a shuffle: each split is numbered by itself, and the sizes of the
-splits before it in the same file are added (the way of `RDD.zipWithIndex`). Blank lines hold a position but no row.
+Rows are numbered without a shuffle: each split is numbered by itself, and the sizes of the splits before it in the same
+file are added (the way of `RDD.zipWithIndex`). In a file of lines, blank ones hold a position but are no rows; in CSV
+records are counted, without the header and blank lines; in Delta, the rows that are live in the file.
 """
 
 import csv

@@ -44,7 +44,7 @@ def test_a_natural_feed_id_is_the_first_63_bits(spark: SparkSession) -> None:
 
 
 def test_colliding_images_take_the_next_free_id_and_it_is_recorded(spark: SparkSession) -> None:
-    rivals = sorted(image_with(1000, f"rival {number}") for number in range(3))
+    rivals = sorted(image_with(1000, f"rival {number}") for number in range(2))
     neighbour = image_with(1001, "neighbour")
     at_the_end = sorted(image_with(2**63 - 1, f"end {number}") for number in range(2))
     found = ids_given(spark, [*rivals, neighbour, *at_the_end], {"someone else": 1002})
@@ -52,7 +52,6 @@ def test_colliding_images_take_the_next_free_id_and_it_is_recorded(spark: SparkS
         rivals[0]: (1000, False),
         neighbour: (1001, False),
         rivals[1]: (1003, True),
-        rivals[2]: (1004, True),
         at_the_end[0]: (2**63 - 1, False),
         at_the_end[1]: (0, True),
     }

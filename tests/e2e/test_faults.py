@@ -1,0 +1,127 @@
+"""Promises 3 and 5 under faults: a driver killed anywhere, a run that fails its audit, a second driver."""
+
+import datetime as dt
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from demo.manifests import ManifestFile, write_manifests
+from demo.site import DATES
+from jobs.landing import Landing
+from jobs.lease import Lease
+from jobs.ledger import Ledger
+from jobs.nightly import main
+from jobs.stages import audit
+from readers.snapshot import Snapshot, SnapshotError
+from tests.e2e.conftest import World
+
+pytestmark = pytest.mark.spark
+
+ROWS = 24
+
+KILLED = """
+import os, signal, sys
+import {module} as module
+
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+module.{target} = die
+from jobs.nightly import main
+sys.exit(main({arguments!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def small(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests of a few rows a night: the faults are the point here, not the pictures."""
+    folder = tmp_path_factory.mktemp("small")
+    write_manifests(folder, [ManifestFile(file.date, file.name, file.rows[:ROWS]) for file in world.files])
+    return folder
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    """A warehouse under a plain name: delta-rs, by which the readers go, cannot open odd ones."""
+    return tmp_path / "warehouse"
+
+
+@pytest.fixture(scope="module")
+def clean(
+    world: World,
+    small: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    digest_of: Callable[[Path], dict[str, str]],
+) -> dict[dt.date, dict[str, str]]:
+    """Digests after each of two nights that nothing went wrong in."""
+    warehouse = tmp_path_factory.mktemp("clean") / "warehouse"
+    digests = {}
+    for date in DATES[:2]:
+        assert world.night(date, warehouse, folder=small) == 0
+        digests[date] = digest_of(warehouse)
+    return digests
+
+
+def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, module: str, target: str) -> None:
+    """Run a night in a process of its own that kills itself with SIGKILL where `module.target` would be called."""
+    world.site.date = date
+    script = KILLED.format(module=module, target=target, arguments=world.arguments(date, warehouse, folder))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == -9, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "last_event"),
+    [
+        ("jobs.pipeline", "DateRun.stage_duplicates", "started"),
+        ("jobs.landing", "Landing.versions", "prepared"),
+    ],
+    ids=["in staging", "between prepared and published"],
+)
+def test_a_killed_night_run_again_leaves_what_one_clean_night_leaves(
+    module: str,
+    target: str,
+    last_event: str,
+    world: World,
+    small: Path,
+    clean: dict[dt.date, dict[str, str]],
+    warehouse: Path,
+    landing: Landing,
+    digest_of: Callable[[Path], dict[str, str]],
+) -> None:
+    first, second = DATES[:2]
+    assert world.night(first, warehouse, folder=small) == 0
+    killed_night(world, second, warehouse, small, module, target)
+    ledger = Ledger(landing, 0).load()
+    assert ledger.events[-1].event == last_event
+    # Half a run does not show: readers and digest still see the night before.
+    assert Snapshot.open(str(warehouse)).ingest_dates == (first,)
+    assert digest_of(warehouse) == clean[first]
+    assert world.night(second, warehouse, folder=small) == 0
+    assert digest_of(warehouse) == clean[second]
+    assert [event.event for event in Ledger(landing, 0).load().events].count("published") == 2
+
+
+def test_a_run_that_fails_its_audit_never_shows(
+    world: World, small: Path, warehouse: Path, landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise audit.RunError("an expectation is broken")
+
+    monkeypatch.setattr(audit, "check_accounting", broken)
+    assert world.night(DATES[0], warehouse, folder=small) == 1
+    with pytest.raises(SnapshotError, match="no published run"):
+        Snapshot.open(str(warehouse))
+    assert [event.event for event in Ledger(landing, 0).load().events] == ["started", "discarded"]
+    assert landing.read("sightings").isEmpty()
+    assert landing.storage.names("_staging") == []
+
+
+def test_a_second_driver_is_turned_away(world: World, small: Path, warehouse: Path, landing: Landing) -> None:
+    with Lease(landing.storage, "somebody else", ttl_s=60):
+        world.site.date = DATES[0]
+        assert main(world.arguments(DATES[0], warehouse, small)) == 1
+    assert not landing.storage.exists("runs")

@@ -1,0 +1,337 @@
+"""Applying a staged run is idempotent for every kind of table, wherever it was interrupted, in any order of dates."""
+
+import datetime as dt
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
+from pyspark.sql.types import StructField, StructType
+
+from jobs.landing import CHANGE, Landing, StagedTable, changes
+from schemas.spark import struct_type
+from schemas.tables import TABLES
+from tests.jobs.frames import frame, local_copy, table_frame
+
+pytestmark = pytest.mark.spark
+
+JANUARY = [dt.date(2026, 1, day) for day in (29, 30, 31)]
+Rows = list[dict[str, Any]]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sighting(date: dt.date, number: int, **given: Any) -> dict[str, Any]:
+    row = {
+        "ingest_date": date,
+        "source_file": "list.csv",
+        "row_number": number,
+        "outcome": "deferred",
+        "reasons": [],
+        "not_modified": False,
+        "state_effect": "none",
+        "policy_version": "policy",
+        "run_id": "run",
+    }
+    return row | given
+
+
+def feed_id(number: int) -> dict[str, Any]:
+    return {"image_id": digest(str(number)), "feed_id": number, "collided": False, "run_id": "run"}
+
+
+def decision(number: int) -> dict[str, Any]:
+    return {
+        "subject_kind": "image",
+        "subject_id": digest(str(number)),
+        "policy_version": "policy",
+        "decision": "allow",
+        "reasons": [],
+        "source": "automatic",
+        "decided_at": dt.datetime(2026, 1, 31, tzinfo=dt.UTC),
+        "run_id": "run",
+    }
+
+
+def state(number: int, title: str | None) -> dict[str, Any]:
+    return {
+        "url_id": digest(str(number)),
+        "ingest_date": JANUARY[0],
+        "source_file": "list.csv",
+        "row_number": number,
+        "outcome": "accepted",
+        "state_effect": "content",
+        "title": title,
+    }
+
+
+def feed(number: int, row_digest: str) -> dict[str, Any]:
+    names = ("has_text", "has_title", "has_alt_text", "has_description", "has_tags")
+    row = {
+        "feed_id": number,
+        "image_id": digest(str(number)),
+        "model_version": "model",
+        "vector": [1.0, 0.0],
+        "text_model_version": "text model",
+        "text_vector": [0.0],
+        "member_count": 1,
+        "url_count": 1,
+        "domain_count": 1,
+        "first_seen": JANUARY[0],
+        "width": 1,
+        "height": 1,
+        "sharpness": 0.5,
+        "row_digest": row_digest,
+    }
+    return row | dict.fromkeys(names, False)
+
+
+def contents(landing: Landing, table: str) -> list[str]:
+    """The table's rows by Delta's own reading of its newest version."""
+    return sorted(map(repr, landing.spark.read.format("delta").load(landing.path(table)).collect()))
+
+
+def wanted(spark: SparkSession, table: str, rows: Iterable[dict[str, Any]]) -> list[str]:
+    return sorted(map(repr, table_frame(spark, table, rows).collect()))
+
+
+def stage_table(landing: Landing, run: str, table: str, rows: Rows, **given: Any) -> StagedTable:
+    # As a run stages them: nothing says that a column has no nulls before Delta looks.
+    schema = StructType([StructField(field.name, field.dataType) for field in struct_type(TABLES[table])])
+    landing.stage(run, table, frame(landing.spark, schema, [[row.get(name) for name in schema.names] for row in rows]))
+    return StagedTable(table, table, len(rows), **given)
+
+
+def stage_changes(landing: Landing, run: str, table: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> StagedTable:
+    kinds = [kind for kind, _ in rows]
+    named = [dict(row) | {CHANGE: kind} for kind, row in rows]
+    schema = struct_type(TABLES[table]).add(CHANGE, "string")
+    values = [[row.get(name) for name in schema.fieldNames()] for row in named]
+    landing.stage(run, table, frame(landing.spark, schema, values))
+    return StagedTable(table, table, len(rows), inserts_only=set(kinds) == {"insert"})
+
+
+NAMES = ("sightings", "feed_ids", "decisions", "url_state", "index_feed")
+"""A table of every kind, derived ones with and without a digest of their rows."""
+
+
+@pytest.fixture
+def tables(landing: Landing) -> Landing:
+    landing.ensure_tables(NAMES)
+    return landing
+
+
+def first_run(landing: Landing) -> list[StagedTable]:
+    return [
+        stage_table(landing, "r1", "sightings", [sighting(JANUARY[1], n) for n in range(3)], dates=(str(JANUARY[1]),)),
+        stage_table(landing, "r1", "feed_ids", [feed_id(1), feed_id(2)]),
+        stage_table(landing, "r1", "decisions", [decision(1), decision(2)]),
+        stage_changes(landing, "r1", "url_state", [("insert", state(1, "a")), ("insert", state(2, None))]),
+        stage_changes(landing, "r1", "index_feed", [("insert", feed(n, "one")) for n in (1, 2, 3)]),
+    ]
+
+
+def second_run(landing: Landing) -> list[StagedTable]:
+    changed = [("update", state(1, None)), ("delete", state(2, None)), ("insert", state(3, "c"))]
+    fed = [("update", feed(1, "two")), ("delete", feed(2, "one")), ("insert", feed(4, "one"))]
+    return [
+        stage_table(landing, "r2", "sightings", [sighting(JANUARY[2], 0)], dates=(str(JANUARY[2]),)),
+        stage_table(landing, "r2", "feed_ids", [feed_id(4)]),
+        stage_table(landing, "r2", "decisions", [decision(4)]),
+        stage_changes(landing, "r2", "url_state", changed),
+        stage_changes(landing, "r2", "index_feed", fed),
+    ]
+
+
+AFTER_BOTH: dict[str, Rows] = {
+    "sightings": [*(sighting(JANUARY[1], number) for number in range(3)), sighting(JANUARY[2], 0)],
+    "feed_ids": [feed_id(1), feed_id(2), feed_id(4)],
+    "decisions": [decision(1), decision(2), decision(4)],
+    "url_state": [state(1, None), state(3, "c")],
+    "index_feed": [feed(1, "two"), feed(3, "one"), feed(4, "one")],
+}
+
+
+def test_a_run_applied_in_part_and_again_and_again_leaves_what_once_would(
+    spark: SparkSession, tables: Landing, warehouse: Path
+) -> None:
+    tables.write_plan("r1", first_run(tables))
+    versions = tables.apply("r1")
+    assert {name: versions[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert versions.keys() == TABLES.keys() - {"runs"}
+    assert versions["images"] == -1
+
+    plan = second_run(tables)
+    for part in (plan[::2], plan[1:], plan[:2]):  # each line twice, none of the parts the whole
+        tables.write_plan("r2", part)
+        # Whoever finishes the work of a killed driver knows only what is on disk.
+        versions = Landing(spark, str(warehouse)).apply("r2")
+    for name in NAMES:
+        assert contents(tables, name) == wanted(spark, name, AFTER_BOTH[name]), name
+    applied_once = {name: versions[name] for name in ("sightings", "feed_ids", "decisions")}
+    assert applied_once == dict.fromkeys(applied_once, 2)
+
+    change_data = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", 2)
+    seen = change_data.load(tables.path("index_feed")).select("_change_type", "feed_id", "row_digest").collect()
+    assert sorted(map(tuple, seen)) == [
+        ("delete", 2, "one"),
+        ("insert", 4, "one"),
+        ("update_postimage", 1, "two"),
+        ("update_preimage", 1, "one"),
+    ]
+
+
+def test_rows_with_an_equal_digest_are_not_rewritten(spark: SparkSession, tables: Landing) -> None:
+    tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", feed(1, "one"))])])
+    tables.apply("r1")
+    tables.write_plan("r2", [stage_changes(tables, "r2", "index_feed", [("update", feed(1, "one") | {"width": 9})])])
+    tables.apply("r2")
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", [feed(1, "one")])
+
+
+def dated(landing: Landing, run: str, date: dt.date, count: int) -> None:
+    rows = [sighting(date, number, url=run) for number in range(count)]
+    landing.write_plan(run, [stage_table(landing, run, "sightings", rows, dates=(str(date),))])
+    landing.apply(run)
+
+
+def test_an_older_date_is_applied_after_a_newer_one_and_replaces_itself_alone(
+    spark: SparkSession, tables: Landing
+) -> None:
+    dated(tables, "newest", JANUARY[2], 2)
+    dated(tables, "oldest", JANUARY[0], 3)
+    dated(tables, "middle", JANUARY[1], 1)
+    dated(tables, "oldest again", JANUARY[0], 1)
+    dated(tables, "newest again, now empty", JANUARY[2], 0)
+    left = [sighting(JANUARY[0], 0, url="oldest again"), sighting(JANUARY[1], 0, url="middle")]
+    assert contents(tables, "sightings") == wanted(spark, "sightings", left)
+
+
+def test_a_plan_may_take_some_rows_of_a_dataset_only(spark: SparkSession, tables: Landing) -> None:
+    line = stage_table(tables, "r", "feed_ids", [feed_id(number) for number in range(6)])
+    tables.stage("r", "chosen", frame(spark, "image_id string", [(digest(str(number)),) for number in (1, 2, 5)]))
+    tables.write_plan("r", [StagedTable("feed_ids", line.source, 3, only="chosen", where="feed_id > 1")])
+    tables.apply("r")
+    assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(2), feed_id(5)])
+
+
+def test_a_staged_dataset_is_read_back_as_written_and_counted(spark: SparkSession, landing: Landing) -> None:
+    schema = "number int, name string, tags array<string>, attributes map<string,string>, date date"
+    rows = [(1, "größe", ["a", None], {"k": None}, JANUARY[0]), (2, None, None, None, None)]
+    for name, some in (("rows", rows), ("none", [])):
+        given = frame(spark, schema, some)
+        back = landing.stage("r", name, given.repartition(3), ones=f.col("number") == 1)
+        assert back.schema == given.schema
+        assert sorted(back.collect()) == sorted(given.collect())
+        counted = landing.staged_rows("r", name)
+        assert (counted.rows, counted.counted) == (len(some), {"ones": min(len(some), 1)})
+        assert Landing(spark, landing.storage.root).staged("r", name).count() == len(some)
+    landing.discard("r")
+    assert not landing.storage.exists("_staging", "r")
+
+
+def test_tables_are_made_with_their_constraints_and_may_be_ensured_again(spark: SparkSession, landing: Landing) -> None:
+    names = ["runs", "embeddings"]
+    landing.ensure_tables(names)
+    versions = [landing.version(name) for name in names]
+    landing.ensure_tables(names)
+    assert [landing.version(name) for name in names] == versions
+    for name in names:
+        detail = DeltaTable.forPath(spark, landing.path(name)).detail().first()
+        assert detail is not None
+        expected = {f"delta.constraints.{key}": text for key, text in TABLES[name].constraints.items()}
+        assert expected.items() <= detail.properties.items()
+        assert detail.properties["delta.enableDeletionVectors"] == "false"
+        assert tuple(detail.partitionColumns) == TABLES[name].partition_by
+        assert detail.description == TABLES[name].row
+        stored = spark.read.format("delta").load(landing.path(name)).schema
+        assert [(field.name, field.dataType) for field in stored] == [
+            (field.name, field.dataType) for field in struct_type(TABLES[name])
+        ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "constraint"),
+    [
+        ([sighting(JANUARY[0], 0), sighting(JANUARY[0], 1, outcome="failed")], "failed_has_code"),
+        ([sighting(JANUARY[0], 0, outcome="blocked")], "held_back_has_reason"),
+        ([sighting(JANUARY[0], 0, outcome="accepted", image_id="A" * 64)], "accepted_has_image"),
+        ([sighting(JANUARY[0], 0, source_file=None)], "source_file"),
+    ],
+)
+def test_a_row_that_breaks_the_contract_lets_nothing_of_its_table_in(
+    tables: Landing, rows: Rows, constraint: str
+) -> None:
+    tables.write_plan("bad", [stage_table(tables, "bad", "sightings", rows, dates=(str(JANUARY[0]),))])
+    with pytest.raises(PySparkException, match=constraint):
+        tables.apply("bad")
+    assert tables.version("sightings") == 0
+
+
+def test_a_table_is_read_at_the_version_asked_for_and_empty_where_there_is_none(
+    spark: SparkSession, landing: Landing
+) -> None:
+    assert landing.version("feed_ids") == -1
+    assert landing.read("feed_ids").collect() == []
+    landing.ensure_tables(["feed_ids", "embeddings"])
+    for number in range(1, 4):
+        landing.append("feed_ids", [feed_id(number)])
+        assert landing.version("feed_ids") == number
+    history = DeltaTable.forPath(spark, landing.path("feed_ids")).history().select("version").collect()
+    assert max(row.version for row in history) == 3
+    for version in range(4):
+        assert {row.feed_id for row in landing.read("feed_ids", version).collect()} == set(range(1, version + 1))
+    assert {row.feed_id for row in landing.read("feed_ids").collect()} == {1, 2, 3}
+    assert landing.read("feed_ids").columns == list(TABLES["feed_ids"].column_names)
+    # Partition values are text, also where they look like numbers.
+    landing.append("embeddings", [{"image_id": digest("1"), "model_version": "0012", "vector": [1.0], "run_id": "r"}])
+    assert [row.model_version for row in landing.read("embeddings").collect()] == ["0012"]
+
+
+# Changes ------------------------------------------------------------------------------------------------------------
+
+
+def random_rows(chance: random.Random, table: str) -> Rows:
+    if table == "index_feed":
+        made = [feed(number, chance.choice("ab")) for number in range(40)]
+    else:
+        made = [state(number, chance.choice([None, "a", "b"])) for number in range(40)]
+        for row in made:
+            row["image_id"] = chance.choice([None, digest("x")])
+    return chance.sample(made, 28)
+
+
+@pytest.mark.parametrize("table", ["url_state", "index_feed"])
+def test_changes_are_the_least_that_turns_the_old_rows_into_the_new(spark: SparkSession, table: str) -> None:
+    chance = random.Random(9)
+    old, new = random_rows(chance, table), random_rows(chance, table)
+    key = TABLES[table].keys[0]
+    before, after = ({row[key]: row for row in rows} for rows in (old, new))
+    expected = {(number, "insert") for number in after.keys() - before.keys()}
+    expected |= {(number, "delete") for number in before.keys() - after.keys()}
+    expected |= {(number, "update") for number in after.keys() & before.keys() if after[number] != before[number]}
+    assert {kind for _, kind in expected} == {"insert", "delete", "update"}
+
+    found = local_copy(changes(table_frame(spark, table, old), table_frame(spark, table, new), TABLES[table]))
+    assert found.columns == [*TABLES[table].column_names, CHANGE]
+    rows = [(row[key], row[CHANGE]) for row in found.collect()]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == expected
+    written = found.where(f.col(CHANGE) != "delete").drop(CHANGE)
+    upserts = [after[number] for number, kind in expected if kind != "delete"]
+    assert sorted(map(repr, written.collect())) == wanted(spark, table, upserts)
+
+
+def test_changes_of_nothing_to_rows_and_back_are_inserts_and_deletes(spark: SparkSession) -> None:
+    table = TABLES["url_state"]
+    none, some = table_frame(spark, "url_state", []), table_frame(spark, "url_state", [state(1, None)])
+    for old, new, kinds in ((none, some, ["insert"]), (some, none, ["delete"]), (some, some, []), (none, none, [])):
+        assert [row[CHANGE] for row in changes(old, new, table).collect()] == kinds
