@@ -281,6 +281,7 @@ WHERE_AND_HOW_FAST = {
     "spark.master",
     "spark.app_name",
     "spark.jars",
+    "spark.class_archive",
     "spark.crawl_tasks",
     "spark.embed_tasks",
     "spark.properties",
