@@ -60,7 +60,7 @@ class StagedTable:
 class Landing:
     """Tables and staging of one warehouse."""
 
-    def __init__(self, spark: SparkSession, root: str, *, parallel_writes: int = 2) -> None:
+    def __init__(self, spark: SparkSession, root: str, *, parallel_writes: int = 4) -> None:
         self.spark = spark
         self.storage = Storage(spark, root)
         self.parallel_writes = parallel_writes

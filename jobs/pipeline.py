@@ -7,6 +7,7 @@ date touches: its URLs, their images, the connected components of their duplicat
 import datetime as dt
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -62,9 +63,11 @@ class DateRun:
             rows = self.stage_rows(manifest)
         with self.progress.stage("crawl and gate"):
             crawled = self.stage_crawl(rows, deadline_at)
-        with self.progress.stage("embed"):
+        # Pictures and texts have nothing to do with each other.
+        with self.progress.stage("embed"), ThreadPoolExecutor(1) as beside:
+            reading = beside.submit(self.stage_texts, rows, crawled)
             embeddings, embed_errors = self.stage_embeddings(crawled)
-            texts = self.stage_texts(rows, crawled)
+            texts = reading.result()
         with self.progress.stage("outcomes"):
             sightings = self.stage_sightings(rows, crawled, embed_errors)
         with self.progress.stage("liveness"):

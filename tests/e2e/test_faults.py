@@ -113,7 +113,7 @@ def test_a_run_that_fails_its_audit_never_shows(
 
     monkeypatch.setattr(audit, "check_accounting", broken)
     assert world.night(DATES[0], warehouse, folder=small) == 1
-    with pytest.raises(SnapshotError, match="no published run"):
+    with pytest.raises(SnapshotError, match="no run is published"):
         Snapshot.open(str(warehouse))
     assert [event.event for event in Ledger(landing, 0).load().events] == ["started", "discarded"]
     assert landing.read("sightings").isEmpty()
