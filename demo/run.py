@@ -14,7 +14,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from demo import summary
 from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import PHOTOGRAPHS, Picture, encode, make_pictures
 from demo.site import DATES, Site, demo_site, folder_path, folder_site
+from jobs import nightly
 from jobs.command import run_command
 from jobs.config import load
 from jobs.errors import RunError, UsageError
@@ -176,14 +176,13 @@ def fresh_folder(folder: Path) -> Path:
 
 
 def run_night(date: dt.date, manifest: Path, warehouse: Path) -> None:
-    """One date through the entry point that spark-submit uses, in a process of its own; its lines go to the console.
+    """One date through the entry point that spark-submit uses. The nights share this process, and so one Spark session.
 
     Raises UsageError or RunError by its exit code.
     """
     settings = {"manifest.path": str(manifest), "warehouse": str(warehouse)}
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "jobs.nightly", "--profile", PROFILE, "--date", date.isoformat(), *overrides]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    code = nightly.main(["--profile", PROFILE, "--date", date.isoformat(), *overrides])
     if code == 2:
         raise UsageError(f"the night of {date} was refused; the line above says why")
     if code != 0:

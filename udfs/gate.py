@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageChops
 from pyspark.sql.pandas.functions import pandas_udf
 
 from schemas.outcomes import Decision, FailureCode
@@ -57,12 +57,16 @@ def judge_batch(
 ) -> list[Row]:
     """One row a pair, in order. A picture that cannot be decoded or scored fails alone."""
     rows: list[Row] = [_row() for _ in pairs]
-    pictures: list[Image.Image | None] = []
+    views: list[tuple[Row, str, Image.Image]] = []
     for row, (body, declared) in zip(rows, pairs, strict=True):
-        pictures.append(None if body is None else _decode(row, body, limits, declared))
-    for row, picture, score in zip(rows, pictures, detector.score_each(pictures), strict=True):
-        if picture is not None:
-            _decide(policy, row, score)
+        if body is not None:
+            views += [(row, name, picture) for name, picture in _views(row, body, limits, declared)]
+    scores: dict[int, dict[str, float]] = {id(row): {} for row, _, _ in views}
+    for (row, name, _), score in zip(views, detector.score_each([view[2] for view in views]), strict=True):
+        scores[id(row)][f"nsfw:{name}"] = math.nan if score is None else float(score)
+    for row in rows:
+        if id(row) in scores:
+            _decide(policy, row, scores[id(row)])
     return rows
 
 
@@ -70,16 +74,23 @@ def _row() -> Row:
     return {"decision": None, "reasons": [], "scores": None, "failure_code": None, "failure_detail": None}
 
 
-def _decode(row: Row, body: bytes, limits: CrawlSettings, declared: str | None) -> Image.Image | None:
+def _views(row: Row, body: bytes, limits: CrawlSettings, declared: str | None) -> list[tuple[str, Image.Image]]:
+    """What of a picture is judged: `center`, the picture as it will be stored; and where colour profile, transparency
+    or orientation make that another picture than the bare pixels, `plain`, those. The worst view decides, so that
+    neither hides anything from the gate.
+    """
     try:
-        return decode_rgb(open_image(body, limits, declared))
+        image = open_image(body, limits, declared)
+        stored = decode_rgb(image)
+        bare = image.convert("RGB")
     except ImageError as error:
         row["failure_code"], row["failure_detail"] = error.code.value, error.detail
-    return None
+        return []
+    same = stored.size == bare.size and ImageChops.difference(stored, bare).getbbox() is None
+    return [("center", stored)] if same else [("center", stored), ("plain", bare)]
 
 
-def _decide(policy: Policy, row: Row, score: float | None) -> None:
-    scores = {"nsfw:center": float(score) if score is not None else math.nan}
+def _decide(policy: Policy, row: Row, scores: dict[str, float]) -> None:
     try:
         verdict = judge_content(policy, scores)
     except MissingScore as error:

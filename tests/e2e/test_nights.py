@@ -179,7 +179,9 @@ def test_scores_are_those_of_opennsfw2_and_of_onnx_runtime(in_order: Nights, wor
     keras = keras_forward(weights, "cpu", 1)
     session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
     signals = in_order.snapshot.rows("content_signals", ["image_id", "scores"]).to_pylist()
-    ours = {row["image_id"]: dict(row["scores"])["nsfw:center"] for row in signals}
+    # opennsfw2 looks at bare pixels; where the stored picture is another one, the gate scores both.
+    views = {row["image_id"]: dict(row["scores"]) for row in signals}
+    ours = {image: scores.get("nsfw:plain", scores["nsfw:center"]) for image, scores in views.items()}
     compared = [picture for picture in world.pictures if image_id(picture) in ours]
     assert len(compared) >= 250
     for start in range(0, len(compared), 32):
