@@ -72,7 +72,12 @@ SIGHTINGS = Table(
     columns=(
         Column("ingest_date", "date", "date of the manifest", nullable=False),
         Column("source_file", "string", "manifest file, relative to the manifest's path", nullable=False),
-        Column("row_number", "bigint", "position in that file, from 0; blank lines are not rows", nullable=False),
+        Column(
+            "row_number",
+            "bigint",
+            "position in that file, from 0: line, CSV record after the header, or row; blank lines are not rows",
+            nullable=False,
+        ),
         Column("url", "string", "URL as the manifest has it, credentials removed"),
         Column("page_url", "string", "page on which the image was seen"),
         Column("title", "string", "title as given"),
