@@ -218,13 +218,14 @@ class Site:
     """
 
     def __init__(self, responders: Mapping[str, Responder], port: int = 0) -> None:
-        """Serve these paths (percent-encoded, without query) on `HOSTS`; `port` 0 takes free ones.
+        """Serve these paths (percent-encoded, without query) on `HOSTS`, as they are whenever asked; `port` 0 takes
+        free ones.
 
         Raises OSError where the port is taken.
         """
         self.date = DATES[0]
         self.requests: Counter[tuple[dt.date, str]] = Counter()
-        self._responders = {"/robots.txt": _robots, **responders}
+        self._responders = responders
         self._lock = threading.Lock()
         self._servers = [_Server((HOSTS[0], port), self)]
         with suppress(OSError):
@@ -259,7 +260,7 @@ class Site:
             date = self.date
             self.requests[date, origin + path] += 1
             count = self.requests[date, origin + path]
-        responder = self._responders.get(path)
+        responder = self._responders.get(path) or (_robots if path == "/robots.txt" else None)
         return responder(date, count) if responder else Answer(404)
 
 

@@ -1,10 +1,17 @@
-"""What every entry point does around its work: exit codes and one clear line for what went wrong."""
+"""What every entry point does around its work: its configuration, exit codes, one clear line for what went wrong."""
 
+import argparse
 import logging
 from collections.abc import Callable
 
 from jobs.errors import RunError, UsageError
 from jobs.progress import log, start_logging
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--profile FILE` and `--set KEY=VALUE ...`, as `profile` and `set`: what `jobs.config.load` takes."""
+    parser.add_argument("--profile", required=True, help="YAML profile, for example conf/local.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
 
 
 def run_command(action: Callable[[], None]) -> int:

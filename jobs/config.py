@@ -18,10 +18,10 @@ from pydantic import BaseModel, Field, ValidationError
 from jobs.errors import UsageError
 from schemas.policy import Policy
 from schemas.settings import (
-    AssetSettings,
     CrawlSettings,
     DedupSettings,
     EmbeddingSettings,
+    GateSettings,
     ImageSettings,
     Settings,
     TextSettings,
@@ -45,17 +45,6 @@ class ManifestSettings(Settings):
     """`auto` goes by the names of the files."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our name -> the manifest's name, where they differ."""
-
-
-class PolicySettings(Settings):
-    """The policy file and the detector it relies on."""
-
-    operational: ClassVar[frozenset[str]] = frozenset({"file", "batch_size"})
-    """What the file says is digested by itself, as `policy_version`."""
-
-    file: str
-    detector: AssetSettings
-    batch_size: int = Field(default=16, ge=1)
 
 
 class SparkSettings(Settings):
@@ -92,7 +81,7 @@ class Config(Settings):
     manifest: ManifestSettings
     crawl: CrawlSettings
     images: ImageSettings = ImageSettings()
-    policy: PolicySettings
+    policy: GateSettings
     embedding: EmbeddingSettings
     text: TextSettings
     dedup: DedupSettings = DedupSettings()
@@ -115,7 +104,7 @@ def load(profile: str, overrides: Sequence[str] = ()) -> Config:
     return _validate(Config, source)
 
 
-def load_policy(settings: PolicySettings) -> Policy:
+def load_policy(settings: GateSettings) -> Policy:
     """The policy named by the configuration; UsageError as in `load`."""
     return _validate(Policy, _read(settings.file, "policy file"))
 

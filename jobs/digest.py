@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from jobs.command import run_command
+from jobs.command import add_config_arguments, run_command
 from jobs.config import load
 from jobs.errors import RunError
 from jobs.landing import Landing
@@ -27,9 +27,8 @@ from schemas.tables import TABLES, Table
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jobs.digest", description="Print one digest of the published contents.")
-    parser.add_argument("--profile", required=True, help="YAML profile, for example conf/local.yaml")
+    add_config_arguments(parser)
     parser.add_argument("--tables", action="store_true", help="a line a table")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options))
 

@@ -1,104 +1,202 @@
-"""Carrying one date through the ledger: started, staged, audited, prepared, applied, published; or left alone.
+"""Carrying a run through the ledger: started, staged, audited, prepared, applied, published; or left alone.
 
-Shared by every job that works on dates. All of it runs under the warehouse's lease.
+Shared by every job that changes a warehouse. All of it runs under the warehouse's lease, and finishes or discards first
+whatever an earlier run left.
 """
 
 import datetime as dt
 import time
 import uuid
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
 from jobs.config import Config
-from jobs.errors import UsageError
+from jobs.errors import RunError, UsageError
 from jobs.landing import Landing
 from jobs.lease import Lease
 from jobs.ledger import Event, Ledger, Versions
-from jobs.pipeline import DateRun, inputs_digest
+from jobs.pipeline import DateRun, inputs_digest, manifest_rows
 from jobs.progress import Progress
-from jobs.stages.manifest import ManifestFiles, read_manifest
-from jobs.stages.pregate import judge_rows
+from jobs.revision import Revision
+from jobs.stages import queue
+from jobs.stages.manifest import ManifestFiles
+from jobs.work import Work
 from schemas.policy import Policy
 
 
-def run_date(
+@dataclass(frozen=True)
+class Warehouse:
+    """A warehouse that this process holds: nobody else writes to it."""
+
+    spark: SparkSession
+    config: Config
+    policy: Policy
+    versions: Versions
+    job: str
+    landing: Landing
+    ledger: Ledger
+    progress: Progress
+
+    def work(self) -> Work:
+        """A new run."""
+        run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        progress = Progress(self.progress.prefix)
+        return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
+
+    def publish(self, work: Work, stage: Callable[[], str | None], *, keep: Callable[[], bool]) -> Event | None:
+        """Stage a run by `stage` (its result is the digest of the run's inputs, if it has some) and publish it.
+
+        None where `keep` says afterwards that there is nothing to publish; the run then leaves no trace but its events.
+        """
+        begun = time.monotonic()
+        digest = self.config.contents_digest()
+        started = self.ledger.append(
+            Event(work.run_id, self.job, "started", work.dates, self.ledger.lease_generation, config_digest=digest)
+        )
+        try:
+            inputs = stage()
+        except Exception as error:
+            self.ledger.append(replace(started, event="discarded", detail=f"{type(error).__name__}: {error}"[:500]))
+            self.landing.discard(work.run_id)
+            raise
+        if not keep():
+            self.ledger.append(replace(started, event="discarded", detail="nothing changes"))
+            self.landing.discard(work.run_id)
+            return None
+        work.metrics["seconds.staging"] = time.monotonic() - begun
+        prepared = self.ledger.append(
+            replace(
+                started,
+                event="prepared",
+                ingest_dates=work.dates,
+                counts=work.counts,
+                metrics=work.metrics,
+                inputs_digest=inputs,
+                **asdict(self.versions),
+            )
+        )
+        with self.progress.stage("apply and publish"):
+            return self.ledger.publish(prepared, keep_staging=self.config.run.keep_staging)
+
+    def purge(self, event: Event) -> None:
+        """Delete from disk the pixels and vectors that a published run has taken out of the tables."""
+        if event.counts and event.counts.get("contents_removed"):
+            with self.progress.stage("purge"):
+                for table in ("images", "embeddings"):
+                    self.landing.purge(table)
+
+
+@contextmanager
+def held(
     spark: SparkSession,
     config: Config,
     policy: Policy,
     versions: Versions,
-    date: dt.date,
-    manifest: ManifestFiles,
     *,
     job: str,
-    force: bool,
-) -> Event | None:
-    """Bring the date to `published`; the published event, or None where the date was published before and is left.
+    what: str,
+    may_differ: tuple[str, ...] = (),
+) -> Iterator[Warehouse]:
+    """Hold the warehouse for a job, its tables made and its unfinished runs settled.
 
-    Finishes or discards first whatever an earlier run left. Raises UsageError when the warehouse was made under other
-    versions, RunError when the run breaks an expectation or somebody else holds the warehouse.
+    `may_differ` names versions in which the job may differ from the last published run. Raises UsageError where another
+    one does, RunError when somebody else holds the warehouse.
     """
-    progress = Progress(date.isoformat())
+    progress = Progress(what)
     landing = Landing(spark, config.warehouse)
-    check_versions(Ledger(landing, 0).load().last_published(), versions)
-    run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with Lease(landing.storage, f"{job} {date} {run_id}", config.run.lease_ttl_s) as lease:
+    check_versions(Ledger(landing, 0).load().last_published(), versions, may_differ)
+    with Lease(landing.storage, f"{job} {what}", config.run.lease_ttl_s) as lease:
         landing.ensure_tables()
         ledger = Ledger(landing, lease.generation).load()
         for event in ledger.recover():
             progress.say(f"run {event.run_id} of {', '.join(map(str, event.ingest_dates))} is now {event.event}")
-        earlier = ledger.published_for(date)
-        work = DateRun(spark, landing, config, policy, versions, date, run_id, progress, earlier is not None)
-        if earlier is not None and not force:
-            _report_skipped(work, earlier, manifest)
-            return None
-        started = ledger.append(
-            Event(run_id, job, "started", (date,), lease.generation, config_digest=config.contents_digest())
-        )
-        try:
-            deadline = time.time() + config.crawl.deadline_s if config.crawl.deadline_s else None
-            staged = work.stage_all(manifest, deadline)
-        except Exception as error:
-            ledger.append(replace(started, event="discarded", detail=f"{type(error).__name__}: {error}"[:500]))
-            landing.discard(run_id)
-            raise
-        prepared = ledger.append(
-            replace(
-                started,
-                event="prepared",
-                counts=staged.counts,
-                metrics=staged.metrics,
-                inputs_digest=staged.inputs_digest,
-                **asdict(versions),
-            )
-        )
-        with progress.stage("apply and publish"):
-            return ledger.publish(prepared, keep_staging=config.run.keep_staging)
+        yield Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
 
 
-def check_versions(published: Event | None, versions: Versions) -> None:
+def check_versions(published: Event | None, versions: Versions, may_differ: tuple[str, ...] = ()) -> None:
     """Two versions of one thing never mix: UsageError names what differs from the last published run's."""
     if published is None:
         return
-    differing = [
-        f"{field.name} {getattr(published, field.name)} -> {getattr(versions, field.name)}"
+    differing = {
+        field.name: f"{field.name} {getattr(published, field.name)} -> {getattr(versions, field.name)}"
         for field in fields(versions)
-        if getattr(published, field.name) != getattr(versions, field.name)
-    ]
+        if getattr(published, field.name) != getattr(versions, field.name) and field.name not in may_differ
+    }
+    if list(differing) == ["policy_version"]:
+        raise UsageError(
+            f"the warehouse is under another policy ({differing['policy_version']}): "
+            "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
+        )
     if differing:
         raise UsageError(
             "the warehouse was published under other settings than these "
-            f"({'; '.join(differing)}): go back to those, or use another warehouse"
+            f"({'; '.join(differing.values())}): go back to those, or use another warehouse"
         )
 
 
-def _report_skipped(work: DateRun, earlier: Event, manifest: ManifestFiles) -> None:
+def run_date(
+    warehouse: Warehouse, date: dt.date, manifest: ManifestFiles, *, force: bool, deadline_at: float | None
+) -> Event | None:
+    """Bring the date to `published`; the published event, or None where the date was published before and is left."""
+    earlier = warehouse.ledger.published_for(date)
+    work = warehouse.work()
+    work.dates = (date,)
+    if earlier is not None and not force:
+        _report_skipped(work, date, earlier, manifest)
+        return None
+    run = DateRun(work, date, earlier is not None)
+    return warehouse.publish(work, lambda: run.stage_all(manifest, deadline_at), keep=lambda: True)
+
+
+def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:
+    """Ask again for what `refetch_queue` holds, each under its own date; None where there was nothing, or nothing
+    new."""
+    landing = warehouse.landing
+    owed = landing.read("refetch_queue").select("ingest_date", "url_id")
+    sightings = landing.read("sightings").join(owed, ["ingest_date", "url_id"], "left_semi")
+    return _refetch(warehouse, sightings, deadline_at, "queued")
+
+
+def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_at: float | None) -> Event | None:
+    """Ask again for what failed for now or was deferred on the dates from `first` to `last`, and only for that.
+
+    Raises RunError where one of them was never published: it has nothing that could be tried again.
+    """
+    for number in range((last - first).days + 1):
+        date = first + dt.timedelta(days=number)
+        if warehouse.ledger.published_for(date) is None:
+            raise RunError(f"--retry-failed: {date} was never published; run it first")
+    landing = warehouse.landing
+    of_dates = landing.read("sightings").where(f.col("ingest_date").between(f.lit(first), f.lit(last)))
+    return _refetch(warehouse, queue.transient(of_dates, landing.read("url_state")), deadline_at, "failed or deferred")
+
+
+def _refetch(warehouse: Warehouse, selected: DataFrame, deadline_at: float | None, which: str) -> Event | None:
+    work = warehouse.work()
+    staged = work.stage("selected", selected)
+    count = work.rows("selected").rows
+    if count == 0:
+        warehouse.progress.say(f"no {which} rows to ask for again")
+        warehouse.landing.discard(work.run_id)
+        return None
+    warehouse.progress.say(f"asking again for {count} {which} rows")
+    revision = Revision(work)
+    return warehouse.publish(work, lambda: revision.refetch(staged, deadline_at), keep=lambda: changes_something(work))
+
+
+def changes_something(work: Work) -> bool:
+    """Whether a revision changes anything beyond its own evidence."""
+    return any(line.rows > 0 for line in work.plan if line.table not in {"fetches", "decisions"})
+
+
+def _report_skipped(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> None:
     """Say that the date was left as published, and whether it would come out differently now."""
     work.progress.say(f"already published by run {earlier.run_id}: nothing to do (--force does it again)")
-    raw = read_manifest(
-        work.spark, work.config.manifest, manifest, lambda frame: work.landing.stage(work.run_id, "lines", frame)
-    )
-    now = inputs_digest(judge_rows(raw, work.policy))
+    now = inputs_digest(manifest_rows(work, date, manifest))
     work.landing.discard(work.run_id)
     if now != earlier.inputs_digest:
         work.progress.say("stale: its manifest has changed since; --force would take the new one")
@@ -107,9 +205,11 @@ def _report_skipped(work: DateRun, earlier: Event, manifest: ManifestFiles) -> N
 
 
 def summary(event: Event) -> str:
-    """The funnel of a published date in one line."""
+    """The funnel of a published run in one line."""
     counts = event.counts or {}
     outcomes = ", ".join(
         f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
     )
+    if not outcomes:
+        return f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise"
     return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes})"

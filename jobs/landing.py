@@ -4,10 +4,10 @@ A run first writes everything under `{warehouse}/_staging/{run_id}` (Parquet, no
 that names what goes into which table, then the ledger says `prepared`. From there on the run can only go forward:
 `apply` is a pure function of the staging folder, and each of its writes may be repeated without effect:
 
-* dated tables: the run's dates are overwritten (`replaceWhere`);
-* content tables and logs: appended once under an application id of its own (`txnAppId` carries run and table, so that
-  no backfill of an older date is skipped by accident);
-* derived tables: where all staged rows are new keys, an append as for content tables; else a MERGE by key.
+* dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
+* content tables and logs: appended once under an application id of its own (`txnAppId` carries run, table and
+  dataset, so that no backfill of an older date is skipped by accident); what is no longer wanted is deleted by key;
+* derived tables and requests: where all staged rows are new keys, an append as for content; else a MERGE by key.
 """
 
 import json
@@ -52,9 +52,13 @@ class StagedTable:
     where: str | None = None
     """SQL condition on the rows of `source`; null takes all."""
     dates: tuple[str, ...] = ()
-    """Dates that a dated table's rows replace."""
+    """Dates of a dated table that the rows replace or, where they say what has changed, that they lie in."""
     inserts_only: bool = False
     """Whether every row of a derived table has a key that is not there yet: then an append does, and costs less."""
+    removes: bool = False
+    """Whether the rows are keys whose rows leave the table."""
+    changes: bool = False
+    """Whether the rows say in `CHANGE` what becomes of their keys."""
 
 
 class Landing:
@@ -177,7 +181,13 @@ class Landing:
         """
         plan = json.loads(self.storage.read_text("_staging", run_id, "plan.json"))
         lines = [StagedTable(**(line | {"dates": tuple(line["dates"])})) for line in plan]
-        self._in_parallel(lambda line: self._apply(run_id, line), lines)
+
+        def apply_to(table: str) -> None:  # one after the other: two writers of one table would be in conflict
+            for line in lines:
+                if line.table == table:
+                    self._apply(run_id, line)
+
+        self._in_parallel(apply_to, list(dict.fromkeys(line.table for line in lines)))
         return self.versions()
 
     def versions(self) -> dict[str, int]:
@@ -186,7 +196,7 @@ class Landing:
 
     def _apply(self, run_id: str, line: StagedTable) -> None:
         table = TABLES[line.table]
-        if line.rows == 0 and table.kind != "dated":
+        if line.rows == 0 and (table.kind != "dated" or line.changes):
             return
         rows = self.staged(run_id, line.source)
         if line.only is not None:
@@ -194,20 +204,27 @@ class Landing:
             rows = rows.join(chosen, chosen.columns, "left_semi")
         if line.where is not None:
             rows = rows.where(line.where)
-        if table.kind == "derived" and not line.inserts_only:
-            self._merge(table, rows)
+        if line.removes:
+            self._remove(table, rows)
+            return
+        if line.changes and not line.inserts_only:
+            self._merge(table, rows, line.dates)
             return
         rows = rows.select(*table.column_names)
-        writer = rows.write.format("delta").option("txnAppId", f"{run_id}/{table.name}").option("txnVersion", 1)
-        if table.kind == "dated":
+        application = f"{run_id}/{table.name}/{line.source}"
+        writer = rows.write.format("delta").option("txnAppId", application).option("txnVersion", 1)
+        if table.kind == "dated" and not line.changes:
             dates = ", ".join(f"'{date}'" for date in line.dates)
             writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({dates})").save(self.path(table.name))
         else:
             writer.mode("append").save(self.path(table.name))
 
-    def _merge(self, table: Table, rows: DataFrame) -> None:
+    def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
         target = DeltaTable.forPath(self.spark, self.path(table.name))
         on = " and ".join(f"live.{key} = staged.{key}" for key in table.keys)
+        if dates:  # said literally, for Delta to leave other partitions, and their writers, alone
+            named = ", ".join(f"date'{date}'" for date in dates)
+            on += f" and live.ingest_date in ({named})"
         values: dict[str, Any] = {name: f"staged.{name}" for name in table.column_names}
         differs = "live.row_digest != staged.row_digest" if "row_digest" in values else None
         (
@@ -218,6 +235,18 @@ class Landing:
             .whenNotMatchedInsert(condition=f"staged.{CHANGE} != 'delete'", values=values)
             .execute()
         )
+
+    def _remove(self, table: Table, keys: DataFrame) -> None:
+        target = DeltaTable.forPath(self.spark, self.path(table.name))
+        on = " and ".join(f"live.{key} = gone.{key}" for key in keys.columns)
+        target.alias("live").merge(keys.alias("gone"), on).whenMatchedDelete().execute()
+
+    def purge(self, table: str) -> None:
+        """Delete the table's files that its newest version no longer refers to: what was removed leaves the disk.
+
+        Older versions of this table cannot be read afterwards.
+        """
+        DeltaTable.forPath(self.spark, self.path(table)).vacuum(0)
 
     def _in_parallel(self, action: Callable[[Any], None], items: Sequence[Any]) -> None:
         with ThreadPoolExecutor(self.parallel_writes) as pool:
@@ -237,12 +266,13 @@ class StagedRows:
 def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
     """Inserts, updates and deletes that turn the rows `old` into the rows `new` (both with the table's columns).
 
-    Rows that are equal in both (in their `row_digest`, where the table has one) are left out, so that a MERGE touches
-    only what really changed.
+    Rows that are equal in both (in their `row_digest`, where the table has one, else in all that is not volatile) are
+    left out, so that a MERGE touches only what really changed.
     """
     keys = list(table.keys)
     names = list(table.column_names)
-    compared = ["row_digest"] if "row_digest" in names else [name for name in names if name not in keys]
+    telling = [column.name for column in table.columns if column.name not in keys and not column.volatile]
+    compared = ["row_digest"] if "row_digest" in names else telling
     contents = f.struct(*compared)
     before = old.select(*keys, contents.alias("_old"))
     written = (

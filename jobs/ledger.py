@@ -83,8 +83,10 @@ class Ledger:
         return next((event for event in reversed(self.events) if event.event == "published"), None)
 
     def published_for(self, date: dt.date) -> Event | None:
-        """The newest published run that worked on that date."""
-        published = (e for e in reversed(self.events) if e.event == "published" and date in e.ingest_dates)
+        """The newest published run that took that date from its manifest (revisions of it have no inputs)."""
+        published = (
+            e for e in reversed(self.events) if e.event == "published" and e.inputs_digest and date in e.ingest_dates
+        )
         return next(published, None)
 
     def recover(self) -> Sequence[Event]:

@@ -16,8 +16,8 @@ from schemas.settings import EmbeddingSettings
 from udfs.assets import AssetError, locate
 from udfs.canonical import canonical_version
 from udfs.embed import EmbedderError, dimension, model_version
+from udfs.gate import gate_version
 from udfs.minhash import recall
-from udfs.nsfw import detector_version
 from udfs.text import TextModelError, text_dimension, text_model_version
 
 _PACKAGED_MODEL = "tf_efficientnet_lite0"
@@ -57,7 +57,7 @@ def check(config: Config) -> tuple[Policy, Versions]:
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
-    detector = detector_version(config.policy.detector)
+    detector = gate_version(config.policy)
     decided_by = hashlib.sha256(f"{policy.version} {detector}".encode()).hexdigest()[:16]
     return policy, Versions(decided_by, visual, text_model_version(config.text), rule, pixels)
 

@@ -8,7 +8,8 @@ import contextlib
 import os
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 from jobs.config import Config
 from jobs.errors import UsageError
 from schemas.settings import AssetSettings
+from udfs.assets import assets_of, shipped_name
 
 _CODE = Path(__file__).resolve().parent.parent
 """Where our packages lie: a checkout, site-packages, or the zip that spark-submit was given."""
@@ -45,6 +47,11 @@ PROPERTIES: dict[str, Any] = {
     "spark.sql.sources.partitionOverwriteMode": "static",
     # CHECK constraints and NOT NULL are the contract; a table must never be widened by a stray column.
     "spark.databricks.delta.schema.autoMerge.enabled": "false",
+    # What the policy no longer allows leaves the disk with the re-decision, not a week later (jobs.landing.purge).
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    # Filters by the result of another query may be evaluated before that query is done (seen with joins on ingest_date
+    # below other joins); dates are named literally where partitions are to be left out.
+    "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
     # The console belongs to the job's own progress lines.
     "spark.ui.showConsoleProgress": "false",
     # One line of a traceback from an executor is enough; the driver prints what matters.
@@ -108,8 +115,7 @@ def open_session(config: Config) -> SparkSession:
     spark.sparkContext.setLogLevel("ERROR")
     if config.spark.master.startswith("local["):
         threading.Thread(target=_start_workers, args=(spark,), name="worker-daemon", daemon=True).start()
-    for asset in (config.policy.detector, config.embedding.weights, config.text.weights):
-        _ship(spark, asset)
+    _ship(spark, [asset for _, asset in assets_of(config) if Path(asset.path).is_file()])
     return spark
 
 
@@ -142,6 +148,13 @@ def _jars(folder: Path) -> list[str]:
     return jars
 
 
-def _ship(spark: SparkSession, asset: AssetSettings) -> None:
-    """Make the file available to every executor under its base name; it is shipped once a session."""
-    spark.sparkContext.addFile(str(Path(asset.path).resolve()))
+def _ship(spark: SparkSession, assets: Iterable[AssetSettings]) -> None:
+    """Make the files available to every executor under their `shipped_name`; each is shipped once a session."""
+    context = spark.sparkContext
+    shipped = {PurePosixPath(address).name for address in context.listFiles}
+    for name, asset in {shipped_name(asset): asset for asset in assets}.items():
+        if name not in shipped:
+            # Spark serves a file under the last part of its address, and would resolve the links of a bare path.
+            link = Path(context._temp_dir) / name  # type: ignore[attr-defined] # goes with the session
+            link.symlink_to(Path(asset.path).resolve())
+            context.addFile(link.as_uri())

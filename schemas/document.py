@@ -57,9 +57,10 @@ What the policy says; of several, the strictest counts.
 """
 
 _WRITTEN: dict[Kind, str] = {
-    "dated": "an `ingest_date` is replaced whole by the run that works on it",
-    "content": "keyed and insert-only: dates share rows, and running again destroys none",
+    "dated": "an `ingest_date` is replaced whole by the night that works on it; re-decisions change rows of it by key",
+    "content": "keyed: dates share rows, running again destroys none, and what nothing accepted needs is taken out",
     "derived": "keyed and a pure function of the other tables: rows are inserted, updated and deleted to match",
+    "request": "keyed: what people asked for, inserted, updated and deleted at their word",
     "log": "appended to, never changed",
 }
 

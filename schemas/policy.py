@@ -94,7 +94,30 @@ class NsfwRule(Rule):
     at_least: float = Field(ge=0, le=1)
 
 
-AnyRule = Annotated[LicenceRule | DomainRule | TextRule | NsfwRule, Field(discriminator="kind")]
+class ContentHalf(Settings):
+    """What a combined rule asks of the content."""
+
+    detector: str = "nsfw"
+    label: str | None = None
+    at_least: float = Field(ge=0, le=1)
+
+
+class TextHalf(Settings):
+    """What a combined rule asks of the sighting's text."""
+
+    words: tuple[Phrase, ...] = Field(min_length=1)
+    fields: tuple[TextField, ...] = Field(default=("title", "alt_text", "description", "tags"), min_length=1)
+
+
+class CombinedRule(Rule):
+    """Matches a sighting whose text and whose content both match their halves."""
+
+    kind: Literal["combined"]
+    content: ContentHalf
+    text: TextHalf
+
+
+AnyRule = Annotated[LicenceRule | DomainRule | TextRule | NsfwRule | CombinedRule, Field(discriminator="kind")]
 
 
 class Policy(Settings):

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,9 +29,17 @@ class Settings(BaseModel):
 
     def decisive(self) -> dict[str, Any]:
         """What is left of these settings, and of those within, without the `operational` ones; JSON types only."""
-        groups = {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Settings)}
-        plain = self.model_dump(mode="json", exclude={*self.operational, *groups})
-        return plain | {name: group.decisive() for name, group in groups.items() if name not in self.operational}
+        plain = self.model_dump(mode="json", exclude=set(self.operational))
+        return {name: _decisive(getattr(self, name), dumped) for name, dumped in plain.items()}
+
+
+def _decisive(value: Any, dumped: Any) -> Any:
+    """`dumped`, the JSON of `value`, less the operational settings of the groups in it."""
+    if isinstance(value, Settings):
+        return value.decisive()
+    if isinstance(value, tuple):
+        return [_decisive(member, json_value) for member, json_value in zip(value, dumped, strict=True)]
+    return dumped
 
 
 class AssetSettings(Settings):
@@ -142,6 +150,78 @@ class CrawlSettings(Settings):
         return value
 
 
+class DetectorSettings(Settings):
+    """A detector beside open_nsfw: a timm classifier, or any ONNX file that takes one picture and gives one number a
+    label. It runs on the CPU, picture by picture; its scores are probabilities, named `<name>.<label>:<view>`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    kind: Literal["onnx", "timm"]
+    weights: AssetSettings
+    """The ONNX file; or the timm model's tensors (safetensors, or what torch loads as tensors alone)."""
+    model: str | None = None
+    """The architecture, for `timm` only: `vit_tiny_patch16_384`."""
+    labels: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")], ...] = Field(min_length=1)
+    """One for each output of the model, in their order."""
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """What makes outputs probabilities: `softmax` of exclusive labels, `sigmoid` of independent ones, `none` where the
+    file does so itself."""
+    input_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """Height and width in pixels; the whole view is squashed into it, bilinear."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Of red, green and blue in [0, 1]."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.name == "nsfw":
+            raise ValueError("name: nsfw is open_nsfw's own name; take another")
+        if (self.model is not None) != (self.kind == "timm"):
+            raise ValueError(f"model: expected for kind timm, and for no other; kind is {self.kind}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must differ, found {list(self.labels)}")
+        return self
+
+
+class GateSettings(Settings):
+    """The policy file, the detectors that it relies on, and where in a picture they look."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"file", "batch_size", "timeout_s"})
+    """What the file says is digested by itself, as `policy_version`."""
+
+    file: str
+    detector: AssetSettings
+    batch_size: int = Field(default=16, ge=1)
+    timeout_s: float = Field(default=60, gt=0)
+    """For decoding and scoring one picture in all its views; beyond it, the picture fails as `gate_error`."""
+    views: tuple[Literal["center", "plain", "squash", "corners", "tiles", "trimmed", "turned"], ...] = (
+        "center",
+        "plain",
+    )
+    """Parts of each frame and rendering, of which the worst decides. `center`, always: opennsfw2's own crop, which does
+    not see the outer 23 % of the area. `plain`: the bare pixels too, where colour profile, transparency or orientation
+    make them another picture. `squash`: all of it. `corners`: the four crops as large as the centre's. `tiles`: four of
+    5/8 of each side, for small things. `trimmed`: without a border of one colour. `turned`: by 90, 180, 270 degrees.
+    See docs/decisions/0008-gate-views.md for what each costs."""
+    frames: Literal["first", "first_middle_last"] = "first"
+    """Of an animation; only the first is ever stored, but a link leads people to all of them."""
+    matte: Literal["white", "white_and_black"] = "white"
+    """What transparent pictures are seen on; they are stored on white."""
+    hashes: tuple[Literal["phash256", "pdq"], ...] = ()
+    """Perceptual hashes kept of each content for the policy's lists, in the eight orientations."""
+    detectors: tuple[DetectorSettings, ...] = ()
+    """Beside open_nsfw."""
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        named = {"views": self.views, "hashes": self.hashes, "detectors": [one.name for one in self.detectors]}
+        for name, values in named.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} must differ, found {list(values)}")
+        if "center" not in self.views:
+            raise ValueError(f"views: center must be among them, found {list(self.views)}")
+        return self
+
+
 class ImageSettings(Settings):
     """How bytes become the canonical image: sRGB, upright, metadata-free JPEG."""
 
@@ -152,6 +232,20 @@ class ImageSettings(Settings):
     """Source images with a side shorter than this are `too_small`."""
 
 
+class ExecutorSettings(Settings):
+    """The executors that embed on GPUs, one GPU each, where Spark may start some for the stage (dynamic allocation)."""
+
+    cores: int = Field(default=4, ge=1)
+    memory: str = Field(default="8g", pattern=r"^[1-9][0-9]*[kmgt]$")
+    """Heap of the executor's JVM, which passes rows on; the model is in the Python workers, outside it."""
+    memory_overhead: str = Field(default="8g", pattern=r"^[1-9][0-9]*[kmgt]$")
+    """For those Python workers: weights, CUDA's libraries and pinned batches, some 4 GiB each."""
+    discovery_script: str = ""
+    """On the executor's machine, for YARN and Kubernetes; standalone workers have found their GPUs before."""
+    vendor: str = ""
+    """What Kubernetes asks for: `nvidia.com`."""
+
+
 class EmbeddingSettings(Settings):
     """The visual tower: any timm model, and how an image becomes its input.
 
@@ -160,7 +254,19 @@ class EmbeddingSettings(Settings):
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(
-        {"licence", "batch_size", "cpu_batch_size", "device", "gpus_per_task", "threads", "decode_threads"}
+        {
+            "licence",
+            "batch_size",
+            "max_batch_bytes",
+            "cpu_batch_size",
+            "device",
+            "gpus_per_task",
+            "cores_per_task",
+            "executor",
+            "threads",
+            "decode_threads",
+            "compile",
+        }
     )
 
     model: str = "tf_efficientnet_lite0"
@@ -169,15 +275,24 @@ class EmbeddingSettings(Settings):
     licence: str
     batch_size: int = Field(default=32, ge=1)
     """Images decoded together and, on a GPU, inferred at once; shrinks by itself when GPU memory runs out."""
+    max_batch_bytes: int = Field(default=32 * 2**20, ge=1)
+    """JPEG bytes that are decoded together at most, one image at least: what a task holds, whatever the pictures."""
     cpu_batch_size: int = Field(default=4, ge=1)
     """Images inferred at once on a CPU: a batch beyond the caches' size is slower, and the last one is padded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    gpus_per_task: float = Field(default=0, ge=0)
+    gpus_per_task: float = Field(default=0, ge=0, le=1)
+    """On a cluster: 0 embeds on whatever executors there are; 1 or a fraction up to 1/2 has the stage run on executors
+    with a GPU, of which several tasks may share one: each decodes for itself, so sharing feeds a GPU faster."""
+    cores_per_task: int = Field(default=1, ge=1)
+    """Cores that such a task takes: for its own thread and `decode_threads`."""
+    executor: ExecutorSettings = ExecutorSettings()
     threads: int = Field(default=1, ge=1)
     """Inference threads on a CPU; Spark already runs one task a core."""
     decode_threads: int = Field(default=0, ge=0)
     """Threads that decode ahead of a GPU; 0 decodes in the task's own thread, right for a CPU."""
+    compile: bool = False
+    """Have torch.compile fuse the model's kernels on a GPU: a minute or more in every process, then faster batches."""
     head: Literal["auto", "features", "projection"] = "auto"
     """`projection` keeps CLIP's projection into the space of its text tower; `auto` does so for CLIP weights."""
     pooling: Literal["auto", "model", "token", "avg"] = "auto"
@@ -195,14 +310,33 @@ class EmbeddingSettings(Settings):
     fit: Literal["model", "pad"] = "model"
     """`model`: the model's own resize and crop; `pad`: whole picture, padded to its input on white (cut-outs)."""
 
+    @model_validator(mode="after")
+    def _gpus_are_filled(self) -> Self:
+        share = self.gpus_per_task
+        if 0.5 < share < 1:
+            raise ValueError(f"gpus_per_task must be 0, 1 or at most 0.5 (Spark shares a GPU evenly), not {share}")
+        needed = int(1 / share) * self.cores_per_task if share else 0
+        if needed > self.executor.cores:
+            raise ValueError(
+                f"executor.cores: a GPU is filled by {int(1 / share)} tasks of {self.cores_per_task} cores, which need "
+                f"{needed}, not {self.executor.cores}"
+            )
+        return self
+
 
 class TextSettings(Settings):
-    """The text tower: a sentence-transformers folder, packed as one zip file."""
+    """The text tower: a sentence-transformers folder, packed as one zip file; or the text side of a CLIP."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"licence", "batch_size", "device", "threads"})
 
     model: str = "all-MiniLM-L6-v2"
+    """`open_clip:ViT-B-32-quickgelu` takes that text tower of open_clip's, which shares a space with the visual one of
+    the same checkpoint; any other name is that of the sentence-transformers folder."""
     weights: AssetSettings
+    """The zip file; for `open_clip:` the checkpoint of the whole CLIP (safetensors, or tensors alone)."""
+    tokenizer: AssetSettings | None = None
+    """Zip file of the tokenizer's folder (tokenizer.json, tokenizer_config.json), for the models of open_clip that do
+    not use its own: SigLIP's."""
     licence: str
     batch_size: int = Field(default=16, ge=1)
     """Texts inferred at once; texts of like length go together, and the last batch of each length is padded."""

@@ -10,9 +10,10 @@ the manifest's `ingest_date`, never the wall clock; timestamps are UTC.
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["dated", "content", "derived", "log"]
-"""How a table is written. `dated`: one ingest_date is replaced whole. `content`: keyed, insert-only. `derived`: keyed,
-a pure function of the others, upserted and deleted. `log`: append only."""
+Kind = Literal["dated", "content", "derived", "request", "log"]
+"""How a table is written. `dated`: one ingest_date is replaced whole, or rows of it by key. `content`: keyed; rows are
+added, and taken out when nothing that is accepted needs them. `derived`: keyed, a pure function of the others, upserted
+and deleted. `request`: keyed, what people asked for, upserted and deleted. `log`: append only."""
 
 SHA256_HEX = "rlike '^[0-9a-f]{64}$'"
 
@@ -113,6 +114,7 @@ SIGHTINGS = Table(
             nullable=False,
         ),
         Column("text_id", "string", "SHA-256 of the cleaned text of the row; null where it has none"),
+        Column("language", "string", "language of that text, ISO 639-1; null where it cannot be told"),
         Column("policy_version", "string", "policy under which the outcome was decided", False, volatile=True),
         _RUN_ID,
     ),
@@ -147,6 +149,7 @@ FETCHES = Table(
         Column("bytes", "bigint", "length of the body in bytes"),
         Column("attempts", "int", "requests made"),
         Column("redirects", "int", "redirects followed"),
+        Column("hops", "array<string>", "where they led, in order; held against the policy again by a re-decision"),
         Column("fetched_at", "timestamp", "when the exchange ended (UTC)"),
         Column("duration_ms", "double", "wall-clock milliseconds of the row, waiting included"),
         Column("failure_code", "string", "why there is no image; null where there is one"),
@@ -179,6 +182,9 @@ CONTENT_SIGNALS = Table(
             "score per view, for example nsfw:center -> [0, 1]",
             nullable=False,
         ),
+        Column("phash256s", "binary", "256-bit pHash in the eight orientations, 8 x 32 bytes; null unless configured"),
+        Column("pdqs", "binary", "PDQ hash in the eight orientations, 8 x 32 bytes; null unless configured"),
+        Column("pdq_quality", "int", "PDQ's quality, 0 to 100"),
         _RUN_ID,
     ),
     constraints={"image_id_hex": f"image_id {SHA256_HEX}", "has_scores": "size(scores) > 0"},
@@ -418,6 +424,43 @@ FEED_MEMBERS = Table(
     ),
 )
 
+OVERRIDES = Table(
+    name="overrides",
+    row="content or sighting on which a person decided",
+    kind="request",
+    keys=("subject_kind", "subject_id"),
+    columns=(
+        Column("subject_kind", "string", "image or sighting", nullable=False),
+        Column("subject_id", "string", "image_id, or ingest_date/source_file/row_number", nullable=False),
+        Column("verdict", "string", "allow or block", nullable=False),
+        Column("cleared", "array<string>", "reason codes of the review rules that an allow passes over", False),
+        Column("reviewer", "string", "reference of the person", nullable=False),
+        Column("comment", "string", "why"),
+        Column("decided_at", "timestamp", "when it was imported (UTC)", nullable=False, volatile=True),
+        _RUN_ID,
+    ),
+    constraints={
+        "subject_known": "subject_kind in ('image', 'sighting')",
+        "verdict_known": "verdict in ('allow', 'block')",
+    },
+)
+
+REFETCH_QUEUE = Table(
+    name="refetch_queue",
+    row="URL of a date that is owed a fetch: deferred, or newly allowed by a re-decision",
+    kind="derived",
+    keys=("ingest_date", "url_id"),
+    columns=(
+        Column("ingest_date", "date", "date under which the answer will be accounted", nullable=False),
+        _id("url_id", "SHA-256 of the normalised URL"),
+        Column("url", "string", "URL as the manifest has it"),
+        Column("host", "string", "host of the normalised URL"),
+        Column("image_id", "string", "content that is expected; null where none was fetched before"),
+        Column("owed", "string", "answer (no verdict so far) or pixels (accepted, but nothing is stored)", False),
+    ),
+    constraints={"owed_known": "owed in ('answer', 'pixels')"},
+)
+
 FEED_IDS = Table(
     name="feed_ids",
     row="image that was ever a representative in the feed: the id it got, for good",
@@ -479,6 +522,8 @@ TABLES: dict[str, Table] = {
         INDEX_FEED,
         FEED_MEMBERS,
         FEED_IDS,
+        OVERRIDES,
+        REFETCH_QUEUE,
         RUNS,
     )
 }

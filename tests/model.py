@@ -25,6 +25,7 @@ class Content:
     phash256: int = 0
     flat: bool = False
     has_vector: bool = True
+    halves: tuple[str, ...] = ()  # combined rules whose content half it meets
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,18 @@ class Row:
     bad: bool = False
     expected_sha256: str | None = None
     text: str | None = None
+    halves: tuple[str, ...] = ()  # combined rules whose text half it meets
+    cleared: tuple[str, ...] = ()  # review reasons that a person has cleared
+    reviewer_block: bool = False
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A rule of the policy that needs both halves, the text's and the content's."""
+
+    id: str
+    action: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -67,19 +80,23 @@ class Sighting:
 WITHDRAWN_BY_FAILURE = {"opt_out", "robots", "gone"}
 
 
-def sight(row: Row, answer: Answer | None) -> Sighting:
+STRICTNESS = ["allow", "review", "block"]
+
+
+def sight(row: Row, answer: Answer | None, combined: Sequence[Combined] = ()) -> Sighting:
     """The outcome of one row."""
+    refused = row.decision == "block" or row.reviewer_block
 
     def made(outcome: str, effect: str, failure: str | None = None, reasons: Sequence[str] = ()) -> Sighting:
-        content = answer.content if answer and row.decision != "block" else None
+        content = answer.content if answer and not refused else None
         image_id = content.image_id if content else None
         return Sighting(row.key, row.url, outcome, failure, tuple(sorted(set(reasons))), image_id, effect)
 
     if row.bad or row.url is None:
         return made("failed", "none", "bad_row")
     withdrawn = "withdrawal" if row.withdraws else "none"
-    if row.decision == "block":
-        return made("blocked", withdrawn, reasons=row.reasons)
+    if refused:
+        return made("blocked", withdrawn, reasons=[*row.reasons, *["reviewer_blocked"] * row.reviewer_block])
     assert answer is not None, f"{row.key}: neither blocked nor fetched"
     if answer.blocked_reason:
         return made("blocked", "withdrawal", reasons=[*row.reasons, answer.blocked_reason])
@@ -95,12 +112,16 @@ def sight(row: Row, answer: Answer | None) -> Sighting:
         return made("failed", withdrawn, "hash_mismatch")
     if content.decision == "allow" and not content.has_vector:
         return made("failed", withdrawn, "embed_error")
-    if content.decision != "allow":
-        outcome = "blocked" if content.decision == "block" else "review"
-        return made(outcome, withdrawn if row.withdraws else "content", reasons=[*row.reasons, *content.reasons])
-    if row.decision == "review":
-        return made("review", withdrawn, reasons=row.reasons)
-    return made("accepted", "content")
+    met = [rule for rule in combined if rule.id in row.halves and rule.id in content.halves]
+    met = [rule for rule in met if rule.action == "block" or rule.reason not in row.cleared]
+    own = max([row.decision, *(rule.action for rule in met)], key=STRICTNESS.index)
+    reasons = [*row.reasons, *(rule.reason for rule in met), *content.reasons]
+    verdict = max([own, content.decision], key=STRICTNESS.index)
+    outcome = {"allow": "accepted", "review": "review", "block": "blocked"}[verdict]
+    if verdict == "allow":
+        return made("accepted", "content")
+    shows = content.decision != "allow" or own == "allow"  # a rule on texts says nothing about what the URL shows
+    return made(outcome, withdrawn if row.withdraws or not shows else "content", reasons=reasons)
 
 
 def url_states(sightings: Sequence[Sighting]) -> dict[str, Sighting]:
@@ -125,6 +146,22 @@ def live(sightings: Sequence[Sighting]) -> dict[str, dt.date]:
             assert s.image_id is not None
             dates[s.image_id] = min(s.key[0], dates.get(s.image_id, s.key[0]))
     return dates
+
+
+def owed(sightings: Sequence[Sighting], stored: set[str]) -> dict[tuple[dt.date, str], str | None]:
+    """What has to be fetched (again): date and URL, and the content that is expected, if one is known."""
+    states = url_states(sightings)
+    queue: dict[tuple[dt.date, str], str | None] = {}
+    shown: dict[str, list[tuple[dt.date, str]]] = {}
+    for url, state in states.items():
+        if state.outcome == "accepted" and state.image_id and state.image_id not in stored:
+            shown.setdefault(state.image_id, []).append((state.key[0], url))
+    for image, places in shown.items():
+        queue[min(places)] = image
+    for s in sightings:
+        if s.url and s.outcome == "deferred" and not (s.url in states and states[s.url].key[0] > s.key[0]):
+            queue[s.key[0], s.url] = s.image_id or queue.get((s.key[0], s.url))
+    return queue
 
 
 def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> tuple[int, int] | None:

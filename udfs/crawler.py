@@ -22,7 +22,7 @@ from udfs.exchange import (
     printable,
     retry_after_s,
 )
-from udfs.host_limits import HostGate, HostUnavailableError
+from udfs.host_limits import HostGate, HostUnavailableError, MachineSlots, share_of
 from udfs.opt_outs import robots_tag_opt_out, tdm_opt_out
 from udfs.robots import MAX_ROBOTS_BYTES, MAX_ROBOTS_REDIRECTS, RobotsRules, no_robots, parse_robots
 from udfs.urls import BadUrl, host_of, join_url, normalise_url, origin_of
@@ -53,18 +53,21 @@ Refuse = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One row to fetch. `etag` and `last_modified` are the validators of what is already held, if anything is."""
+    """One row to fetch. `etag` and `last_modified` are the validators of what is already held, if anything is: of the
+    content `image_id`, which a 304 confirms."""
 
     url_id: str | None
     url: str | None
     etag: str | None = None
     last_modified: str | None = None
+    image_id: str | None = None
     host_shards: int | None = None
 
 
 @dataclass(slots=True)
 class Fetched:
-    """What became of one row: the fields of `udfs.fetch.FETCHED`, with `size` for `bytes`."""
+    """What became of one row: the fields of `udfs.fetch.FETCHED`, with `size` for `bytes`. `image_id` is the content
+    that a 304 confirmed; of a body it is worked out later."""
 
     url_id: str | None
     url: str | None
@@ -79,6 +82,7 @@ class Fetched:
     size: int | None = None
     attempts: int = 0
     redirects: int = 0
+    hops: list[str] | None = None
     fetched_at: datetime | None = None
     duration_ms: float = 0.0
     failure_code: str | None = None
@@ -86,6 +90,7 @@ class Fetched:
     deferred: bool = False
     blocked_reason: str | None = None
     not_modified: bool = False
+    image_id: str | None = None
     body: bytes | None = None
 
 
@@ -118,6 +123,7 @@ class Crawler:
         self._settings = settings
         self._refuse = refuse
         self._foreign_host_shards = foreign_host_shards
+        self._machine_slots = MachineSlots(settings.per_host_concurrency)
         self._executor = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="lensfeed-dns")
         self._resolver = SafeResolver(
             settings.allowed_networks,
@@ -135,14 +141,18 @@ class Crawler:
         self._agent = settings.agent_token
 
     async def __aenter__(self) -> Self:
+        self._machine_slots.__enter__()
         await self._exchanges.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._robots_under_way.values():
+        robots = list(self._robots_under_way.values())
+        for task in robots:
             task.cancel()
+        await asyncio.gather(*robots, return_exceptions=True)  # they hold connections, and locks for them
         await self._resolver.close()
         await self._exchanges.__aexit__()
+        self._machine_slots.__exit__()
         # A name lookup cannot be interrupted: a hanging one ends by itself, and keeps nobody waiting.
         self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -190,10 +200,13 @@ class Crawler:
                 raise
             raise failure from error
         key = min(addresses) if self._settings.share_limits_by_address else host
+        share = share_of(self._settings.per_host_concurrency, self._foreign_host_shards, shards)
         gate = self._gates.get(key)
         if gate is None:
-            gate = HostGate(self._settings, self._foreign_host_shards if shards is None else shards)
+            gate = HostGate(self._settings, key, share, self._machine_slots)
             self._gates.put(key, gate)
+        elif shards is not None:
+            gate.widen(share)
         return gate
 
     async def robots(self, url: str, gate: HostGate) -> RobotsRules:
@@ -400,6 +413,7 @@ class _Row:
                 raise FetchError(FailureCode.TOO_MANY_REDIRECTS, f"more than {self._settings.max_redirects} redirects")
             seen.add(url)
             self._fetched.redirects += 1
+            self._fetched.hops = [*(self._fetched.hops or ()), url]
 
     async def _request(self, url: str, shards: int | None) -> Reply:
         self._crawler.refuse(url)
@@ -468,13 +482,22 @@ class _Row:
                 raise FetchError(FailureCode.DECODE, "empty body")
             self._fetched.body = reply.body
         elif status == 304 and self._headers:
-            self._fetched.not_modified = True
+            self._confirm()
         elif status in {404, 410}:
             raise FetchError(FailureCode.GONE, f"status {status}")
         elif 400 <= status < 500:
             raise FetchError(FailureCode.HTTP_4XX, f"status {status}")
         else:
             raise FetchError(FailureCode.BAD_TYPE, f"status {status} carries no image")
+
+    def _confirm(self) -> None:
+        """What is held is still current; what the server did not repeat of its validators (RFC 9110 section 15.4.5)
+        is as it was sent, so that the next night has them."""
+        fetched = self._fetched
+        fetched.not_modified = True
+        fetched.image_id = self._target.image_id
+        fetched.etag = fetched.etag or self._headers.get("If-None-Match")
+        fetched.last_modified = fetched.last_modified or self._headers.get("If-Modified-Since")
 
 
 def is_other_media(content_type: str) -> bool:

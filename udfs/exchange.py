@@ -7,7 +7,7 @@ import asyncio
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -29,6 +29,9 @@ KEEPALIVE_S = 4.0
 
 SMALL_BODY = 2**20
 """Bytes that every running exchange may hold beside the budget of bodies."""
+
+PIECE = 2**18
+"""Bytes that a content decoder makes at a time: what it makes is booked before it makes more."""
 
 Headers = CIMultiDictProxy[str]
 
@@ -212,16 +215,15 @@ class _BodyReader:
             if 0 < self._window_bytes <= window:
                 window = 0
                 self._restart_window()
-            if decode is not None:
-                chunk = decode(chunk)
-            chunks.append(chunk)
-            size += len(chunk)
+            for piece in (chunk,) if decode is None else decode(chunk):
+                chunks.append(piece)
+                size += len(piece)
+                if size > self._small_body and size > self._booked:
+                    await self._book(self._limit)
             if max(size, received) > self._limit:
                 if self._cut:
                     break
                 raise FetchError(FailureCode.TOO_LARGE, f"more than {self._limit} bytes")
-            if size > self._small_body and size > self._booked:
-                await self._book(self._limit)
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return body[: self._limit] if self._cut else body
 
@@ -247,11 +249,12 @@ class _BodyReader:
         self._restart_window()
 
 
-def _decoder(encoding: str, limit: int) -> Callable[[bytes], bytes] | None:
-    """An incremental content decoder that never returns more than `limit` bytes in all; null for none needed.
+def _decoder(encoding: str, limit: int) -> Callable[[bytes], Iterator[bytes]] | None:
+    """An incremental content decoder, in pieces of at most `PIECE` bytes; null for none needed.
 
     Raises:
-        FetchError: the coding is not one that can be undone (it was not asked for either).
+        FetchError: the coding is not one that can be undone (it was not asked for either); when decoding, what comes
+            out is broken or more than `limit` bytes in all.
     """
     name = encoding.strip().lower()
     if name in {"", "identity", "none"}:
@@ -261,22 +264,22 @@ def _decoder(encoding: str, limit: int) -> Callable[[bytes], bytes] | None:
     produced = 0
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by its header
 
-    def decode(chunk: bytes) -> bytes:
+    def decode(chunk: bytes) -> Iterator[bytes]:
         nonlocal produced, inflater
-        pieces = []
         while chunk:
             try:
-                piece = inflater.decompress(chunk, limit - produced + 1)
+                piece = inflater.decompress(chunk, PIECE)
             except zlib.error as error:
                 raise FetchError(FailureCode.DECODE, f"broken content coding {name}") from error
             produced += len(piece)
-            pieces.append(piece)
             if produced > limit:
                 raise FetchError(FailureCode.BOMB, f"{name} expands beyond {limit} bytes")
-            chunk = inflater.unused_data
-            if chunk:  # the next member of a concatenated gzip
+            yield piece
+            if inflater.eof:  # the next member of a concatenated gzip
+                chunk = inflater.unused_data
                 inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        return b"".join(pieces)
+            else:
+                chunk = inflater.unconsumed_tail
 
     return decode
 

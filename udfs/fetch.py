@@ -38,6 +38,7 @@ FETCHED = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("attempts", pa.int32()),
         pa.field("redirects", pa.int32()),
+        pa.field("hops", pa.list_(pa.string())),
         pa.field("fetched_at", pa.timestamp("us", tz="UTC")),
         pa.field("duration_ms", pa.float64()),
         pa.field("failure_code", pa.string()),
@@ -49,9 +50,11 @@ FETCHED = pa.schema(
         pa.field("body", pa.binary()),
     ]
 )
-"""One row per row of the input. `url_id` and `url` are the input's; `final_url` is the last URL requested; `bytes` is
-the length of the body; `attempts` counts tries, not redirects; `duration_ms` leaves out politeness. Exactly one of
-these holds: `body` and `image_id` (SHA-256 hex of it), `not_modified`, `failure_code`, `deferred`, `blocked_reason`."""
+"""One row per row of the input. `url_id` and `url` are the input's; `final_url` is the last URL requested; `hops` are
+the redirect targets in order, up to the last; `bytes` is the length of the body; `attempts` counts tries, not
+redirects; `duration_ms` leaves out politeness. Exactly one of these holds: `body` and `image_id` (SHA-256 hex of it),
+`not_modified` (a 304; `image_id` is the input's), `failure_code`, `deferred`, `blocked_reason`. Validators that a 304
+does not repeat are those that were sent."""
 
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20
@@ -71,6 +74,7 @@ _DDL = {
     "bool": "BOOLEAN",
     "binary": "BINARY",
     "timestamp[us, tz=UTC]": "TIMESTAMP",
+    "list<item: string>": "ARRAY<STRING>",
 }
 
 
@@ -92,14 +96,16 @@ def fetch_batches(
 
     Args:
         batches: with columns `url_id string, url string`, and optionally `etag string, last_modified string`
-            (validators for a conditional request) and `host_shards int` (how many tasks share the row's host: its
-            limits are divided by that; at least one connection remains).
+            (validators for a conditional request), `image_id string` (the content that these belong to) and
+            `host_shards int` (how many tasks share the row's host: its limits are divided by that; at least one
+            connection remains).
         settings: limits and manners.
         refuse: called on another thread with every URL before it is requested, redirects included; a reason code that
             it returns ends the row as `blocked_reason`.
         deadline_at: epoch seconds; what has no outcome by then is deferred.
         lookup: name resolution, in place of the operating system's.
-        foreign_host_shards: how many tasks may meet one host by redirects at the same time: its limits are divided.
+        foreign_host_shards: how many tasks may meet one host by redirects at the same time: a part of its limits is
+            kept for them and divided.
 
     Raises:
         Whatever iterating `batches` raises. Nothing that a row, a server or the network does.
@@ -144,7 +150,7 @@ def _split(rows: list[Fetched]) -> Iterator[list[Fetched]]:
 def _to_batch(rows: list[Fetched]) -> pa.RecordBatch:
     # Hashed here rather than on the loop's thread: SHA-256 lets go of the interpreter lock, so that both run at once.
     computed: dict[str, list[Any]] = {
-        "image_id": [hashlib.sha256(row.body).hexdigest() if row.body else None for row in rows],
+        "image_id": [hashlib.sha256(row.body).hexdigest() if row.body else row.image_id for row in rows],
         "bytes": [row.size for row in rows],
     }
     arrays = [

@@ -5,45 +5,81 @@ Two iterator pandas UDFs in one pass: `gate_udf` takes the original bytes and sa
 goes wrong is a failure of that one row, never an admission.
 """
 
-import math
+import hashlib
+import json
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-from PIL import Image, ImageChops
 from pyspark.sql.pandas.functions import pandas_udf
 
 from schemas.outcomes import Decision, FailureCode
 from schemas.policy import Policy
-from schemas.settings import AssetSettings, CrawlSettings, ImageSettings
+from schemas.settings import CrawlSettings, GateSettings, ImageSettings
 from udfs.canonical import canonicalise
-from udfs.decode import ImageError, decode_rgb, open_image
-from udfs.nsfw import Detector, load_detector
-from udfs.rules import MissingScore, judge_content
+from udfs.decode import ImageError
+from udfs.detectors import REVISION as DETECTORS_REVISION
+from udfs.detectors import GateDetector, Input, load_detectors
+from udfs.nsfw import detector_version
+from udfs.overrides import People, judge_with_people
+from udfs.phash import REVISION as HASHES_REVISION
+from udfs.phash import picture_hashes
+from udfs.rules import ContentSignals, MissingScore
+from udfs.views import REVISION as VIEWS_REVISION
+from udfs.views import View, stored_and_views
+from udfs.watchdog import TimedOut, within
 
-GATE = "decision string, reasons array<string>, scores map<string,double>, failure_code string, failure_detail string"
+GATE = (
+    "decision string, reasons array<string>, halves array<string>, scores map<string,double>, "
+    "phash256s binary, pdqs binary, pdq_quality int, failure_code string, failure_detail string"
+)
 CANONICAL = (
     "pixels binary, width int, height int, source_width int, source_height int, source_format string, "
     "phash64 bigint, phash256 binary, flatness double, sharpness double, failure_code string, failure_detail string"
 )
+_GATE_NAMES = [part.split()[0] for part in GATE.split(", ")]
 _CANONICAL_NAMES = [part.split()[0] for part in CANONICAL.split(", ")]
+
+_MOST_WAITING = 64
+"""Prepared views, of 0.6 MB each, that may wait to be scored together."""
 
 Row = dict[str, Any]
 
+_log = logging.getLogger(__name__)
 
-def gate_udf(policy: Policy, weights: AssetSettings, limits: CrawlSettings, batch_size: int) -> Any:
-    """`(body binary, content_type string) -> GATE`; null bodies (nothing was fetched) give a null decision."""
 
-    def gate(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
-        detector = load_detector(weights)
-        for bodies, types in batches:
+def gate_version(gate: GateSettings) -> str:
+    """SHA-256 hex over everything that decides which signals are stored of a content, and what they come to.
+
+    With the default settings that is open_nsfw's own `detector_version`.
+    """
+    own = detector_version(gate.detector)
+    plain = GateSettings(file=gate.file, detector=gate.detector)
+    if gate.decisive() == plain.decisive():
+        return own
+    parts = gate.decisive() | {"detector": own, "revisions": [VIEWS_REVISION, DETECTORS_REVISION, HASHES_REVISION]}
+    for unordered in ("views", "hashes"):
+        parts[unordered] = sorted(parts[unordered])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People) -> Any:
+    """`(body binary, content_type string, image_id string) -> GATE`; null bodies (nothing was fetched) give a null
+    decision."""
+
+    def judge(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+        loaded = load_detectors(gate)
+        for bodies, types, image_ids in batches:
             rows: list[Row] = []
-            pairs = list(zip(bodies, types, strict=True))
-            for start in range(0, len(pairs), batch_size):
-                rows += judge_batch(policy, detector, limits, pairs[start : start + batch_size])
-            yield pd.DataFrame(rows, columns=["decision", "reasons", "scores", "failure_code", "failure_detail"])
+            given = [Given(*one) for one in zip(bodies, types, image_ids, strict=True)]
+            for start in range(0, len(given), gate.batch_size):
+                rows += judge_batch(policy, loaded, gate, limits, given[start : start + gate.batch_size], people)
+            yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
 
-    return _iterator_udf(gate, GATE)
+    return _iterator_udf(judge, GATE)
 
 
 def _iterator_udf(function: Callable[..., Any], returns: str) -> Any:
@@ -52,51 +88,121 @@ def _iterator_udf(function: Callable[..., Any], returns: str) -> Any:
     return declare(function, returns).asNondeterministic()
 
 
+class Given(NamedTuple):
+    """What the gate is given of one row."""
+
+    body: bytes | None
+    declared_type: str | None
+    image_id: str | None
+
+
 def judge_batch(
-    policy: Policy, detector: Detector, limits: CrawlSettings, pairs: Sequence[tuple[bytes | None, str | None]]
+    policy: Policy,
+    loaded: Sequence[GateDetector],
+    gate: GateSettings,
+    limits: CrawlSettings,
+    given: Sequence[Given],
+    people: People,
 ) -> list[Row]:
-    """One row a pair, in order. A picture that cannot be decoded or scored fails alone."""
-    rows: list[Row] = [_row() for _ in pairs]
-    views: list[tuple[Row, str, Image.Image]] = []
-    for row, (body, declared) in zip(rows, pairs, strict=True):
-        if body is not None:
-            views += [(row, name, picture) for name, picture in _views(row, body, limits, declared)]
-    scores: dict[int, dict[str, float]] = {id(row): {} for row, _, _ in views}
-    for (row, name, _), score in zip(views, detector.score_each([view[2] for view in views]), strict=True):
-        scores[id(row)][f"nsfw:{name}"] = math.nan if score is None else float(score)
-    for row in rows:
-        if id(row) in scores:
-            _decide(policy, row, scores[id(row)])
+    """One row for each of `given`, in order.
+
+    Never raises for what is in a picture. All are decoded and scored together; where that raises or takes longer than
+    one picture may, each is tried again alone, and whatever goes wrong then is a failure of its own row.
+    """
+    rows: list[Row] = [dict.fromkeys(_GATE_NAMES) | {"reasons": [], "halves": []} for _ in given]
+    fetched = [(row, one) for row, one in zip(rows, given, strict=True) if one.body is not None]
+    examined = _examined([one for _, one in fetched], loaded, gate, limits)
+    for (row, _), signals in zip(fetched, examined, strict=True):
+        if isinstance(signals, ImageError):
+            row["failure_code"], row["failure_detail"] = signals.code.value, signals.detail
+        else:
+            _decide(policy, row, signals, people)
     return rows
 
 
-def _row() -> Row:
-    return {"decision": None, "reasons": [], "scores": None, "failure_code": None, "failure_detail": None}
-
-
-def _views(row: Row, body: bytes, limits: CrawlSettings, declared: str | None) -> list[tuple[str, Image.Image]]:
-    """What of a picture is judged: `center`, the picture as it will be stored; and where colour profile, transparency
-    or orientation make that another picture than the bare pixels, `plain`, those. The worst view decides, so that
-    neither hides anything from the gate.
-    """
+def _examined(
+    given: list[Given], loaded: Sequence[GateDetector], gate: GateSettings, limits: CrawlSettings
+) -> list[ContentSignals | ImageError]:
     try:
-        image = open_image(body, limits, declared)
-        stored = decode_rgb(image)
-        bare = image.convert("RGB")
-    except ImageError as error:
-        row["failure_code"], row["failure_detail"] = error.code.value, error.detail
-        return []
-    same = stored.size == bare.size and ImageChops.difference(stored, bare).getbbox() is None
-    return [("center", stored)] if same else [("center", stored), ("plain", bare)]
+        return within(gate.timeout_s, lambda given_up: _signals(given, loaded, gate, limits, given_up)) if given else []
+    except Exception as error:  # noqa: BLE001 - fail closed: whatever a picture does to a runtime, it has no score
+        if len(given) > 1:
+            return [_examined([one], loaded, gate, limits)[0] for one in given]
+        _log.warning("no score: %r", error)
+        return [ImageError(FailureCode.GATE_ERROR, f"{type(error).__name__}: {error}"[:200])]
 
 
-def _decide(policy: Policy, row: Row, scores: dict[str, float]) -> None:
+def _signals(
+    given: list[Given],
+    loaded: Sequence[GateDetector],
+    gate: GateSettings,
+    limits: CrawlSettings,
+    given_up: threading.Event,
+) -> list[ContentSignals | ImageError]:
+    """Signals of each, or why its pixels cannot be had. Raises whatever a detector raises."""
+    found: list[ContentSignals | ImageError] = []
+    waiting: list[list[_Prepared]] = [[] for _ in loaded]
+    for one in given:
+        scores: dict[str, float] = {}
+        try:
+            stored, seen = stored_and_views(one.body or b"", gate, limits, one.declared_type)
+            hashes = picture_hashes(stored, gate.hashes)
+            prepared = _prepared(seen, scores, loaded, given_up)
+        except ImageError as error:
+            found.append(error)
+            continue
+        found.append(ContentSignals(one.image_id or "", scores, *hashes))
+        for index, own in enumerate(prepared):
+            waiting[index] += own
+        if sum(map(len, waiting)) >= _MOST_WAITING:
+            _score(loaded, waiting)
+    _score(loaded, waiting)
+    return found
+
+
+class _Prepared(NamedTuple):
+    scores: dict[str, float]
+    """Where the score belongs."""
+    view: str
+    pixels: Input
+
+
+def _prepared(
+    seen: Iterator[View], scores: dict[str, float], loaded: Sequence[GateDetector], given_up: threading.Event
+) -> list[list[_Prepared]]:
+    """All views of a picture for each detector."""
+    prepared: list[list[_Prepared]] = [[] for _ in loaded]
+    for view in seen:
+        if given_up.is_set():
+            raise TimedOut("nobody waits for the rest")
+        for own, detector in zip(prepared, loaded, strict=True):
+            if (pixels := detector.prepare(view)) is not None:
+                own.append(_Prepared(scores, view.name, pixels))
+    return prepared
+
+
+def _score(loaded: Sequence[GateDetector], waiting: list[list[_Prepared]]) -> None:
+    """Scores what waits for each detector, and puts each score where it belongs."""
+    for detector, views in zip(loaded, waiting, strict=True):
+        rows = detector.score(np.stack([view.pixels for view in views])) if views else []
+        for view, row in zip(views, rows, strict=True):
+            for label, score in zip(detector.labels, row, strict=True):
+                view.scores[f"{label}:{view.view}"] = float(score)
+        views.clear()
+
+
+def _decide(policy: Policy, row: Row, signals: ContentSignals, people: People) -> None:
+    unusable = sorted(name for name, score in signals.scores.items() if not 0 <= score <= 1)
     try:
-        verdict = judge_content(policy, scores)
+        if unusable or not signals.scores:
+            raise MissingScore(f"no usable score: {', '.join(unusable) or 'none at all'}")
+        verdict = judge_with_people(policy, signals, people)
     except MissingScore as error:
         row["failure_code"], row["failure_detail"] = FailureCode.GATE_ERROR.value, str(error)
         return
-    row["decision"], row["reasons"], row["scores"] = verdict.decision.value, list(verdict.reasons), scores
+    row["decision"], row["reasons"], row["halves"] = verdict.decision.value, list(verdict.reasons), list(verdict.halves)
+    row["scores"] = dict(signals.scores)
+    row["phash256s"], row["pdqs"], row["pdq_quality"] = signals.phash256s, signals.pdqs, signals.pdq_quality
 
 
 def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:

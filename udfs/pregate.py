@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from schemas.outcomes import Decision
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
-from udfs.rules import SightingFacts, Verdict, sighting_judge
+from udfs.rules import SightingFacts, SightingJudge, sighting_judge
 from udfs.text import clean_text, text_id
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
 
@@ -25,11 +26,11 @@ JUDGED = pa.schema(
         ("withdraws", pa.bool_()),
         ("text", pa.string()),
         ("text_id", pa.string()),
+        ("halves", pa.list_(pa.string())),
+        ("language", pa.string()),
     ]
 )
 """Columns that the pre-gate adds; `url` replaces the manifest's."""
-
-Judge = Callable[[SightingFacts], Verdict]
 
 _USER_INFO = re.compile(r"(?<=//)[^/?#\\\s]*@")
 """Between a URL's scheme and its host."""
@@ -52,6 +53,8 @@ class _Judged:
     withdraws: bool = False
     text: str | None = None
     text_id: str | None = None
+    halves: tuple[str, ...] = ()
+    language: str | None = None
 
 
 def pregate(policy: Policy) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
@@ -102,7 +105,7 @@ def _url_without_credentials(raw: str | None) -> str | None:
     return redacted
 
 
-def _judge(judge: Judge, row: dict[str, object]) -> _Judged:
+def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
     raw = row["url"]
     shown = _url_without_credentials(raw) if isinstance(raw, str) else None
     problem = _problem(row)
@@ -122,7 +125,8 @@ def _judge(judge: Judge, row: dict[str, object]) -> _Judged:
             host,
             str(licence) if licence is not None else None,
             fields | {"url": normalised, "tags": _BETWEEN_TAGS.join(tag_list)},
-        )
+        ),
+        frozenset(row.get("cleared") or ()),
     )
     text = clean_text(fields.get("title"), fields.get("alt_text"), fields.get("description"), tag_list)
     return _Judged(
@@ -136,6 +140,7 @@ def _judge(judge: Judge, row: dict[str, object]) -> _Judged:
         verdict.withdraws,
         text or None,
         text_id(text) if text else None,
+        verdict.halves,
     )
 
 

@@ -32,6 +32,13 @@ def check_accounting(rows: DataFrame, sightings: DataFrame, counts: Mapping[str,
         )
 
 
+def check_distinct(sightings: DataFrame) -> None:
+    """Promise 1 for what is decided again: every key once. Raises RunError."""
+    repeated = sightings.groupBy(*SIGHTINGS.keys).count().where("count > 1").count()
+    if repeated:
+        raise RunError(f"accounting: {repeated} sightings were decided more than once")
+
+
 def check_gate_first(crawled: DataFrame, embeddings: DataFrame) -> None:
     """Promise 2, on what was staged: pixels only beside an allow, vectors only of images allowed. Raises RunError."""
     leaked = crawled.where(f.col("pixels").isNotNull() & ~f.col("decision").eqNullSafe("allow")).count()

@@ -12,9 +12,10 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
 from schemas.policy import Policy
-from schemas.settings import AssetSettings, CrawlSettings, ImageSettings
+from schemas.settings import CrawlSettings, GateSettings, ImageSettings
 from udfs.fetch import fetch_batches, fetched_ddl
 from udfs.gate import canonical_udf, gate_udf
+from udfs.overrides import People
 from udfs.rules import refused_url
 
 
@@ -22,14 +23,15 @@ def crawl_and_gate(
     requests: DataFrame,
     *,
     policy: Policy,
-    detector: AssetSettings,
-    gate_batch: int,
+    gate: GateSettings,
+    people: People,
     crawl: CrawlSettings,
     images: ImageSettings,
     tasks: int,
     deadline_at: float | None,
 ) -> DataFrame:
-    """Requests (`url_id, url, host`) -> one row a URL: the fetch's evidence, the gate's verdict, the canonical picture.
+    """Requests (`url_id, url, host`; optionally `etag, last_modified, image_id`) -> one row a URL: the fetch's
+    evidence, the gate's verdict, the canonical picture.
 
     Columns: those of udfs.fetch.FETCHED without `body`, those of udfs.gate.GATE (`failure_code` and `failure_detail`
     are the first failure of the three steps) and of udfs.gate.CANONICAL.
@@ -41,9 +43,9 @@ def crawl_and_gate(
         )
 
     fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, fetched_ddl())
-    gate = gate_udf(policy, detector, crawl, gate_batch)
+    judge = gate_udf(policy, gate, crawl, people)
     canonical = canonical_udf(images, crawl)
-    judged = fetched.withColumn("gate", gate("body", "content_type"))
+    judged = fetched.withColumn("gate", judge("body", "content_type", "image_id"))
     made = judged.withColumn("made", canonical("body", "content_type", "gate.decision"))
     failure = f.coalesce("failure_code", "gate.failure_code", "made.failure_code")
     detail = f.coalesce("failure_detail", "gate.failure_detail", "made.failure_detail")
@@ -55,7 +57,8 @@ def crawl_and_gate(
         detail.alias("failure_detail"),
         f.when(f.col("made.failure_code").isNull(), f.col("gate.decision")).alias("decision"),
         f.col("gate.reasons").alias("content_reasons"),
-        "gate.scores",
+        f.col("gate.halves").alias("content_halves"),
+        *[f"gate.{name}" for name in ("scores", "phash256s", "pdqs", "pdq_quality")],
         *[f.col(f"made.{name}").alias(name) for name in pictures],
     )
 
@@ -76,7 +79,8 @@ def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -
     task = f.pmod(own + shard, f.lit(tasks)).cast("int")
     keys = f.array(*[f.lit(key) for key in _partition_keys(requests.sparkSession, tasks)])
     placed = requests.join(f.broadcast(hosts), "host").withColumn("_task", f.element_at(keys, task + 1))
-    return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards")
+    conditional = [name for name in ("etag", "last_modified", "image_id") if name in requests.columns]
+    return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards", *conditional)
 
 
 @functools.cache

@@ -1,25 +1,45 @@
-"""Outcomes: every manifest row gets exactly one, from its own verdict, its URL's fetch, and its content's verdict."""
+"""Outcomes: every sighting gets exactly one, from its own verdict, its URL's fetch, and its content's verdict."""
 
-import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.outcomes import WITHDRAWALS
-from schemas.policy import Policy
+from jobs.stages.review import Overrides, sighting_id
+from schemas.outcomes import WITHDRAWALS, Decision
+from schemas.policy import CombinedRule, Policy
 from schemas.tables import DECISIONS, SIGHTINGS
-from udfs.rules import judge_content
+from udfs.overrides import REVIEWER_BLOCKED, judge_with_people
+from udfs.rules import ContentSignals, MissingScore, Verdict
+
+ANSWERS = (
+    "ingest_date",
+    "url_id",
+    "deferred",
+    "blocked_reason",
+    "not_modified",
+    "image_id",
+    "failure_code",
+    "failure_detail",
+    "decision",
+    "content_reasons",
+    "content_halves",
+)
+"""What asking for a URL on a date came to, with the verdict on the content: a row a date and URL."""
 
 
 def decide_outcomes(
-    rows: DataFrame, crawled: DataFrame, embed_errors: DataFrame, *, date: dt.date, policy_version: str, run_id: str
+    rows: DataFrame, answers: DataFrame, embed_errors: DataFrame, *, policy: Policy, policy_version: str, run_id: str
 ) -> DataFrame:
-    """Pre-gated rows, crawl results (a row a URL), failed embeddings (`image_id, error`) -> rows of `sightings`.
+    """Judged rows (jobs.stages.pregate), `ANSWERS`, failed embeddings (`image_id, error`) -> rows of `sightings`.
 
     The strictest of a sighting's and its content's verdicts decides; failures come before verdicts, for what was not
     seen cannot be judged. `state_effect`: see docs/decisions/0006-state-of-a-url.md.
     """
-    fetched = crawled.select(
+    found = answers.select(
+        f.col("ingest_date").alias("asked_date"),
         f.col("url_id").alias("asked_id"),
         "deferred",
         "blocked_reason",
@@ -29,18 +49,24 @@ def decide_outcomes(
         f.col("failure_detail").alias("fetch_detail"),
         f.col("decision").alias("content_decision"),
         "content_reasons",
+        "content_halves",
     )
     failed_vectors = embed_errors.select("image_id", f.col("error").alias("embed_error"))
     # A blocked row was not asked for: what another row's fetch of the same URL came to is none of its facts.
-    pre_blocked = f.col("decision") == "block"
-    asked = rows.withColumn("asked_id", f.when(~pre_blocked, f.col("url_id")))
-    joined = asked.join(fetched, "asked_id", "left").join(failed_vectors, "image_id", "left")
+    pre_blocked = f.col("reviewer_block") | (f.col("decision") == "block")
+    asked = rows.withColumn("asked_id", f.when(~pre_blocked, f.col("url_id"))).withColumn(
+        "asked_date", f.col("ingest_date")
+    )
+    joined = asked.join(found, ["asked_date", "asked_id"], "left").join(failed_vectors, "image_id", "left")
+    combined = [_combined(rule) for rule in policy.rules if isinstance(rule, CombinedRule)]
+    joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
 
     fetched_whole = f.col("fetch_failure").isNull() & f.col("content_decision").isNotNull()
     mismatch = fetched_whole & f.col("expected_sha256").isNotNull() & (f.lower("expected_sha256") != f.col("image_id"))
+    deferred = f.coalesce("deferred", f.lit(False))
     failure = (
         f.when(f.col("bad_row").isNotNull(), f.lit("bad_row"))
-        .when(pre_blocked | f.col("blocked_reason").isNotNull() | f.coalesce("deferred", f.lit(False)), None)
+        .when(pre_blocked | f.col("blocked_reason").isNotNull() | deferred, None)
         .when(f.col("fetch_failure").isNotNull(), f.col("fetch_failure"))
         .when(f.col("content_decision").isNull(), f.lit("internal"))
         .when(mismatch, f.lit("hash_mismatch"))
@@ -54,63 +80,70 @@ def decide_outcomes(
         .when(f.col("content_decision") == "allow", f.col("embed_error"))
     )
     staged = joined.withColumn("failure_code", failure).withColumn("failure_detail", detail)
-    held_back = (
-        f.when(pre_blocked, "blocked")
-        .when(f.col("blocked_reason").isNotNull(), "blocked")
+    verdict = _strictest(f.col("own_decision"), f.coalesce("content_decision", f.lit("allow")))
+    outcome = (
+        f.when(f.col("failure_code") == "bad_row", "failed")
+        .when(pre_blocked | f.col("blocked_reason").isNotNull(), "blocked")
         .when(f.col("failure_code").isNotNull(), "failed")
-        .when(f.col("deferred"), "deferred")
-        .when(f.col("content_decision") == "block", "blocked")
-        .when((f.col("content_decision") == "review") | (f.col("decision") == "review"), "review")
+        .when(deferred, "deferred")
+        .when(verdict == "block", "blocked")
+        .when(verdict == "review", "review")
+        .otherwise("accepted")
     )
-    decided = staged.withColumn(
-        "outcome", f.when(f.col("bad_row").isNotNull(), "failed").otherwise(f.coalesce(held_back, f.lit("accepted")))
+    reasons = _all_reasons([reason for _, reason in combined])
+    return (
+        staged.withColumn("outcome", outcome)
+        .withColumn("reasons", f.when(f.col("outcome").isin("blocked", "review"), reasons).otherwise(_none()))
+        .withColumn("not_modified", f.coalesce("not_modified", f.lit(False)))
+        .withColumn("state_effect", _state_effect())
+        .withColumn("policy_version", f.lit(policy_version))
+        .withColumn("run_id", f.lit(run_id))
+        .select(*SIGHTINGS.column_names)
     )
-    result = decided.select(
-        f.lit(date).alias("ingest_date"),
-        "source_file",
-        "row_number",
-        "url",
-        "page_url",
-        "title",
-        "alt_text",
-        "description",
-        "tags",
-        "license",
-        "attributes",
-        "expected_sha256",
-        "url_id",
-        "host",
-        "outcome",
-        "failure_code",
-        "failure_detail",
-        f.when(f.col("outcome").isin("blocked", "review"), _all_reasons()).otherwise(_none()).alias("reasons"),
-        "image_id",
-        f.coalesce("not_modified", f.lit(False)).alias("not_modified"),
-        _state_effect().alias("state_effect"),
-        "text_id",
-        f.lit(policy_version).alias("policy_version"),
-        f.lit(run_id).alias("run_id"),
-    )
-    return result.select(*SIGHTINGS.column_names)
 
 
 def _none() -> Column:
     return f.array().cast("array<string>")
 
 
-def _all_reasons() -> Column:
+def _own_decision() -> Column:
+    return f.when(f.col("reviewer_block"), "block").otherwise(f.col("decision"))
+
+
+def _strictest(*decisions: Column) -> Column:
+    """The strictest of these; null where the first is."""
+    order = f.array(*[f.lit(decision.value) for decision in Decision])
+    if len(decisions) == 1:
+        return decisions[0]
+    return f.element_at(order, f.greatest(*[f.array_position(order, decision) for decision in decisions]).cast("int"))
+
+
+def _combined(rule: CombinedRule) -> tuple[Column, Column]:
+    """Decision and reasons (an array) that a combined rule adds: both halves match, and no person has cleared it."""
+    matches = f.array_contains("halves", rule.id) & f.array_contains("content_halves", rule.id)
+    if rule.action == "review":
+        matches &= ~f.array_contains("cleared", rule.reason)
+    matches = f.coalesce(matches, f.lit(False))
+    return (
+        f.when(matches, rule.action).otherwise("allow"),
+        f.when(matches, f.array(f.lit(rule.reason))).otherwise(_none()),
+    )
+
+
+def _all_reasons(combined: list[Column]) -> Column:
     """Reasons of every rule that held it back, whichever side they come from, sorted."""
     own = f.coalesce("reasons", _none())
+    person = f.when(f.col("reviewer_block"), f.array(f.lit(REVIEWER_BLOCKED))).otherwise(_none())
     redirect = f.when(f.col("blocked_reason").isNotNull(), f.array("blocked_reason")).otherwise(_none())
     content = f.coalesce("content_reasons", _none())
-    return f.array_sort(f.array_distinct(f.concat(own, redirect, content)))
+    return f.array_sort(f.array_distinct(f.concat(own, person, redirect, content, *combined)))
 
 
 def _state_effect() -> Column:
     """What the sighting means for its URL: a withdrawal, content that it showed, or nothing."""
     withdrawn = f.col("withdraws") | f.col("blocked_reason").isNotNull()
     withdrawn |= f.col("failure_code").isin(*[code.value for code in WITHDRAWALS])
-    own_text_only = (f.col("decision") != "allow") & (f.col("content_decision") == "allow")
+    own_text_only = (f.col("own_decision") != "allow") & (f.col("content_decision") == "allow")
     showed_content = f.col("outcome").isin("accepted", "review", "blocked") & f.col("content_decision").isNotNull()
     return (
         f.when(f.col("url_id").isNull(), "none")
@@ -120,29 +153,45 @@ def _state_effect() -> Column:
     )
 
 
-def judge_stored(signals: DataFrame, policy: Policy) -> DataFrame:
-    """Rows of `content_signals` -> `image_id, decision, content_reasons, scores` by the policy, from stored scores."""
-
-    @f.udf("decision string, reasons array<string>", useArrow=True)
-    def judge(scores: dict[str, float]) -> tuple[str, list[str]]:
-        verdict = judge_content(policy, dict(scores))
-        return verdict.decision.value, list(verdict.reasons)
-
-    judged = signals.withColumn("verdict", judge("scores"))
-    return judged.select(
-        "image_id",
-        f.col("verdict.decision").alias("decision"),
-        f.col("verdict.reasons").alias("content_reasons"),
-        "scores",
-    )
+VERDICTS = "image_id string, decision string, content_reasons array<string>, content_halves array<string>"
 
 
-def decision_rows(sightings: DataFrame, signals: DataFrame, policy_version: str, run_id: str) -> DataFrame:
-    """The audit log of a run: a row for every content first judged in it, and for every sighting held back.
-
-    `signals`: new rows of `content_signals` with `decision` and `content_reasons`.
+def judge_stored(signals: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+    """Rows of `content_signals` -> `VERDICTS` by the policy, from what is stored; no row where a signal that the policy
+    needs is missing.
     """
-    contents = signals.select(
+    people = overrides.of_contents
+
+    def verdict_of(row: dict[str, Any]) -> Verdict | None:
+        try:
+            return judge_with_people(policy, ContentSignals(**row | {"scores": dict(row["scores"])}), people)
+        except MissingScore:
+            return None
+
+    def judge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = batch.to_pylist()
+            judged = [(row["image_id"], verdict) for row in rows if (verdict := verdict_of(row)) is not None]
+            yield pa.RecordBatch.from_arrays(
+                [
+                    pa.array([image_id for image_id, _ in judged], pa.string()),
+                    pa.array([verdict.decision.value for _, verdict in judged], pa.string()),
+                    pa.array([list(verdict.reasons) for _, verdict in judged], pa.list_(pa.string())),
+                    pa.array([list(verdict.halves) for _, verdict in judged], pa.list_(pa.string())),
+                ],
+                names=["image_id", "decision", "content_reasons", "content_halves"],
+            )
+
+    return signals.select("image_id", "scores", "phash256s", "pdqs", "pdq_quality").mapInArrow(judge, VERDICTS)
+
+
+def decision_rows(sightings: DataFrame, contents: DataFrame, policy_version: str, run_id: str) -> DataFrame:
+    """The audit log of a run, in the spirit of the statements of reasons of the Digital Services Act (Regulation (EU)
+    2022/2065, article 17): a row for every content judged in it, and for every sighting held back.
+
+    `contents`: `image_id, decision, content_reasons, scores`.
+    """
+    judged = contents.select(
         f.lit("image").alias("subject_kind"),
         f.col("image_id").alias("subject_id"),
         "decision",
@@ -151,12 +200,12 @@ def decision_rows(sightings: DataFrame, signals: DataFrame, policy_version: str,
     )
     held = sightings.where("outcome in ('blocked', 'review')").select(
         f.lit("sighting").alias("subject_kind"),
-        f.concat_ws("/", "ingest_date", "source_file", f.col("row_number").cast("string")).alias("subject_id"),
+        sighting_id().alias("subject_id"),
         f.when(f.col("outcome") == "blocked", "block").otherwise("review").alias("decision"),
         "reasons",
         f.lit(None).cast("map<string,double>").alias("scores"),
     )
-    rows = contents.unionByName(held).select(
+    rows = judged.unionByName(held).select(
         "*",
         f.lit(policy_version).alias("policy_version"),
         f.lit("automatic").alias("source"),
@@ -165,3 +214,24 @@ def decision_rows(sightings: DataFrame, signals: DataFrame, policy_version: str,
         f.lit(run_id).alias("run_id"),
     )
     return rows.where("decision is not null").select(*DECISIONS.column_names)
+
+
+def human_decision_rows(said: DataFrame, policy_version: str, run_id: str) -> DataFrame:
+    """What people said (`subject_kind, subject_id, said, seen, said_by`) as rows of the audit log. A verdict withdrawn
+    gives its subject back to the policy, which the run's own rows tell of."""
+    rows = said.select(
+        "subject_kind",
+        "subject_id",
+        f.lit(policy_version).alias("policy_version"),
+        f.when(f.col("said") == "withdraw", "review").otherwise(f.col("said")).alias("decision"),
+        f.when(f.col("said") == "withdraw", f.array(f.lit("verdict_withdrawn")))
+        .when(f.col("said") == "block", f.array(f.lit(REVIEWER_BLOCKED)))
+        .otherwise(f.col("seen"))
+        .alias("reasons"),
+        f.lit(None).cast("map<string,double>").alias("scores"),
+        f.lit("human").alias("source"),
+        f.col("said_by").alias("reference"),
+        f.current_timestamp().alias("decided_at"),
+        f.lit(run_id).alias("run_id"),
+    )
+    return rows.select(*DECISIONS.column_names)

@@ -1,28 +1,41 @@
 """Pre-gate: everything about a sighting that needs no pixels, before anything is fetched."""
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from jobs.stages.review import Overrides
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
-from udfs.pregate import pregate
+from udfs.pregate import JUDGED, pregate
+
+_GIVEN = {"ingest_date": "date", "source_file": "string", "row_number": "bigint"} | {
+    name: kind for name, kind in MANIFEST_COLUMNS.items() if name != "url"
+}
+_DECIDED_BY_PEOPLE = {"cleared": "array<string>", "reviewer_block": "boolean"}
+_DDL = {pa.string(): "string", pa.bool_(): "boolean", pa.list_(pa.string()): "array<string>"}
 
 PREGATED = ", ".join(
-    [
-        "source_file string, row_number bigint",
-        *(f"{name} {kind}" for name, kind in MANIFEST_COLUMNS.items() if name != "url"),
-        "url string, normalised_url string, url_id string, host string, bad_row string",
-        "decision string, reasons array<string>, withdraws boolean, text string, text_id string",
-    ]
+    f"{name} {kind}"
+    for name, kind in (_GIVEN | _DECIDED_BY_PEOPLE | {field.name: _DDL[field.type] for field in JUDGED}).items()
 )
 
 
-def judge_rows(manifest: DataFrame, policy: Policy) -> DataFrame:
-    """Manifest rows (jobs.stages.manifest) -> `PREGATED`: bad rows marked, URLs normalised, sighting rules applied."""
-    return manifest.mapInArrow(pregate(policy), PREGATED)
+def judge_rows(manifest: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+    """Manifest rows (jobs.stages.manifest, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs normalised,
+    sighting rules applied, with what people decided about the sighting."""
+    rows = overrides.on_sightings(manifest).select(*_GIVEN, "url", "malformed", *_DECIDED_BY_PEOPLE)
+    return rows.mapInArrow(pregate(policy), PREGATED)
+
+
+def recorded_rows(sightings: DataFrame) -> DataFrame:
+    """Rows of `sightings` -> the manifest rows that they were made of, as `judge_rows` takes them."""
+    unreadable = (f.col("failure_code") == "bad_row") & f.col("url_id").isNull()
+    return sightings.select(*_GIVEN, "url", f.when(unreadable, f.col("failure_detail")).alias("malformed"))
 
 
 def fetch_requests(rows: DataFrame) -> DataFrame:
-    """Pre-gated rows -> `url_id, url, host`: every URL some row may be fetched for, once."""
-    wanted = rows.where(f.col("url_id").isNotNull() & (f.col("decision") != "block"))
-    return wanted.select("url_id", f.col("normalised_url").alias("url"), "host").dropDuplicates(["url_id"])
+    """Pre-gated rows -> `ingest_date, url_id, url, host`: every URL that some row may be fetched for, once a date."""
+    wanted = rows.where(f.col("url_id").isNotNull() & (f.col("decision") != "block") & ~f.col("reviewer_block"))
+    named = wanted.select("ingest_date", "url_id", f.col("normalised_url").alias("url"), "host")
+    return named.dropDuplicates(["ingest_date", "url_id"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
@@ -110,13 +111,15 @@ def stage_table(landing: Landing, run: str, table: str, rows: Rows, **given: Any
     return StagedTable(table, table, len(rows), **given)
 
 
-def stage_changes(landing: Landing, run: str, table: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> StagedTable:
+def stage_changes(
+    landing: Landing, run: str, table: str, rows: Sequence[tuple[str, dict[str, Any]]], **given: Any
+) -> StagedTable:
     kinds = [kind for kind, _ in rows]
     named = [dict(row) | {CHANGE: kind} for kind, row in rows]
     schema = struct_type(TABLES[table]).add(CHANGE, "string")
     values = [[row.get(name) for name in schema.fieldNames()] for row in named]
     landing.stage(run, table, frame(landing.spark, schema, values))
-    return StagedTable(table, table, len(rows), inserts_only=set(kinds) == {"insert"})
+    return StagedTable(table, table, len(rows), inserts_only=set(kinds) == {"insert"}, changes=True, **given)
 
 
 NAMES = ("sightings", "feed_ids", "decisions", "url_state", "index_feed")
@@ -221,6 +224,47 @@ def test_a_plan_may_take_some_rows_of_a_dataset_only(spark: SparkSession, tables
     tables.write_plan("r", [StagedTable("feed_ids", line.source, 3, only="chosen", where="feed_id > 1")])
     tables.apply("r")
     assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(2), feed_id(5)])
+
+
+def test_rows_of_dated_tables_may_be_changed_by_key(spark: SparkSession, tables: Landing) -> None:
+    dated(tables, "first", JANUARY[0], 2)
+    dated(tables, "second", JANUARY[1], 2)
+    line = stage_changes(
+        tables,
+        "r",
+        "sightings",
+        [("update", sighting(JANUARY[0], 1, url="changed")), ("update", sighting(JANUARY[1], 0, url="changed"))],
+        dates=(str(JANUARY[0]), str(JANUARY[1])),
+    )
+    for _ in range(2):
+        tables.write_plan("r", [line])
+        tables.apply("r")
+    expected = [
+        sighting(JANUARY[0], 0, url="first"),
+        sighting(JANUARY[0], 1, url="changed"),
+        sighting(JANUARY[1], 0, url="changed"),
+        sighting(JANUARY[1], 1, url="second"),
+    ]
+    assert contents(tables, "sightings") == wanted(spark, "sightings", expected)
+
+
+def test_what_is_removed_leaves_the_table_and_by_a_purge_the_disk(
+    spark: SparkSession, tables: Landing, warehouse: Path
+) -> None:
+    tables.write_plan("r1", [stage_table(tables, "r1", "feed_ids", [feed_id(n) for n in range(4)])])
+    tables.apply("r1")
+    tables.stage("r2", "gone", frame(spark, "image_id string", [(digest("1"),), (digest("never there"),)]))
+    joining = stage_table(tables, "r2", "feed_ids", [feed_id(7)])
+    for _ in range(2):
+        tables.write_plan("r2", [StagedTable("feed_ids", "gone", 2, removes=True), joining])
+        tables.apply("r2")
+    assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(n) for n in (0, 2, 3, 7)])
+    on_disk = [set(pq.read_table(path).column("image_id").to_pylist()) for path in warehouse.glob("feed_ids/*.parquet")]
+    assert digest("1") in set().union(*on_disk)
+    tables.purge("feed_ids")
+    on_disk = [set(pq.read_table(path).column("image_id").to_pylist()) for path in warehouse.glob("feed_ids/*.parquet")]
+    assert digest("1") not in set().union(*on_disk)
+    assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(n) for n in (0, 2, 3, 7)])
 
 
 def test_a_staged_dataset_is_read_back_as_written_and_counted(spark: SparkSession, landing: Landing) -> None:

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
@@ -11,18 +12,32 @@ from pyspark.sql import Row as SparkRow
 
 from jobs.stages.outcomes import decide_outcomes, decision_rows, judge_stored
 from jobs.stages.pregate import PREGATED
+from jobs.stages.review import Overrides
 from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.tables import SIGHTINGS
-from tests.jobs.frames import frame, local_copy
-from tests.model import Answer, Content, Row, sight
+from tests.jobs.frames import frame, local_copy, table_frame
+from tests.model import Answer, Combined, Content, Row, sight
 
 pytestmark = pytest.mark.spark
 
 DAY = dt.date(2026, 1, 31)
-CRAWLED = (
-    "url_id string, deferred boolean, blocked_reason string, not_modified boolean, image_id string, "
-    "failure_code string, failure_detail string, decision string, content_reasons array<string>"
+ASKED = (
+    "ingest_date date, url_id string, deferred boolean, blocked_reason string, not_modified boolean, image_id string, "
+    "failure_code string, failure_detail string, decision string, content_reasons array<string>, "
+    "content_halves array<string>"
+)
+NSFW = [
+    {"id": "r1", "kind": "nsfw", "reason": "sure", "action": "block", "at_least": 0.8, "comment": "c"},
+    {"id": "r2", "kind": "nsfw", "reason": "unsure", "action": "review", "at_least": 0.5, "comment": "c"},
+]
+BOTH = {"kind": "combined", "comment": "c", "content": {"detector": "nsfw", "at_least": 0.1}, "text": {"words": ["a"]}}
+COMBINED = (Combined("both-review", "review", "both_grey"), Combined("both-block", "block", "both_sure"))
+POLICY = Policy.model_validate(
+    {
+        "name": "test",
+        "rules": [*NSFW, *({**BOTH, "id": c.id, "action": c.action, "reason": c.reason} for c in COMBINED)],
+    }
 )
 
 
@@ -37,6 +52,8 @@ def content(name: str, decision: str, *reasons: str, **given: object) -> Answer:
 NOT_OF_A_FETCH = {FailureCode.BAD_ROW, FailureCode.HASH_MISMATCH, FailureCode.EMBED_ERROR}
 ANSWERS: dict[str, Answer] = {
     "allowed": content("allowed", "allow"),
+    "allowed, half suspicious": content("half", "allow", halves=("both-review", "both-block")),
+    "doubtful, half suspicious": content("doubtful half", "review", "nsfw_review", halves=("both-review",)),
     "without vector": content("without vector", "allow", has_vector=False),
     "doubtful": content("doubtful", "review", "nsfw_review"),
     "doubtful without vector": content("doubtful without vector", "review", "nsfw_review", has_vector=False),
@@ -54,16 +71,24 @@ VERDICTS = [
     ("block", ("text_block",), False),
     ("block", ("licence", "domain"), True),
 ]
+PEOPLE: list[dict[str, Any]] = [
+    {},
+    {"halves": ("both-review",)},
+    {"halves": ("both-review", "both-block"), "cleared": ("both_grey", "both_sure")},
+    {"halves": ("both-review",), "cleared": ("both_grey",)},
+    {"reviewer_block": True},
+]
 
 
 def cases() -> list[tuple[Row, str]]:
     """Rows and the name of their URL's answer."""
     found = []
-    for number, (name, verdict, expected) in enumerate(product(ANSWERS, VERDICTS, ("none", "same", "other"))):
+    expectations = ("none", "same", "other")
+    for number, (name, verdict, expected, said) in enumerate(product(ANSWERS, VERDICTS, expectations, PEOPLE)):
         answered = ANSWERS[name].content
         decision, reasons, withdraws = verdict
         promised = {"none": None, "same": answered.image_id.upper() if answered else None, "other": "0" * 64}[expected]
-        row = Row((DAY, "list.jsonl", number), name, decision, reasons, withdraws, expected_sha256=promised)
+        row = Row((DAY, "list.jsonl", number), name, decision, reasons, withdraws, expected_sha256=promised, **said)
         found.append((row, name))
     bad = Row((DAY, "bad.jsonl", 0), None, bad=True)
     return [*found, (bad, "nothing")]
@@ -73,6 +98,7 @@ def rows_frame(spark: SparkSession, rows: list[Row]) -> DataFrame:
     names = [part.split()[0] for part in PREGATED.split(", ")]
     values = [
         {
+            "ingest_date": row.key[0],
             "source_file": row.key[1],
             "row_number": row.key[2],
             "url": row.url,
@@ -84,19 +110,23 @@ def rows_frame(spark: SparkSession, rows: list[Row]) -> DataFrame:
             "reasons": list(row.reasons),
             "withdraws": row.withdraws,
             "expected_sha256": row.expected_sha256,
+            "halves": list(row.halves),
+            "cleared": list(row.cleared),
+            "reviewer_block": row.reviewer_block,
         }
         for row in rows
     ]
     return frame(spark, PREGATED, [[value.get(name) for name in names] for value in values])
 
 
-def crawled_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
+def answers_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
     values = []
     for name, answer in answers.items():
         judged = answer.content if answer.content and not answer.content.failure else None
         failure = answer.content.failure if answer.content else answer.failure
         values.append(
             (
+                DAY,
                 digest(name),
                 answer.deferred,
                 answer.blocked_reason,
@@ -106,9 +136,10 @@ def crawled_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
                 f"detail of {failure}" if failure else None,
                 judged.decision if judged else None,
                 list(judged.reasons) if judged else None,
+                list(judged.halves) if judged else None,
             )
         )
-    return frame(spark, CRAWLED, values)
+    return frame(spark, ASKED, values)
 
 
 def embed_errors_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
@@ -120,9 +151,9 @@ def embed_errors_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataF
 def decided(spark: SparkSession) -> DataFrame:
     found = decide_outcomes(
         rows_frame(spark, [row for row, _ in cases()]),
-        crawled_frame(spark, ANSWERS),
+        answers_frame(spark, ANSWERS),
         embed_errors_frame(spark, ANSWERS),
-        date=DAY,
+        policy=POLICY,
         policy_version="policy",
         run_id="run",
     )
@@ -137,7 +168,7 @@ def sightings(decided: DataFrame) -> dict[tuple[dt.date, str, int], SparkRow]:
 def test_every_row_has_the_outcome_of_the_model(sightings: dict[tuple[dt.date, str, int], SparkRow]) -> None:
     assert len(sightings) == len(cases())
     for row, name in cases():
-        want, found = sight(row, ANSWERS.get(name)), sightings[row.key]
+        want, found = sight(row, ANSWERS.get(name), COMBINED), sightings[row.key]
         assert (
             found.outcome,
             found.failure_code,
@@ -162,7 +193,7 @@ def test_not_modified_is_a_flag_of_rows_that_were_asked_for(
     sightings: dict[tuple[dt.date, str, int], SparkRow],
 ) -> None:
     for row, name in cases():
-        asked = not row.bad and row.decision != "block" and name == "allowed"
+        asked = not row.bad and row.decision != "block" and not row.reviewer_block and name == "allowed"
         assert sightings[row.key].not_modified is asked, (row, name)
 
 
@@ -177,12 +208,12 @@ def test_rows_satisfy_the_constraints_of_their_table(decided: DataFrame) -> None
 
 def test_a_url_without_a_verdict_or_an_answer_fails_as_internal(spark: SparkSession) -> None:
     rows = [Row((DAY, "f", 0), "no verdict"), Row((DAY, "f", 1), "no answer"), Row((DAY, "f", 2), "no fetch", "block")]
-    nothing = crawled_frame(spark, {"no verdict": Answer()})
+    nothing = answers_frame(spark, {"no verdict": Answer()})
     found = decide_outcomes(
         rows_frame(spark, rows),
         nothing,
         embed_errors_frame(spark, {}),
-        date=DAY,
+        policy=POLICY,
         policy_version="policy",
         run_id="run",
     )
@@ -208,7 +239,7 @@ def test_the_audit_log_names_contents_and_the_sightings_held_back(spark: SparkSe
     images = {row.subject_id: (row.decision, row.reasons, row.scores) for row in log if row.subject_kind == "image"}
     assert images == {"a": ("allow", [], {"nsfw:center": 0.1}), "b": ("block", ["nsfw"], {"nsfw:center": 0.9})}
     held = {row.subject_id: (row.decision, tuple(row.reasons)) for row in log if row.subject_kind == "sighting"}
-    wanted = [sight(row, ANSWERS.get(name)) for row, name in cases()]
+    wanted = [sight(row, ANSWERS.get(name), COMBINED) for row, name in cases()]
     assert held == {
         f"{s.key[0]}/{s.key[1]}/{s.key[2]}": ({"blocked": "block", "review": "review"}[s.outcome], s.reasons)
         for s in wanted
@@ -216,20 +247,24 @@ def test_the_audit_log_names_contents_and_the_sightings_held_back(spark: SparkSe
     }
 
 
-def test_stored_scores_are_judged_by_the_policy_given(spark: SparkSession) -> None:
-    policy = Policy.model_validate(
-        {
-            "name": "test",
-            "rules": [
-                {"id": "r1", "kind": "nsfw", "reason": "sure", "action": "block", "at_least": 0.8, "comment": "c"},
-                {"id": "r2", "kind": "nsfw", "reason": "unsure", "action": "review", "at_least": 0.5, "comment": "c"},
-            ],
-        }
-    )
+def test_stored_signals_are_judged_by_the_policy_and_by_people(spark: SparkSession) -> None:
+    policy = Policy.model_validate({"name": "test", "rules": NSFW})
     signals = frame(
         spark,
-        "image_id string, scores map<string,double>",
-        [(str(score), {"nsfw:a": score, "nsfw:b": 0.1}) for score in (0.2, 0.6, 0.9)],
+        "image_id string, scores map<string,double>, phash256s binary, pdqs binary, pdq_quality int",
+        [
+            *((str(score), {"nsfw:a": score, "nsfw:b": 0.1}, None, None, None) for score in (0.2, 0.6, 0.7, 0.9)),
+            ("unscored", {"other:a": 0.1}, None, None, None),
+        ],
     )
-    judged = {row.image_id: (row.decision, row.content_reasons) for row in judge_stored(signals, policy).collect()}
-    assert judged == {"0.2": ("allow", []), "0.6": ("review", ["unsure"]), "0.9": ("block", ["sure"])}
+    said = [("0.7", "allow", ["unsure"]), ("0.9", "allow", ["sure"]), ("0.2", "block", [])]
+    given = {"subject_kind": "image", "reviewer": "r", "decided_at": dt.datetime(2026, 2, 1), "run_id": "r"}
+    rows = [given | {"subject_id": image, "verdict": verdict, "cleared": cleared} for image, verdict, cleared in said]
+    people = Overrides(table_frame(spark, "overrides", rows))
+    found = judge_stored(signals, policy, people).collect()
+    assert {row.image_id: (row.decision, row.content_reasons) for row in found} == {
+        "0.2": ("block", ["reviewer_blocked"]),
+        "0.6": ("review", ["unsure"]),
+        "0.7": ("allow", []),
+        "0.9": ("block", ["sure"]),
+    }

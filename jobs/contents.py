@@ -1,0 +1,151 @@
+"""Contents: fetched, judged, made canonical, turned into vectors; and which of them are kept.
+
+Used by whatever fetches: a night, and the refetching of what older dates are owed. Facts of contents only; what they
+mean for sightings is `jobs.stages.outcomes`.
+"""
+
+import datetime as dt
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.stages import outcomes
+from jobs.stages.crawl import crawl_and_gate
+from jobs.stages.embed import embed_images, embed_texts
+from jobs.work import Work
+from schemas.tables import TABLES
+from udfs.gate import gate_version
+
+
+def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
+    """Requests (`url_id, url, host`, and the validators `etag, last_modified, image_id` where they have some) -> the
+    one staging table from which everything else derives; new signals are planned for storing."""
+    config = work.config
+    crawled = crawl_and_gate(
+        requests,
+        policy=work.policy,
+        gate=config.policy,
+        people=work.overrides.of_contents,
+        crawl=config.crawl,
+        images=config.images,
+        tasks=config.spark.crawl_tasks,
+        deadline_at=deadline_at,
+    )
+    staged = work.stage(
+        "crawl",
+        crawled.withColumn("run_id", f.lit(work.run_id))
+        .withColumn("source_bytes", f.col("bytes"))
+        .withColumn("canonical_version", f.lit(work.versions.canonical_version)),
+        not_modified=f.col("not_modified"),
+    )
+    work.counts["urls"] = work.rows("crawl").rows
+    work.counts["not_modified"] = work.rows("crawl").counted["not_modified"]
+    version = gate_version(config.policy)
+    scored = staged.where("scores is not null").dropDuplicates(["image_id"])
+    known = work.landing.read("content_signals").where(f.col("detector_version") == version)
+    signals = (
+        scored.join(known.select("image_id"), "image_id", "left_anti")
+        .withColumn("detector_version", f.lit(version))
+        .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
+    )
+    work.stage("content_signals", signals)
+    work.plan_rows("content_signals", "content_signals")
+    return staged
+
+
+def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
+    """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
+    the policy needs are left out."""
+    stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
+    wanted = stored.join(image_ids.distinct(), "image_id", "left_semi")
+    return outcomes.judge_stored(wanted, work.policy, work.overrides)
+
+
+def answers(fetches: DataFrame, verdict_rows: DataFrame) -> DataFrame:
+    """Rows of `fetches` with the verdicts on their contents (a row an image) -> `outcomes.ANSWERS`."""
+    return fetches.join(verdict_rows, "image_id", "left").select(*outcomes.ANSWERS)
+
+
+def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:
+    """Vectors of pictures that have none yet: the staged good ones, and the failures (`image_id, error`)."""
+    pictured = crawled.where("pixels is not null")
+    sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    embedded = embedded_before(work).select("image_id")
+    missing = work.stage("missing_vectors", sources.join(embedded, "image_id", "left_anti").select("url_id"))
+    pixels = pictured.join(missing, "url_id", "left_semi").select("image_id", "pixels")
+    result = embed_images(pixels, work.config.embedding, work.config.spark.embed_tasks)
+    vectors = work.stage(
+        "vectors",
+        result.withColumn("model_version", f.lit(work.versions.model_version)).withColumn("run_id", f.lit(work.run_id)),
+        embedded=f.col("error").isNull(),
+    )
+    work.counts["embedded"] = work.rows("vectors").counted["embedded"]
+    return vectors.where("error is null"), vectors.where("error is not null").select("image_id", "error")
+
+
+def embedded_before(work: Work) -> DataFrame:
+    """Rows of `embeddings` under the run's model."""
+    return work.landing.read("embeddings").where(f.col("model_version") == work.versions.model_version)
+
+
+def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
+    """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
+    known = texts_before(work).select("text_id")
+    wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
+    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text)
+    staged = work.stage(
+        "texts",
+        result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
+            "run_id", f.lit(work.run_id)
+        ),
+        embedded=f.col("error").isNull(),
+    )
+    found = work.rows("texts")
+    work.counts["texts_embedded"] = found.counted["embedded"]
+    work.counts["texts_failed"] = found.rows - found.counted["embedded"]
+    work.plan_rows("text_embeddings", "texts", where="error is null")
+    return staged.where("error is null")
+
+
+def texts_before(work: Work) -> DataFrame:
+    """Rows of `text_embeddings` under the run's text model."""
+    version = work.versions.text_model_version
+    return work.landing.read("text_embeddings").where(f.col("text_model_version") == version)
+
+
+def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled: DataFrame | None) -> DataFrame:
+    """Pixels and vectors are kept only with an accepted sighting: plan what joins and what leaves the tables.
+
+    `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be. The result is `images`
+    without pixels, as it will be, for the affected ones.
+    """
+    columns = [name for name in TABLES["images"].column_names if name not in {"pixels", "run_id"}]
+    stored = work.landing.read("images").select(*columns).join(affected, "image_id", "left_semi")
+    vectors = work.landing.read("embeddings").select("image_id").join(affected, "image_id", "left_semi")
+    kept = stored.join(accepted, "image_id", "left_semi")
+    held = stored.select("image_id").unionByName(vectors).distinct()
+    work.stage("removed_contents", held.join(accepted, "image_id", "left_anti"))
+    work.counts["contents_removed"] = work.rows("removed_contents").rows
+    work.plan_removal("images", "removed_contents")
+    work.plan_removal("embeddings", "removed_contents")
+    if crawled is None:
+        return kept
+    fresh = crawled.where("pixels is not null").join(accepted, "image_id", "left_semi")
+    sources = fresh.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
+    work.plan_rows("images", "crawl", only="new_images")
+    work.stage("kept_vectors", accepted.select("image_id"))
+    work.plan_rows("embeddings", "vectors", only="kept_vectors", where="error is null")
+    return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
+
+
+def validators(work: Work, date: dt.date, requests: DataFrame) -> DataFrame:
+    """Requests of a date -> the same with `etag, last_modified, image_id` of the last fetch on an earlier published
+    date, where its content is live (what is not live has no pixels to fall back on)."""
+    earlier = work.landing.read("fetches").where(f.col("ingest_date") < f.lit(date)).where("image_id is not null")
+    known = earlier.join(requests.select("url_id"), "url_id", "left_semi")
+    facts = f.struct("etag", "last_modified", "image_id")
+    last = known.groupBy("url_id").agg(f.max_by(facts, "ingest_date").alias("last")).select("url_id", "last.*")
+    live = work.landing.read("clusters").select("image_id")
+    usable = last.where("etag is not null or last_modified is not null").join(live, "image_id", "left_semi")
+    return requests.join(usable, "url_id", "left")

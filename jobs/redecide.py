@@ -1,0 +1,75 @@
+"""Re-decide everything that is stored under a policy file: what flips leaves or joins the index in one published run.
+
+    python -m jobs.redecide --profile conf/local.yaml --policy conf/policy.yaml [--dry-run]
+
+Nothing is fetched. What is newly blocked leaves every derived table and the disk; what is newly allowed, and what lacks
+a signal that the policy needs, goes to `refetch_queue`, which the next night drains, each row under its own date.
+`--dry-run` prints how many sightings would flip, and why, and leaves the warehouse as it is. Exit codes as for every
+job.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jobs.command import add_config_arguments, run_command
+from jobs.config import load
+from jobs.errors import RunError
+from jobs.execution import Warehouse, held, summary
+from jobs.preflight import check
+from jobs.progress import log
+from jobs.revision import Revision, flips
+from jobs.session import open_session
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jobs.redecide", description="Apply a policy to what is stored.")
+    add_config_arguments(parser)
+    parser.add_argument("--policy", metavar="FILE", help="policy file; the profile's where it is not given")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would flip")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    chosen = [f"policy.file={options.policy}"] if options.policy else []
+    config = load(options.profile, [*options.set, *chosen])
+    policy, versions = check(config)
+    spark = open_session(config)
+    with held(
+        spark, config, policy, versions, job="redecide", what="redecide", may_differ=("policy_version",)
+    ) as warehouse:
+        redecide(warehouse, dry_run=options.dry_run)
+
+
+def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
+    """Decide every sighting again under the warehouse's policy. Raises RunError where nothing was ever published."""
+    published = warehouse.ledger.last_published()
+    if published is None:
+        raise RunError(
+            f"the warehouse {warehouse.landing.storage.root} has no published run: there is nothing to decide"
+        )
+    work = warehouse.work()
+    revision = Revision(work)
+    sightings = warehouse.landing.read("sightings")
+    if dry_run:
+        revision.decide_again(sightings)
+        _tell(f"would flip under policy {warehouse.versions.policy_version}", flips(work))
+        warehouse.landing.discard(work.run_id)
+        return
+    event = warehouse.publish(work, lambda: revision.decide_again(sightings), keep=lambda: True)
+    if event is not None:
+        warehouse.purge(event)
+        log.info("redecide %s", summary(event))
+
+
+def _tell(title: str, found: Sequence[tuple[str, str, str, int]]) -> None:
+    total = sum(count for *_, count in found)
+    sys.stdout.write(f"{total} sightings {title}\n")
+    for before, after, why, count in found:
+        sys.stdout.write(f"  {count:>8}  {before} -> {after}{f' ({why})' if why else ''}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

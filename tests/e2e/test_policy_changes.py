@@ -1,0 +1,218 @@
+"""Re-decisions and verdicts of people: whatever the order of nights and decisions, what is left is what the policy
+says."""
+
+import csv
+import datetime as dt
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import redecide, review
+from readers.snapshot import Snapshot
+from tests.e2e.conftest import World
+from tests.e2e.small import DAYS, SmallWorld, small_world
+
+pytestmark = pytest.mark.spark
+
+FIRST, SECOND, _ = DAYS
+PICTURES = 14
+
+
+def rules(block_at: float, refused: str, doubtful: str, licence: str) -> list[dict[str, Any]]:
+    return [
+        {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": block_at},
+        {"id": "words", "kind": "text", "action": "block", "reason": "text_refused", "words": [refused]},
+        {"id": "doubtful", "kind": "text", "action": "review", "reason": "text_doubtful", "words": [doubtful]},
+        {"id": "licence", "kind": "licence", "action": "block", "reason": "licence", "deny": [licence]},
+    ]
+
+
+@pytest.fixture(scope="module")
+def small(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
+    with small_world(tmp_path_factory.mktemp("policies")) as made:
+        titles = ["", "", "badword here", "maybe this", "newword here", "", "", "", "", "badword", "newword", "maybe"]
+        licences = {5: "reserved", 6: "cc-by"}
+        originals = [picture for picture in world.pictures if picture.name == picture.original]
+        for number, picture in enumerate(originals[:: len(originals) // PICTURES][:PICTURES]):
+            title = titles[number] if number < len(titles) else ""
+            dates = [FIRST] if number < 9 else [SECOND]
+            made.picture(picture, dates, title=title, license=licences.get(number))
+        # The same URL on a later date, with another title: a rule on texts concerns the one sighting only.
+        made.rows[SECOND] += [{**made.rows[FIRST][4], "title": "A plain title"}, dict(made.rows[FIRST][0])]
+        yield made
+
+
+@pytest.fixture(scope="module")
+def old(small: SmallWorld) -> str:
+    return small.policy("old", rules(0.9, "badword", "maybe", "reserved"))
+
+
+@pytest.fixture(scope="module")
+def under_old(small: SmallWorld, old: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two nights under the old policy."""
+    warehouse = tmp_path_factory.mktemp("old") / "warehouse"
+    for date in (FIRST, SECOND):
+        assert small.night(date, warehouse, settings=[old]) == 0
+    return warehouse
+
+
+@pytest.fixture(scope="module")
+def new(small: SmallWorld, under_old: Path) -> str:
+    """A policy under which a fifth of the contents is blocked by score, and other words and licences than before."""
+    scores = sorted(
+        max(dict(row["scores"]).values()) for row in Snapshot.open(str(under_old)).rows("content_signals").to_pylist()
+    )
+    return small.policy("new", rules(scores[-max(2, len(scores) // 5)], "newword", "unheard of", "cc-by"))
+
+
+@pytest.fixture(scope="module")
+def under_new(
+    small: SmallWorld, new: str, tmp_path_factory: pytest.TempPathFactory, digest_of: Callable[[Path], dict[str, str]]
+) -> dict[str, str]:
+    """Digest of two nights that only ever knew the new policy."""
+    warehouse = tmp_path_factory.mktemp("new") / "warehouse"
+    for date in (FIRST, SECOND):
+        assert small.night(date, warehouse, settings=[new]) == 0
+    return digest_of(warehouse)
+
+
+def decide(small: SmallWorld, warehouse: Path, policy: str, *more: str) -> int:
+    return redecide.main([*small.arguments(warehouse, policy), *more])
+
+
+def drain(small: SmallWorld, warehouse: Path, policy: str, date: dt.date = SECOND) -> None:
+    """A night that finds its own date published still takes up what is owed."""
+    assert small.night(date, warehouse, settings=[policy]) == 0
+    assert Snapshot.open(str(warehouse)).rows("refetch_queue").num_rows == 0
+
+
+def pixels_on_disk(warehouse: Path) -> set[str]:
+    """image_id of everything of which any file below the warehouse holds pixels."""
+    files = [path for path in warehouse.rglob("*.parquet") if "pixels" in pq.read_schema(path).names]
+    return {image for path in files for image in pq.read_table(path, columns=["image_id"]).column(0).to_pylist()}
+
+
+def accepted(warehouse: Path) -> set[str]:
+    rows = Snapshot.open(str(warehouse)).rows("sightings", ["outcome", "image_id"]).to_pylist()
+    return {row["image_id"] for row in rows if row["outcome"] == "accepted"}
+
+
+def test_there_and_back_again(
+    small: SmallWorld,
+    old: str,
+    new: str,
+    under_old: Path,
+    under_new: dict[str, str],
+    digest_of: Callable[[Path], dict[str, str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, run = digest_of(under_old), Snapshot.open(str(under_old)).run_id
+    assert decide(small, under_old, new, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "accepted -> blocked (nsfw)" in told
+    assert "blocked -> deferred" in told
+    assert Snapshot.open(str(under_old)).run_id == run
+    assert digest_of(under_old) == before
+
+    rows = Snapshot.open(str(under_old)).rows("sightings").num_rows
+    assert decide(small, under_old, new) == 0
+    assert small.night(SECOND, under_old, settings=[old]) == 2  # the warehouse is under another policy now
+    snapshot = Snapshot.open(str(under_old))
+    assert snapshot.rows("sightings").num_rows == rows
+    outcomes = small.outcomes(under_old)
+    assert "deferred" in outcomes.values()
+    blocked = [row for row in snapshot.rows("sightings").to_pylist() if row["reasons"] == ["nsfw"]]
+    assert len(blocked) >= 2
+    assert pixels_on_disk(under_old) <= accepted(under_old)
+    for table in ("images", "embeddings", "image_hashes", "clusters", "index_feed", "feed_members"):
+        held = set(snapshot.rows(table, ["image_id"]).column("image_id").to_pylist())
+        assert held, table
+        assert not held & {row["image_id"] for row in blocked}, table
+    drain(small, under_old, new)
+    assert digest_of(under_old) == under_new
+
+    assert decide(small, under_old, old) == 0
+    drain(small, under_old, old)
+    assert digest_of(under_old) == before
+    assert pixels_on_disk(under_old) == accepted(under_old)
+
+
+def test_a_decision_between_two_nights(
+    small: SmallWorld,
+    old: str,
+    new: str,
+    under_new: dict[str, str],
+    tmp_path: Path,
+    digest_of: Callable[[Path], dict[str, str]],
+) -> None:
+    warehouse = tmp_path / "warehouse"
+    assert small.night(FIRST, warehouse, settings=[old]) == 0
+    assert decide(small, warehouse, new) == 0
+    assert small.night(SECOND, warehouse, settings=[new]) == 0  # drains what the first night is owed, then its own date
+    assert digest_of(warehouse) == under_new
+
+
+def fill_in(path: Path, verdict: str) -> list[dict[str, str]]:
+    """Give every row of an exported file the same verdict; the rows."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, review.COLUMNS)
+        writer.writeheader()
+        writer.writerows({**row, "verdict": verdict, "reviewer": "reviewer-7"} for row in rows)
+    return rows
+
+
+def test_people_clear_what_they_saw_and_may_take_it_back(
+    small: SmallWorld, new: str, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
+) -> None:
+    warehouse, file = tmp_path / "warehouse", tmp_path / "review.csv"
+    grey = {"id": "grey", "kind": "nsfw", "action": "review", "reason": "nsfw_grey", "at_least": 0.0}
+    policy = small.policy("grey", [*rules(0.9, "badword", "maybe", "reserved"), grey])
+    assert small.night(FIRST, warehouse, settings=[policy]) == 0
+    before = digest_of(warehouse)
+    assert Snapshot.open(str(warehouse)).rows("index_feed").num_rows == 0
+    arguments = small.arguments(warehouse, policy)
+    assert review.main(["export", *arguments, "--into", str(file)]) == 0
+    rows = fill_in(file, "allow")
+    assert {row["subject_kind"] for row in rows} == {"image", "sighting"}
+    assert all(row["url"].startswith("http") and row["reasons"] for row in rows)
+    assert review.main(["import", *arguments, str(file)]) == 0
+    assert "review" not in small.outcomes(warehouse).values()
+    drain(small, warehouse, policy, FIRST)
+    feed = Snapshot.open(str(warehouse)).rows("index_feed").num_rows
+    assert feed >= 5
+    assert pixels_on_disk(warehouse) == accepted(warehouse)
+    human = [row for row in Snapshot.open(str(warehouse)).rows("decisions").to_pylist() if row["source"] == "human"]
+    assert {row["reference"] for row in human} == {"reviewer-7"}
+    # A block that comes later holds in the face of what a person cleared; a re-decision back keeps the verdicts.
+    stricter = small.policy("stricter", [*rules(0.0, "badword", "maybe", "reserved"), grey])
+    assert decide(small, warehouse, stricter) == 0
+    assert Snapshot.open(str(warehouse)).rows("index_feed").num_rows == 0
+    assert decide(small, warehouse, policy) == 0
+    drain(small, warehouse, policy, FIRST)
+    assert Snapshot.open(str(warehouse)).rows("index_feed").num_rows == feed
+    fill_in(file, "withdraw")
+    assert review.main(["import", *arguments, str(file)]) == 0
+    assert digest_of(warehouse) == before
+    assert pixels_on_disk(warehouse) == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("image,abc,nsfw,maybe,me", "verdict must be allow, block or withdraw, found 'maybe'"),
+        ("picture,abc,nsfw,allow,me", "subject_kind must be image or sighting"),
+        ("image,abc,nsfw,allow,", "reviewer is required"),
+        ("image,abc,,allow,me", "an allow clears the reasons in its row"),
+    ],
+)
+def test_unusable_verdicts_are_refused_by_row(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "verdicts.csv"
+    file.write_text(f"subject_kind,subject_id,reasons,verdict,reviewer\n{line}\n")
+    with pytest.raises(review.UsageError, match=message) as error:
+        review.read_verdicts(file)
+    assert "row 1" in str(error.value)

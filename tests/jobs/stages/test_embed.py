@@ -1,0 +1,91 @@
+"""Where the embedding stage runs, and what it asks of Spark."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from pyspark.sql import SparkSession
+
+from jobs.config import load
+from jobs.stages import embed
+from jobs.stages.embed import embedding_profile
+from schemas.settings import EmbeddingSettings
+
+PROFILE = load("conf/nightly-gpu.yaml").embedding
+
+
+@pytest.fixture
+def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's master counts as a cluster's; profiles of other tests are forgotten."""
+    monkeypatch.setattr(embed, "_is_local", lambda _: False)
+    embed._profile.cache_clear()
+
+
+@pytest.fixture
+def dynamic(spark: SparkSession) -> Any:
+    """Spark says that it may start executors."""
+    spark.conf.set("spark.dynamicAllocation.enabled", "true")
+    yield
+    spark.conf.unset("spark.dynamicAllocation.enabled")
+
+
+def changed(**changes: Any) -> EmbeddingSettings:
+    return EmbeddingSettings.model_validate(PROFILE.model_dump() | changes)
+
+
+def test_local_mode_has_one_kind_of_executor(spark: SparkSession) -> None:
+    assert embedding_profile(spark, PROFILE) is None
+
+
+@pytest.mark.usefixtures("on_a_cluster")
+def test_without_gpus_the_stage_runs_where_all_do(spark: SparkSession) -> None:
+    assert embedding_profile(spark, changed(gpus_per_task=0)) is None
+
+
+@pytest.mark.usefixtures("on_a_cluster", "dynamic")
+def test_the_stage_asks_for_executors_with_a_gpu_and_for_its_share_of_it(spark: SparkSession) -> None:
+    profile = embedding_profile(spark, PROFILE)
+    assert profile is not None
+    assert {name: share.amount for name, share in profile.taskResources.items()} == {"cpus": 3.0, "gpu": 0.25}
+    wanted = profile.executorResources
+    assert {name: wanted[name].amount for name in ("cores", "memory", "memoryOverhead", "gpu")} == {
+        "cores": 12, "memory": 8 * 1024, "memoryOverhead": 24 * 1024, "gpu": 1
+    }  # fmt: skip
+    assert wanted["gpu"].discoveryScript == "./discover_gpus.sh"
+
+
+@pytest.mark.usefixtures("on_a_cluster")
+def test_where_no_executors_can_be_started_only_the_share_is_asked_for(spark: SparkSession) -> None:
+    profile = embedding_profile(spark, PROFILE)
+    assert profile is not None
+    assert "gpu" not in profile.executorResources
+    assert profile.taskResources["gpu"].amount == 0.25
+
+
+@pytest.mark.usefixtures("on_a_cluster", "dynamic")
+def test_stages_of_one_application_share_executors(spark: SparkSession) -> None:
+    first, again = (embedding_profile(spark, changed(model=name)) for name in ("resnet18", "resnet50"))
+    assert first is again
+    assert embedding_profile(spark, changed(gpus_per_task=0.5)) is not first
+
+
+@pytest.mark.usefixtures("on_a_cluster")
+def test_a_task_without_a_gpu_of_its_own_computes_on_the_cpu(spark: SparkSession) -> None:
+    for settings in (changed(device="auto", gpus_per_task=0), load("conf/nightly.yaml").text):
+        assert settings.device == "auto"
+        assert embed._without_borrowed_gpus(spark, settings).device == "cpu"
+    assert embed._without_borrowed_gpus(spark, changed(device="cuda")).device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus_per_task": 0.75}, "gpus_per_task must be 0, 1 or at most 0.5 (Spark shares a GPU evenly), not 0.75"),
+        ({"cores_per_task": 4}, "executor.cores: a GPU is filled by 4 tasks of 4 cores, which need 16, not 12"),
+        ({"executor": {"memory": "8 GB"}}, "memory"),
+    ],
+)
+def test_a_share_that_leaves_a_gpu_idle_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        changed(**changes)
