@@ -228,6 +228,7 @@ def _stage_feed(work: Work, touched: _Touched) -> None:
         model_version=work.versions.model_version,
         text_model_version=work.versions.text_model_version,
         text_dimension=text_dimension(work.config.text),
+        shared_space=work.config.text.shares_space,
     )
     image_ids = heads.select(f.col("representative_id").alias("image_id"))
     old_rows = work.landing.read("index_feed").join(image_ids, "image_id", "left_semi")

@@ -211,5 +211,8 @@ def summary(event: Event) -> str:
         f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
     )
     if not outcomes:
-        return f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise"
+        overtaken = f", {counts['overtaken']} left without an answer" if counts.get("overtaken") else ""
+        return (
+            f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise{overtaken}"
+        )
     return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes})"

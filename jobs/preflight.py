@@ -53,7 +53,12 @@ def check(config: Config) -> tuple[Policy, Versions]:
     try:
         _check_model(config.embedding)
         visual = model_version(config.embedding, pixels)
-        text_dimension(config.text)
+        length = text_dimension(config.text)
+        if config.text.shares_space and length != dimension(config.embedding):
+            raise UsageError(
+                f"text.shares_space: the text's vectors have {length} dimensions, the pictures' "
+                f"{dimension(config.embedding)}: they share no space"
+            )
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]

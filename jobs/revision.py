@@ -178,6 +178,10 @@ class Revision:
         work = self.work
         after = work.after("sightings", work.staged("sightings"))
         derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled))
+        owed = work.after("refetch_queue", work.staged("refetch_queue")).select("ingest_date", "url_id")
+        waiting = changed.new.where("outcome = 'deferred'")
+        # What a later sighting has overtaken stays without an answer: no cap is silent.
+        work.counts["overtaken"] = waiting.join(owed, ["ingest_date", "url_id"], "left_anti").count()
         work.dates = changed.dates
         work.write_plan()
 

@@ -342,6 +342,9 @@ class TextSettings(Settings):
     """Texts inferred at once; texts of like length go together, and the last batch of each length is padded."""
     max_tokens: int = Field(default=128, ge=8)
     """Tokens beyond this are not read; the model's own limit applies too."""
+    shares_space: bool = False
+    """Whether the vectors lie in the space of the visual tower's (a CLIP's two towers): then their cosine says how well
+    a text fits its picture, and the feed carries it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     """Inference threads on a CPU; Spark already runs one task a core."""

@@ -384,12 +384,22 @@ INDEX_FEED = Table(
         Column("text_model_version", "string", "of the text vector", nullable=False),
         Column("text_vector", "array<float>", "text unit vector; zeros where has_text is false", nullable=False),
         Column("has_text", "boolean", "whether the text vector means anything", nullable=False),
+        Column(
+            "image_text_cosine",
+            "double",
+            "cosine of the two vectors; null without a text, or where the towers share no space (text.shares_space)",
+        ),
         Column("has_title", "boolean", "mask: a title was given", nullable=False),
         Column("has_alt_text", "boolean", "mask: an alternative text was given", nullable=False),
         Column("has_description", "boolean", "mask: a description was given", nullable=False),
         Column("has_tags", "boolean", "mask: tags were given", nullable=False),
         Column("title", "string", "of the representative's first accepted sighting in key order"),
         Column("text_id", "string", "text of that sighting"),
+        Column("language", "string", "language of that text, ISO 639-1; null where it cannot be told"),
+        Column(
+            "tokens", "array<string>", "distinct words of its title, alt text, description and tags, caseless", False
+        ),
+        Column("attributes", "map<string,string>", "further attributes of that sighting as given"),
         Column("member_count", "bigint", "live images in the cluster, itself included", nullable=False),
         Column("url_count", "bigint", "URLs that show a live image of the cluster", nullable=False),
         Column("domain_count", "bigint", "distinct hosts among them", nullable=False),

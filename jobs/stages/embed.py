@@ -1,20 +1,88 @@
 """Embedding stages: pictures and texts to unit vectors, each on executors of its own."""
 
-from pyspark.sql import DataFrame
+import functools
+from typing import Any
 
-from schemas.settings import EmbeddingSettings, TextSettings
+from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
+from pyspark.sql import DataFrame, SparkSession
+
+from schemas.settings import EmbeddingSettings, ExecutorSettings, TextSettings
 from udfs.embed import EMBEDDED_DDL, embed_batches
+from udfs.golden import Golden
 from udfs.text import TEXT_EMBEDDED_DDL, embed_text_batches
 
 
-def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int) -> DataFrame:
+def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, golden: Golden | None = None) -> DataFrame:
     """`image_id, pixels` -> `image_id, vector, error`, a row a row: the vector is null exactly where there is an error.
 
-    The shuffle before it keeps decoding from being limited to as many tasks as there are GPUs.
+    On a cluster, with `gpus_per_task`, the stage runs on executors that have a GPU; the shuffle before it keeps what
+    comes earlier, decoding included, from being limited to as many tasks as there are GPUs. Every process first has to
+    make the golden vectors.
     """
-    return pixels.repartition(tasks).mapInArrow(lambda batches: embed_batches(batches, settings), EMBEDDED_DDL)
+    spark = pixels.sparkSession
+    profile = embedding_profile(spark, settings)
+    placed = settings if profile else _without_borrowed_gpus(spark, settings)
+    return pixels.repartition(tasks).mapInArrow(
+        lambda batches: embed_batches(batches, placed, golden), EMBEDDED_DDL, profile=profile
+    )
 
 
-def embed_texts(texts: DataFrame, settings: TextSettings) -> DataFrame:
-    """`text_id, text` -> `text_id, vector, error`, a row a row."""
-    return texts.coalesce(1).mapInArrow(lambda batches: embed_text_batches(batches, settings), TEXT_EMBEDDED_DDL)
+def embed_texts(texts: DataFrame, settings: TextSettings, tasks: int = 1, golden: Golden | None = None) -> DataFrame:
+    """`text_id, text` -> `text_id, vector, error`, a row a row. Every process first has to make the golden vectors."""
+    placed = _without_borrowed_gpus(texts.sparkSession, settings)
+    spread = texts.coalesce(1) if tasks == 1 else texts.repartition(tasks)
+    return spread.mapInArrow(lambda batches: embed_text_batches(batches, placed, golden), TEXT_EMBEDDED_DDL)
+
+
+def embedding_profile(spark: SparkSession, settings: EmbeddingSettings) -> ResourceProfile | None:
+    """What the embedding stage asks Spark for; None where it runs on the executors that all stages run on.
+
+    That is where no GPU is asked for, and in local mode, which has no stage-level scheduling. Without dynamic
+    allocation Spark cannot start executors for a stage: then only the tasks' share is asked for, of executors that were
+    all started with a GPU. Spark refuses a share that they do not have when the stage starts.
+    """
+    if not settings.gpus_per_task or _is_local(spark):
+        return None
+    return _profile(
+        spark.sparkContext.applicationId,
+        settings.gpus_per_task,
+        settings.cores_per_task,
+        settings.executor if _property(spark, "spark.dynamicAllocation.enabled") == "true" else None,
+    )
+
+
+@functools.cache  # Executors serve one profile object only: with a new one for each stage none would be used again.
+def _profile(
+    application: str,  # noqa: ARG001 - part of the cache's key: a profile belongs to one application
+    gpus: float,
+    cores: int,
+    wanted: ExecutorSettings | None,
+) -> ResourceProfile:
+    builder = ResourceProfileBuilder().require(TaskResourceRequests().cpus(cores).resource("gpu", gpus))
+    if wanted:
+        # One GPU an executor: a Python worker outlives its task, and CUDA binds it to the GPU it first ran on.
+        requests = (
+            ExecutorResourceRequests()
+            .cores(wanted.cores)
+            .memory(wanted.memory)
+            .memoryOverhead(wanted.memory_overhead)
+            .resource("gpu", 1, wanted.discovery_script, wanted.vendor)
+        )
+        builder = builder.require(requests)
+    return builder.build
+
+
+def _without_borrowed_gpus(spark: SparkSession, settings: Any) -> Any:
+    """On a cluster a task that Spark gave no GPU must not take one that it happens to see on its machine."""
+    everyone_has_one = _property(spark, "spark.task.resource.gpu.amount") is not None
+    if settings.device != "auto" or everyone_has_one or _is_local(spark):
+        return settings
+    return settings.model_copy(update={"device": "cpu"})
+
+
+def _is_local(spark: SparkSession) -> bool:
+    return str(spark.sparkContext.master).partition("[")[0] == "local"
+
+
+def _property(spark: SparkSession, name: str) -> str | None:
+    return spark.sparkContext.getConf().get(name)

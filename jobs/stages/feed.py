@@ -1,7 +1,7 @@
 """The feed: a row a live representative with what an index takes, and its members with the URLs that show them."""
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import FEED_MEMBERS, INDEX_FEED
@@ -26,8 +26,10 @@ def feed_rows(
     model_version: str,
     text_model_version: str,
     text_dimension: int,
+    shared_space: bool,
 ) -> DataFrame:
-    """Rows of `index_feed` for the representatives among `clusters`.
+    """Rows of `index_feed` for the representatives among `clusters`; `shared_space`: the two kinds of vectors may be
+    compared.
 
     `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `vectors`
     (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models; `feed_ids` (`image_id, feed_id`).
@@ -49,6 +51,7 @@ def feed_rows(
         .join(texts, "text_id", "left")
         .withColumn("has_text", f.col("given_text_vector").isNotNull())
         .withColumn("text_vector", f.coalesce("given_text_vector", zeros))
+        .withColumn("image_text_cosine", _cosine() if shared_space else f.lit(None).cast("double"))
         .withColumn("model_version", f.lit(model_version))
         .withColumn("text_model_version", f.lit(text_model_version))
     )
@@ -56,6 +59,12 @@ def feed_rows(
     described = [name for name in INDEX_FEED.column_names if name not in {"vector", "text_vector", "row_digest"}]
     digest = f.sha2(f.to_json(f.struct(*described), {"ignoreNullFields": "false"}), 256)
     return rows.withColumn("row_digest", digest).select(*INDEX_FEED.column_names)
+
+
+def _cosine() -> Column:
+    """Of the two unit vectors; null where there is no text."""
+    products = f.zip_with("vector", "given_text_vector", lambda a, b: a.cast("double") * b.cast("double"))
+    return f.aggregate(products, f.lit(0.0), lambda total, product: total + product)
 
 
 def natural_feed_ids(image_ids: DataFrame) -> DataFrame:

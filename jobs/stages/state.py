@@ -34,12 +34,16 @@ def shown_images(url_state: DataFrame) -> DataFrame:
 
 def first_accepted(sightings: DataFrame) -> DataFrame:
     """Sightings -> a row an image with an accepted one: `image_id, first_seen`, and the facts that the feed takes from
-    the first of them in key order: `title, text_id`, the masks `has_title, has_alt_text, has_description, has_tags`.
+    the first of them in key order: `title, text_id, language, tokens, attributes`, the masks `has_title, has_alt_text,
+    has_description, has_tags`.
     """
     accepted = sightings.where("outcome = 'accepted'")
     facts = f.struct(
         "title",
         "text_id",
+        "language",
+        _tokens().alias("tokens"),
+        "attributes",
         _given("title").alias("has_title"),
         _given("alt_text").alias("has_alt_text"),
         _given("description").alias("has_description"),
@@ -51,6 +55,13 @@ def first_accepted(sightings: DataFrame) -> DataFrame:
         .agg(f.min("ingest_date").alias("first_seen"), f.min_by(facts, order).alias("facts"))
         .select("image_id", "first_seen", "facts.*")
     )
+
+
+def _tokens() -> Column:
+    """Distinct words of a sighting's texts, in the order in which they come: runs of letters, marks and digits."""
+    given = f.concat_ws(" ", "title", "alt_text", "description", f.array_join("tags", " "))
+    words = f.split(f.lower(given), r"[^\p{L}\p{M}\p{N}]+")
+    return f.array_distinct(f.filter(words, lambda word: word != ""))
 
 
 def _given(name: str) -> Column:

@@ -72,9 +72,9 @@ def test_the_hub_is_asked_once_for_what_the_address_names(
 
 def test_another_file_than_the_pinned_one_is_refused_and_not_kept(hub: list[tuple[Any, ...]], cache: Path) -> None:
     with pytest.raises(
-        UsageError, match=f"embedding.weights: hf-hub:org/repo: SHA-256 expected {'0' * 64}, found {SHA256}"
+        UsageError, match=f"embedding.weights: hf-hub:org/repo: SHA-256 expected {'f' * 64}, found {SHA256}"
     ):
-        local_assets(with_weights("hf-hub:org/repo", "0" * 64))
+        local_assets(with_weights("hf-hub:org/repo", "f" * 64))
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 

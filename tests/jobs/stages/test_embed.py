@@ -23,11 +23,9 @@ def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dynamic(spark: SparkSession) -> Any:
-    """Spark says that it may start executors."""
-    spark.conf.set("spark.dynamicAllocation.enabled", "true")
-    yield
-    spark.conf.unset("spark.dynamicAllocation.enabled")
+def dynamic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark may start executors."""
+    monkeypatch.setattr(embed, "_property", lambda _, name: {"spark.dynamicAllocation.enabled": "true"}.get(name))
 
 
 def changed(**changes: Any) -> EmbeddingSettings:

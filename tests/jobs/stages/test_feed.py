@@ -129,12 +129,13 @@ class World:
     @staticmethod
     def fact(image: str, **given: Any) -> dict[str, Any]:
         masks = dict.fromkeys(("has_title", "has_alt_text", "has_description", "has_tags"), False)
-        return {"image_id": image, "first_seen": DAY, "title": None, "text_id": None} | masks | given
+        words = {"language": None, "tokens": [], "attributes": None}
+        return {"image_id": image, "first_seen": DAY, "title": None, "text_id": None} | words | masks | given
 
 
 FACTS = (
-    "image_id string, first_seen date, title string, text_id string, has_title boolean, has_alt_text boolean, "
-    "has_description boolean, has_tags boolean"
+    "image_id string, first_seen date, title string, text_id string, language string, tokens array<string>, "
+    "attributes map<string,string>, has_title boolean, has_alt_text boolean, has_description boolean, has_tags boolean"
 )
 
 
@@ -144,7 +145,12 @@ def members_of(spark: SparkSession, worlds: list[World]) -> DataFrame:
 
 
 def feed_of(
-    spark: SparkSession, worlds: list[World], model: str = "model", text_model: str = "text model"
+    spark: SparkSession,
+    worlds: list[World],
+    model: str = "model",
+    text_model: str = "text model",
+    *,
+    shared_space: bool = False,
 ) -> dict[str, Row]:
     facts = [fact for world in worlds for fact in world.facts.values()]
     rows = feed_rows(
@@ -156,7 +162,7 @@ def feed_of(
             "image_id string, width int, height int, sharpness double",
             [picture for world in worlds for picture in world.pictures.values()],
         ),
-        frame(spark, "image_id string, vector array<float>", [(fact["image_id"], [1.0, 0.0]) for fact in facts]),
+        frame(spark, "image_id string, vector array<float>", [(fact["image_id"], [0.6, 0.8, 0.0]) for fact in facts]),
         frame(spark, "text_id string, vector array<float>", [(world.text, [0.0, 1.0, 0.0]) for world in worlds]),
         frame(
             spark,
@@ -166,6 +172,7 @@ def feed_of(
         model_version=model,
         text_model_version=text_model,
         text_dimension=3,
+        shared_space=shared_space,
     )
     assert rows.columns == list(INDEX_FEED.column_names)
     return {row.image_id: row for row in rows.collect()}
@@ -193,11 +200,19 @@ def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkS
     first, alone = rows[world.first], rows[world.alone]
     assert (first.feed_id, first.member_count, first.url_count, first.domain_count) == (11, 2, 3, 2)
     assert (first.title, first.has_title, first.has_tags) == ("A title", True, False)
-    assert (first.has_text, first.text_vector, first.vector) == (True, [0.0, 1.0, 0.0], [1.0, 0.0])
+    assert (first.has_text, first.text_vector, first.vector) == (True, [0.0, 1.0, 0.0], pytest.approx([0.6, 0.8, 0.0]))
     assert (first.model_version, first.text_model_version) == ("model", "text model")
     assert (alone.feed_id, alone.member_count, alone.url_count, alone.domain_count) == (13, 1, 1, 1)
     assert (alone.title, alone.has_title, alone.has_tags) == (None, False, True)
     assert (alone.has_text, alone.text_vector) == (False, [0.0, 0.0, 0.0])
+
+
+def test_towers_that_share_a_space_give_a_cosine_where_there_is_a_text(spark: SparkSession) -> None:
+    world = World()
+    rows = feed_of(spark, [world], shared_space=True)
+    assert rows[world.first].image_text_cosine == pytest.approx(0.8)
+    assert rows[world.alone].image_text_cosine is None
+    assert {row.image_text_cosine for row in feed_of(spark, [world]).values()} == {None}
 
 
 CHANGES: dict[str, Callable[[World], Any]] = {
@@ -206,6 +221,9 @@ CHANGES: dict[str, Callable[[World], Any]] = {
     "empty title": lambda world: world.facts[world.first].update(title=""),
     "mask": lambda world: world.facts[world.first].update(has_alt_text=True),
     "other mask": lambda world: world.facts[world.first].update(has_tags=True),
+    "language": lambda world: world.facts[world.first].update(language="de"),
+    "tokens": lambda world: world.facts[world.first].update(tokens=["a", "title"]),
+    "attributes": lambda world: world.facts[world.first].update(attributes={"colour": "red"}),
     "text": lambda world: world.facts[world.first].update(text_id=None),
     "first seen": lambda world: world.facts[world.first].update(first_seen=dt.date(2026, 1, 30)),
     "height": lambda world: world.pictures.update({world.first: [world.first, 512, 385, 1.5]}),

@@ -166,3 +166,27 @@ def test_the_feeds_facts_are_those_of_the_first_accepted_sighting_in_key_order(s
         assert (row.title, row.text_id) == (facts["title"], facts["text_id"])
         assert {name: row[f"has_{name}"] for name in given} == given
         assert row.has_tags is bool(facts["tags"])
+
+
+def test_tokens_are_the_distinct_caseless_words_of_all_texts(spark: SparkSession) -> None:
+    given = {
+        "ingest_date": DATES[0],
+        "source_file": "f",
+        "row_number": 0,
+        "url": "http://host/",
+        "url_id": digest("url"),
+        "outcome": "accepted",
+        "reasons": [],
+        "image_id": digest("image"),
+        "not_modified": False,
+        "state_effect": "content",
+        "policy_version": "policy",
+        "run_id": "run",
+        "title": "Zwei KATZEN, im Café!",
+        "alt_text": None,
+        "description": "two cats; zwei\u00a0Katzen_2",
+        "tags": ["pet", "café au lait"],
+    }
+    row = first_accepted(table_frame(spark, "sightings", [given])).first()
+    assert row is not None
+    assert row.tokens == ["zwei", "katzen", "im", "café", "two", "cats", "2", "pet", "au", "lait"]
