@@ -7,6 +7,7 @@ with the nearest known one named; every error is a `UsageError` of one line.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
-from schemas.policy import Policy
+from schemas.policy import LIST_FIELDS, AnyRule, CombinedRule, Policy, TextRule, UrlRule
 from schemas.settings import (
     CrawlSettings,
     DedupSettings,
@@ -26,13 +27,18 @@ from schemas.settings import (
     Settings,
     TextSettings,
 )
+from udfs.patterns import PatternError, compiled
+from udfs.urls import BadUrl, normalise_url
 
 M = TypeVar("M", bound=BaseModel)
+_Path = tuple[str | int, ...]
+"""Keys and indices, from the top of a file down to one of its settings."""
 
 _DISCRIMINATOR = "kind"
 """The key by which one of several groups is told from the others, in every union of groups."""
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
+_LIST_COMMENT = re.compile(r"(^|\s)#.*")
 
 ManifestFormat = Literal["auto", "parquet", "jsonl", "csv", "delta", "text"]
 
@@ -83,6 +89,8 @@ class Config(Settings):
     images: ImageSettings = ImageSettings()
     policy: GateSettings
     embedding: EmbeddingSettings
+    embedding_beside: EmbeddingSettings | None = None
+    """Another model whose vectors nights keep up to date beside the feed's: to switch to, or back to (jobs.reembed)."""
     text: TextSettings
     dedup: DedupSettings = DedupSettings()
     spark: SparkSettings = SparkSettings()
@@ -105,8 +113,79 @@ def load(profile: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_policy(settings: GateSettings) -> Policy:
-    """The policy named by the configuration; UsageError as in `load`."""
-    return _validate(Policy, _read(settings.file, "policy file"))
+    """The policy named by the configuration, the entries of its lists (`file:`) read into the rules and URLs
+    normalised; UsageError as in `load`, with the line of the policy or of the list."""
+    source = _read(settings.file, "policy file")
+    rules = source.data.get("rules")
+    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+        field_name = LIST_FIELDS.get(str(rule.get(_DISCRIMINATOR))) if isinstance(rule, dict) else None
+        if field_name is not None and "file" in rule:
+            _read_list(source, Path(settings.file).parent, ("rules", number), rule, field_name)
+    policy = _validate(Policy, source)
+    checked = tuple(_checked(source, ("rules", number), rule) for number, rule in enumerate(policy.rules))
+    return policy.model_copy(update={"rules": checked})
+
+
+def _read_list(source: "_Source", folder: Path, path: _Path, rule: dict[str, Any], field_name: str) -> None:
+    """Append the entries of the list that a rule names to those that stand in the rule itself.
+
+    One entry a line; `#` at the start of a line, or after white space, begins a comment.
+    """
+    file = rule.pop("file")
+    inline = rule.setdefault(field_name, [])
+    refusal = f"{source.place((*path, 'file'))}: {'.'.join(map(str, path))}.file"
+    if not isinstance(file, str) or not file:
+        raise UsageError(f"{refusal}: expected a path relative to the policy file, found {file!r}")
+    name = f"list {folder / file}"
+    text = _text_of(folder / file, f"{refusal}: {name}")
+    lines = [_LIST_COMMENT.sub("", line).strip() for line in text.split("\n")]
+    entries = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    if not entries:
+        raise UsageError(f"{refusal}: {name}: expected at least one entry, found none")
+    if isinstance(inline, list):  # else to be refused where it stands
+        source.lists[(*path, field_name)] = _List(name, len(inline), [number for number, _ in entries])
+        rule[field_name] = [*inline, *(entry for _, entry in entries)]
+
+
+def _checked(source: "_Source", path: _Path, rule: AnyRule) -> AnyRule:
+    """The rule, sound in what only the executors' own code can tell."""
+    if isinstance(rule, UrlRule):
+        return rule.model_copy(update={"urls": tuple(_normalised(source, (*path, "urls"), rule.urls))})
+    if isinstance(rule, TextRule):
+        _check_patterns(source, (*path, "patterns"), rule.patterns)
+    elif isinstance(rule, CombinedRule):
+        _check_patterns(source, (*path, "text", "patterns"), rule.text.patterns)
+    return rule
+
+
+def _normalised(source: "_Source", path: _Path, urls: Sequence[str]) -> Iterator[str]:
+    for number, url in enumerate(urls):
+        try:
+            yield normalise_url(url)
+        except BadUrl as error:
+            raise _refused(source, (*path, number), f"expected a URL that could be fetched ({error})", url) from None
+
+
+def _check_patterns(source: "_Source", path: _Path, patterns: Sequence[str]) -> None:
+    for number, pattern in enumerate(patterns):
+        try:
+            compiled(pattern)
+        except PatternError as error:
+            raise _refused(source, (*path, number), str(error), pattern) from None
+
+
+def _refused(source: "_Source", path: _Path, problem: str, found: object) -> UsageError:
+    return UsageError(f"{source.place(path)}: {'.'.join(map(str, path))}: {problem}, found {_shortened(found)}")
+
+
+@dataclass(frozen=True)
+class _List:
+    """Where the entries of a list that a rule names came from."""
+
+    name: str
+    inline: int
+    """Entries before them, which stand in the rule itself."""
+    lines: list[int]
 
 
 @dataclass(frozen=True)
@@ -118,24 +197,25 @@ class _Source:
     node: yaml.Node
     overrides: dict[tuple[str, ...], str] = field(default_factory=dict)
     """The `--set` arguments by the path of keys that they set."""
+    lists: dict[tuple[str | int, ...], _List] = field(default_factory=dict)
+    """By the path of the field that they were appended to."""
 
     def place(self, path: Sequence[str | int]) -> str:
         """Where a person has to look for the setting at `path`."""
         for overridden, argument in self.overrides.items():
             if tuple(path[: len(overridden)]) == overridden:
                 return f"--set {argument}"
+        *parents, last = path or ("",)
+        listed = self.lists.get(tuple(parents))
+        if listed is not None and isinstance(last, int) and last >= listed.inline:
+            return f"{listed.name}, line {listed.lines[last - listed.inline]}"
         line = _line(self.node, path)
         return f"{self.name}, line {line}" if line else self.name
 
 
 def _read(path: str, what: str) -> _Source:
     name = f"{what} {path}"
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not UTF-8 text (byte {error.start})") from None
+    text = _text_of(Path(path), name)
     try:
         node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that looks like one and is none
@@ -150,6 +230,15 @@ def _read(path: str, what: str) -> _Source:
         line = repeated.start_mark.line + 1
         raise UsageError(f"{name}, line {line}: {repeated.value} is given a second time in the same group")
     return _Source(name, data, node)
+
+
+def _text_of(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 text (byte {error.start})") from None
 
 
 def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:

@@ -9,11 +9,14 @@ import datetime as dt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from jobs.golden import golden_of_images, golden_of_texts
 from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.work import Work
+from schemas.settings import EmbeddingSettings
 from schemas.tables import TABLES
+from udfs.embed import model_version
 from udfs.gate import gate_version
 
 
@@ -67,19 +70,39 @@ def answers(fetches: DataFrame, verdict_rows: DataFrame) -> DataFrame:
 
 
 def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """Vectors of pictures that have none yet: the staged good ones, and the failures (`image_id, error`)."""
+    """Vectors of pictures that have none yet: the staged good ones, and the failures (`image_id, error`).
+
+    Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
+    """
     pictured = crawled.where("pixels is not null")
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
-    embedded = embedded_before(work).select("image_id")
-    missing = work.stage("missing_vectors", sources.join(embedded, "image_id", "left_anti").select("url_id"))
-    pixels = pictured.join(missing, "url_id", "left_semi").select("image_id", "pixels")
-    result = embed_images(pixels, work.config.embedding, work.config.spark.embed_tasks)
+    config = work.config
+
+    def missing(version: str, name: str) -> DataFrame:
+        embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
+        wanted = work.stage(name, sources.join(embedded, "image_id", "left_anti").select("url_id"))
+        return pictured.join(wanted, "url_id", "left_semi").select("image_id", "pixels")
+
+    if config.embedding_beside is not None:
+        version = model_version(config.embedding_beside, work.versions.canonical_version)
+        embed(work, missing(version, "missing_beside"), config.embedding_beside, version, "vectors_beside")
+    version = work.versions.model_version
+    found = embed(work, missing(version, "missing_vectors"), config.embedding, version, "vectors")
+    work.counts["embedded"] = work.rows("vectors").counted["embedded"]
+    return found
+
+
+def embed(
+    work: Work, pixels: DataFrame, settings: EmbeddingSettings, version: str, name: str
+) -> tuple[DataFrame, DataFrame]:
+    """`image_id, pixels` -> staged under `name`: good vectors as rows of `embeddings`, failures (`image_id, error`)."""
+    golden = golden_of_images(work.landing.storage, settings, version)
+    result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden)
     vectors = work.stage(
-        "vectors",
-        result.withColumn("model_version", f.lit(work.versions.model_version)).withColumn("run_id", f.lit(work.run_id)),
+        name,
+        result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
         embedded=f.col("error").isNull(),
     )
-    work.counts["embedded"] = work.rows("vectors").counted["embedded"]
     return vectors.where("error is null"), vectors.where("error is not null").select("image_id", "error")
 
 
@@ -92,7 +115,8 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
     """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
     known = texts_before(work).select("text_id")
     wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
-    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text)
+    golden = golden_of_texts(work.landing.storage, work.config.text, work.versions.text_model_version)
+    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text, golden=golden)
     staged = work.stage(
         "texts",
         result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
@@ -135,17 +159,20 @@ def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled:
     new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
     work.plan_rows("images", "crawl", only="new_images")
     work.stage("kept_vectors", accepted.select("image_id"))
-    work.plan_rows("embeddings", "vectors", only="kept_vectors", where="error is null")
+    for name in ("vectors", "vectors_beside") if work.config.embedding_beside else ("vectors",):
+        work.plan_rows("embeddings", name, only="kept_vectors", where="error is null")
     return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
 
 
 def validators(work: Work, date: dt.date, requests: DataFrame) -> DataFrame:
-    """Requests of a date -> the same with `etag, last_modified, image_id` of the last fetch on an earlier published
-    date, where its content is live (what is not live has no pixels to fall back on)."""
-    earlier = work.landing.read("fetches").where(f.col("ingest_date") < f.lit(date)).where("image_id is not null")
-    known = earlier.join(requests.select("url_id"), "url_id", "left_semi")
-    facts = f.struct("etag", "last_modified", "image_id")
-    last = known.groupBy("url_id").agg(f.max_by(facts, "ingest_date").alias("last")).select("url_id", "last.*")
+    """Requests of a date -> the same with `etag, last_modified, image_id` of what their URL showed on an earlier
+    published date, where that is live (what is not live has no pixels to fall back on)."""
+    states = work.landing.read("url_state").where(
+        (f.col("ingest_date") < f.lit(date)) & (f.col("outcome") == "accepted")
+    )
     live = work.landing.read("clusters").select("image_id")
-    usable = last.where("etag is not null or last_modified is not null").join(live, "image_id", "left_semi")
-    return requests.join(usable, "url_id", "left")
+    shown = states.join(requests.select("url_id"), "url_id", "left_semi").join(live, "image_id", "left_semi")
+    sent = work.landing.read("fetches").where("etag is not null or last_modified is not null")
+    sent = sent.select("ingest_date", "url_id", "image_id", "etag", "last_modified")
+    known = shown.select("ingest_date", "url_id", "image_id").join(sent, ["ingest_date", "url_id", "image_id"])
+    return requests.join(known.drop("ingest_date"), "url_id", "left")

@@ -33,6 +33,8 @@ class Facts:
     """New text vectors: `text_id, vector` (staged)."""
     crawled: DataFrame | None
     """What the run has fetched (the staged dataset `crawl`), if it has fetched anything."""
+    images: DataFrame | None = None
+    """`image_id` of images of which something follows otherwise although no sighting changes."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _stage_liveness(work: Work, facts: Facts) -> _Touched:
     ids = seen.unionByName(shown_before).unionByName(state_changes.select("image_id"))
     if facts.crawled is not None:  # pictures that were owed: their sightings need not have changed
         ids = ids.unionByName(facts.crawled.where("pixels is not null").select("image_id"))
+    if facts.images is not None:
+        ids = ids.unionByName(facts.images)
     affected = work.stage("affected", ids.where("image_id is not null").distinct())
     url_state = work.after("url_state", state_changes)
     first = state.first_accepted(facts.after.join(affected, "image_id", "left_semi"))

@@ -27,6 +27,9 @@ from jobs.stages.manifest import ManifestFiles
 from jobs.work import Work
 from schemas.policy import Policy
 
+PURGING = frozenset({"redecide", "review"})
+"""Jobs after which nothing that they took out may be left on disk."""
+
 
 @dataclass(frozen=True)
 class Warehouse:
@@ -47,10 +50,18 @@ class Warehouse:
         progress = Progress(self.progress.prefix)
         return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
 
-    def publish(self, work: Work, stage: Callable[[], str | None], *, keep: Callable[[], bool]) -> Event | None:
+    def publish(
+        self,
+        work: Work,
+        stage: Callable[[], str | None],
+        *,
+        keep: Callable[[], bool] = lambda: True,
+        versions: Versions | None = None,
+    ) -> Event | None:
         """Stage a run by `stage` (its result is the digest of the run's inputs, if it has some) and publish it.
 
         None where `keep` says afterwards that there is nothing to publish; the run then leaves no trace but its events.
+        `versions` are what the warehouse is under afterwards, where that is not what the run works with.
         """
         begun = time.monotonic()
         digest = self.config.contents_digest()
@@ -76,7 +87,7 @@ class Warehouse:
                 counts=work.counts,
                 metrics=work.metrics,
                 inputs_digest=inputs,
-                **asdict(self.versions),
+                **asdict(versions or self.versions),
             )
         )
         with self.progress.stage("apply and publish"):
@@ -112,9 +123,13 @@ def held(
     with Lease(landing.storage, f"{job} {what}", config.run.lease_ttl_s) as lease:
         landing.ensure_tables()
         ledger = Ledger(landing, lease.generation).load()
+        warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
         for event in ledger.recover():
-            progress.say(f"run {event.run_id} of {', '.join(map(str, event.ingest_dates))} is now {event.event}")
-        yield Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
+            progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")
+            if event.event == "published" and event.job in PURGING:
+                warehouse.purge(event)
+        check_versions(ledger.last_published(), versions, may_differ)  # which a run rolled forward may have changed
+        yield warehouse
 
 
 def check_versions(published: Event | None, versions: Versions, may_differ: tuple[str, ...] = ()) -> None:
@@ -149,7 +164,7 @@ def run_date(
         _report_skipped(work, date, earlier, manifest)
         return None
     run = DateRun(work, date, earlier is not None)
-    return warehouse.publish(work, lambda: run.stage_all(manifest, deadline_at), keep=lambda: True)
+    return warehouse.publish(work, lambda: run.stage_all(manifest, deadline_at))
 
 
 def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:

@@ -42,6 +42,8 @@ def check(config: Config) -> tuple[Policy, Versions]:
         "embedding.weights": config.embedding.weights,
         "text.weights": config.text.weights,
     }
+    if config.embedding_beside is not None:
+        assets["embedding_beside.weights"] = config.embedding_beside.weights
     for name, asset in assets.items():
         try:
             locate(asset)
@@ -53,6 +55,10 @@ def check(config: Config) -> tuple[Policy, Versions]:
     try:
         _check_model(config.embedding)
         visual = model_version(config.embedding, pixels)
+        if config.embedding_beside is not None:
+            _check_model(config.embedding_beside)
+            if model_version(config.embedding_beside, pixels) == visual:
+                raise UsageError("embedding_beside: is the very model of embedding; leave it out, or name another")
         length = text_dimension(config.text)
         if config.text.shares_space and length != dimension(config.embedding):
             raise UsageError(

@@ -58,7 +58,7 @@ def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
         _tell(f"would flip under policy {warehouse.versions.policy_version}", flips(work))
         warehouse.landing.discard(work.run_id)
         return
-    event = warehouse.publish(work, lambda: revision.decide_again(sightings), keep=lambda: True)
+    event = warehouse.publish(work, lambda: revision.decide_again(sightings))
     if event is not None:
         warehouse.purge(event)
         log.info("redecide %s", summary(event))

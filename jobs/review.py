@@ -249,7 +249,7 @@ def take_verdicts(warehouse: Warehouse, verdicts: Sequence[_Verdict]) -> None:
         work.plan_rows("decisions", "human_decisions")
         Revision(work).decide_again(concerned.drop("subject_id"))
 
-    event = warehouse.publish(work, stage, keep=lambda: True)
+    event = warehouse.publish(work, stage)
     if event is not None:
         warehouse.purge(event)
         log.info("review: %d verdicts taken; %s", len(verdicts), summary(event))

@@ -39,16 +39,25 @@ class Revision:
 
     work: Work
 
-    def decide_again(self, concerned: DataFrame) -> None:
-        """Decide rows of `sightings` again from what is stored and stage what differs."""
+    def decide_again(
+        self, concerned: DataFrame, *, embed_errors: DataFrame | None = None, images: DataFrame | None = None
+    ) -> None:
+        """Decide rows of `sightings` again from what is stored and stage what differs.
+
+        `embed_errors` (`image_id, error`): contents that have no vector any more; `images` (`image_id`): those of which
+        everything that follows is worked out again.
+        """
         work = self.work
         with work.progress.stage("decide again"):
             rows = work.stage("rows", judge_rows(recorded_rows(concerned), work.policy, work.overrides))
             answers = self._recorded_answers(rows, work.landing.read("fetches"), None)
-            changed = self._stage_sightings(rows, answers, _known_embed_errors(concerned))
+            errors = _known_embed_errors(concerned)
+            if embed_errors is not None:
+                errors = embed_errors.unionByName(errors.join(embed_errors, "image_id", "left_anti"))
+            changed = self._stage_sightings(rows, answers, errors)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
-        self._derive(changed, nothing, texts, None)
+        self._derive(changed, nothing, texts, None, images)
 
     def refetch(self, selected: DataFrame, deadline_at: float | None) -> None:
         """Ask again for the URLs of `selected` rows of `sightings`, each under its date.
@@ -174,10 +183,17 @@ class Revision:
         work.stage("decisions", log)
         work.plan_rows("decisions", "decisions")
 
-    def _derive(self, changed: "Changed", vectors: DataFrame, texts: DataFrame, crawled: DataFrame | None) -> None:
+    def _derive(
+        self,
+        changed: "Changed",
+        vectors: DataFrame,
+        texts: DataFrame,
+        crawled: DataFrame | None,
+        images: DataFrame | None = None,
+    ) -> None:
         work = self.work
         after = work.after("sightings", work.staged("sightings"))
-        derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled))
+        derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled, images))
         owed = work.after("refetch_queue", work.staged("refetch_queue")).select("ingest_date", "url_id")
         waiting = changed.new.where("outcome = 'deferred'")
         # What a later sighting has overtaken stays without an answer: no cap is silent.

@@ -2,9 +2,10 @@
 
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from schemas.settings import AssetSettings
+from schemas.settings import AssetSettings, Settings
 
 
 class AssetError(Exception):
@@ -15,10 +16,10 @@ class AssetError(Exception):
 def locate(settings: AssetSettings) -> Path:
     """The local file of an asset, its SHA-256 checked once per process.
 
-    In a Spark task this is the copy that Spark shipped (`SparkContext.addFile`), where there is one; elsewhere
+    In a Spark task this is the copy that Spark shipped under `shipped_name`, where there is one; elsewhere
     `settings.path` itself. Raises AssetError when there is no such file or its digest is not `settings.sha256`.
     """
-    path = _shipped(PurePosixPath(settings.path).name) or Path(settings.path)
+    path = _shipped(settings) or Path(settings.path)
     if not path.is_file():
         raise AssetError(f"{settings.path}: no such file; run `make setup`")
     found = sha256_of(path)
@@ -27,16 +28,34 @@ def locate(settings: AssetSettings) -> Path:
     return path
 
 
+def shipped_name(settings: AssetSettings) -> str:
+    """The name under which Spark carries the file: half the hub's files are called model.safetensors."""
+    return f"{settings.sha256[:16]}-{PurePosixPath(settings.path).name}"
+
+
+def assets_of(settings: Settings, group: str = "") -> Iterator[tuple[str, AssetSettings]]:
+    """Every asset that the settings name, with its place in them: `policy.detectors.0.weights`."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        place = f"{group}{name}"
+        members = {f"{place}.{index}": one for index, one in enumerate(value)} if isinstance(value, tuple) else {}
+        for path, member in ({place: value} | members).items():
+            if isinstance(member, AssetSettings):
+                yield path, member
+            elif isinstance(member, Settings):
+                yield from assets_of(member, f"{path}.")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shipped(name: str) -> Path | None:
+def _shipped(settings: AssetSettings) -> Path | None:
     from pyspark import SparkFiles, TaskContext
 
     if TaskContext.get() is None:
         return None
-    path = Path(SparkFiles.get(name))
+    path = Path(SparkFiles.get(shipped_name(settings)))
     return path if path.is_file() else None

@@ -85,14 +85,22 @@ def canonicalise(
         ImageError: `BAD_TYPE`, `DECODE`, `BOMB` or `TOO_SMALL`; see `udfs.decode.open_image`.
     """
     image = open_image(data, limits, declared_type, images.min_side)
+    return rendered(image, _fitted(image.size, images.max_side), images.jpeg_quality)
+
+
+def rendered(image: Image.Image, size: tuple[int, int], quality: int) -> Canonical:
+    """The canonical image at `size`, (width, height) before it is brought upright, of one that `open_image` opened.
+
+    Raises:
+        ImageError: `DECODE` or `BOMB`; see `udfs.decode.load`.
+    """
     source_size, source_format = image.size, image.format or ""
     turn = orientation(image)
-    size = _fitted(source_size, images.max_side)
     # libjpeg-turbo scales by 1/2, 1/4, 1/8 inside the inverse DCT: never below `size`, and cheaper than full size.
     image.draft(None, size)
     load(image)
     array = _shrunk_rgbx(image, size, turn)
-    pixels = _encoded(array, images.jpeg_quality)
+    pixels = _encoded(array, quality)
     hashes = hash_pixels(pixels)
     source_width, source_height = source_size[::-1] if turn >= 5 else source_size
     return Canonical(

@@ -18,6 +18,8 @@ def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
     """
     if wanted == "cpu":
         return "cpu"
+    # Asking for GPUs would otherwise start the driver library, which reads CUDA_VISIBLE_DEVICES that once.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     _narrow_to(_assigned_gpus())
     import torch
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from schemas.settings import CrawlSettings
 from udfs.addresses import Lookup
+from udfs.bounded import heap_without_holes
 from udfs.crawler import Crawler, Fetched, Refuse, Target
 
 FETCHED = pa.schema(
@@ -112,7 +113,7 @@ def fetch_batches(
     """
     targets = _targets(batches)
     crawler = Crawler(settings, refuse=refuse, lookup=lookup, foreign_host_shards=foreign_host_shards)
-    with _Engine(crawler, settings, deadline_at) as engine:
+    with heap_without_holes(), _Engine(crawler, settings, deadline_at) as engine:
         exhausted = False
         while not (exhausted and engine.finished()):
             if not exhausted and engine.wants_rows():

@@ -17,7 +17,7 @@ import pandas as pd
 from pyspark.sql.pandas.functions import pandas_udf
 
 from schemas.outcomes import Decision, FailureCode
-from schemas.policy import Policy
+from schemas.policy import NSFW, CombinedRule, ContentHalf, DetectorRule, PerceptualRule, Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
 from udfs.canonical import canonicalise
 from udfs.decode import ImageError
@@ -57,13 +57,33 @@ def gate_version(gate: GateSettings) -> str:
     With the default settings that is open_nsfw's own `detector_version`.
     """
     own = detector_version(gate.detector)
-    plain = GateSettings(file=gate.file, detector=gate.detector)
-    if gate.decisive() == plain.decisive():
+    default = GateSettings(file=gate.file, detector=gate.detector)
+    decisive = _without_order(gate)
+    if decisive == _without_order(default):
         return own
-    parts = gate.decisive() | {"detector": own, "revisions": [VIEWS_REVISION, DETECTORS_REVISION, HASHES_REVISION]}
-    for unordered in ("views", "hashes"):
-        parts[unordered] = sorted(parts[unordered])
+    parts = decisive | {"detector": own, "revisions": [VIEWS_REVISION, DETECTORS_REVISION, HASHES_REVISION]}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _without_order(gate: GateSettings) -> dict[str, Any]:
+    """What decides the signals: lists are sorted, since all views, hashes and detectors count alike."""
+    decisive = gate.decisive()
+    return decisive | {name: sorted(value, key=str) for name, value in decisive.items() if isinstance(value, list)}
+
+
+def missing_signals(policy: Policy, gate: GateSettings) -> list[str]:
+    """A line for each rule that goes by a signal which this gate does not make: with it, every content would fail."""
+    scores = {NSFW, *(f"{one.name}.{label}" for one in gate.detectors for label in one.labels)}
+    lines = []
+    for rule in policy.rules:
+        if isinstance(rule, PerceptualRule) and rule.hash not in gate.hashes:
+            known = ", ".join(gate.hashes) or "none"
+            lines.append(f"rule {rule.id}: expected its hash {rule.hash} among policy.hashes, found {known}")
+        half = rule.content if isinstance(rule, CombinedRule) else rule
+        if isinstance(half, DetectorRule | ContentHalf) and half.score not in scores:
+            known = ", ".join(sorted(scores))
+            lines.append(f"rule {rule.id}: expected its score {half.score} of policy.detectors, found {known}")
+    return lines
 
 
 def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People) -> Any:

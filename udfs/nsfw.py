@@ -10,13 +10,12 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +40,6 @@ Device = Literal["cpu", "cuda"]
 Batch = NDArray[np.float32]
 Scores = NDArray[np.float32]
 Forward = Callable[[Batch], Scores]
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-_log = logging.getLogger(__name__)
 
 
 class DetectorError(Exception):
@@ -77,46 +71,24 @@ class Detector:
             scores[start : start + len(part)] = self.forward(self._padded(part))[: len(part)]
         return scores
 
-    def score_each(self, images: Sequence[Image.Image | None]) -> list[float | None]:
-        """One NSFW probability an image, in order; None where there is no image or no usable score.
-
-        Never raises: an image that cannot be preprocessed is left out of its batch, a batch that fails is tried again
-        image by image, and a score that is not a number within [0, 1] is no score.
-        """
-        scores: list[float | None] = []
-        for start in range(0, len(images), self.batch_size):
-            scores += self._score_group(images[start : start + self.batch_size])
-        return scores
-
     def _padded(self, part: Batch) -> Batch:
         missing = self.batch_size - len(part)
         return np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
 
-    def _score_group(self, images: Sequence[Image.Image | None]) -> list[float | None]:
-        prepared = [None if image is None else _attempt(preprocess, image) for image in images]
-        usable = [array for array in prepared if array is not None]
-        if not usable:
-            return [None] * len(images)
-        together = _attempt(self.score, np.stack(usable))
-        found = iter(self._score_singly(usable) if together is None else together.tolist())
-        return [None if array is None else _probability(next(found)) for array in prepared]
 
-    def _score_singly(self, arrays: Sequence[Batch]) -> list[float | None]:
-        alone = [_attempt(self.score, array[None]) for array in arrays]
-        return [None if score is None else float(score[0]) for score in alone]
-
-
-def preprocess(image: Image.Image) -> Batch:
+def preprocess(image: Image.Image, whole: bool = False) -> Batch:
     """The network's input for one image: `(224, 224, 3)` float32, BGR, mean subtracted.
 
-    Bit-equal to `opennsfw2.preprocess_image(image, Preprocessing.YAHOO)` for every mode of image. The JPEG round trip
-    is part of it: the weights were trained behind one. Raises what Pillow raises for pixels that cannot be decoded.
+    Bit-equal to `opennsfw2.preprocess_image(image, Preprocessing.YAHOO)` for every mode of image; with `whole` nothing
+    is cut off: all of the image is squashed to 224. The JPEG round trip is part of either: the weights were trained
+    behind one. Raises what Pillow raises for pixels that cannot be decoded.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     encoded = io.BytesIO()
-    rgb.resize((_SQUASHED, _SQUASHED), Image.Resampling.BILINEAR).save(encoded, format="JPEG")
+    side = SIDE if whole else _SQUASHED
+    rgb.resize((side, side), Image.Resampling.BILINEAR).save(encoded, format="JPEG")
     with Image.open(encoded) as decoded:
-        blue_green_red = decoded.crop(_CENTRE).tobytes("raw", "BGR")
+        blue_green_red = (decoded if whole else decoded.crop(_CENTRE)).tobytes("raw", "BGR")
     return np.frombuffer(blue_green_red, dtype=np.uint8).reshape(SIDE, SIDE, 3) - _MEAN_BGR
 
 
@@ -249,15 +221,3 @@ def _cuda_is_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _attempt(make: Callable[[Given], Made], given: Given) -> Made | None:
-    try:
-        return make(given)
-    except Exception as error:  # noqa: BLE001 - fail closed: whatever an image does to a runtime, it has no score
-        _log.warning("no score: %s: %r", getattr(make, "__name__", make), error)
-        return None
-
-
-def _probability(score: float | None) -> float | None:
-    return score if score is not None and 0 <= score <= 1 else None

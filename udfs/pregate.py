@@ -10,6 +10,7 @@ import pyarrow as pa
 from schemas.outcomes import Decision
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
+from udfs.language import language
 from udfs.rules import SightingFacts, SightingJudge, sighting_judge
 from udfs.text import clean_text, text_id
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
@@ -120,15 +121,17 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
     tag_list = [str(tag) for tag in tags if tag] if isinstance(tags, list) else []
     fields = {name: str(_redacted(row[name])) for name in _TEXT_FIELDS if row[name]}
     licence = row["license"]
+    text = clean_text(fields.get("title"), fields.get("alt_text"), fields.get("description"), tag_list)
+    spoken = language(text)
     verdict = judge(
         SightingFacts(
             host,
             str(licence) if licence is not None else None,
             fields | {"url": normalised, "tags": _BETWEEN_TAGS.join(tag_list)},
+            spoken,
         ),
         frozenset(row.get("cleared") or ()),
     )
-    text = clean_text(fields.get("title"), fields.get("alt_text"), fields.get("description"), tag_list)
     return _Judged(
         shown,
         normalised,
@@ -141,6 +144,7 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
         text or None,
         text_id(text) if text else None,
         verdict.halves,
+        spoken,
     )
 
 

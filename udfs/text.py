@@ -1,9 +1,9 @@
-"""Text of a sighting: cleaned to one line, named by its digest, embedded by a sentence-transformers model.
+"""Text of a sighting: cleaned to one line, named by its digest, embedded by a sentence-transformers or CLIP model.
 
-The model runs through `transformers` and `tokenizers` alone, read straight from the zip file it is shipped as:
-importing sentence-transformers costs another eight CPU seconds in every worker of every night, and its batches are
-shaped by their longest text, so that a text's last bits would depend on its neighbours. Vectors agree with
-`SentenceTransformer.encode` within 1e-5 (tested).
+The text towers of CLIP and SigLIP are in `udfs.clip_text`. A sentence-transformers model runs through `transformers`
+and `tokenizers` alone, read straight from the zip file it is shipped as: importing sentence-transformers costs another
+eight CPU seconds in every worker of every night, and its batches are shaped by their longest text, so that a text's
+last bits would depend on its neighbours. Vectors agree with `SentenceTransformer.encode` within 1e-5 (tested).
 """
 
 import functools
@@ -25,12 +25,15 @@ import pyarrow as pa
 from schemas.settings import TextSettings
 from udfs.assets import locate
 from udfs.devices import Device, claim_device
+from udfs.golden import GOLDEN_TEXTS, Golden, check_golden, tolerance
 from udfs.vectors import Embedded, FixedBatches, Vectors, embedded_batch
 
 TEXT_EMBEDDED_DDL = "text_id string, vector array<float>, error string"
 """Spark schema of what `embed_text_batches` yields."""
 MAX_CHARACTERS = 2000
 """Cleaned text is cut here: several times what the model reads."""
+CLIP_PREFIX = "open_clip:"
+"""Of the models whose text tower comes from open_clip."""
 
 Tokens = tuple[int, ...]
 
@@ -44,12 +47,12 @@ _INVISIBLE_CONTENT = frozenset({"script", "style"})
 _JOINERS = "\u200c\u200d"
 """Zero width, but letters of Persian and parts of emoji."""
 _LENGTHS: tuple[int, ...] = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 513, 32))
-"""Token counts that texts are padded to, so that a text's shape follows from its own length. Cost is linear in it."""
+"""Token counts that sentence-transformers' texts are padded to: cost is linear in them."""
 _WEIGHTS = "model.safetensors"
 
 
 class TextModelError(Exception):
-    """The zip file holds no text model that can be run here. The message says what was expected and found."""
+    """The files hold no text model that can be run here. The message says what was expected and found."""
 
 
 def clean_text(
@@ -76,13 +79,20 @@ def text_id(cleaned: str) -> str:
 
 def text_dimension(settings: TextSettings) -> int:
     """Length of the model's vectors; loads no weights. Raises AssetError and TextModelError as `load_text_embedder`."""
+    if settings.model.startswith(CLIP_PREFIX):
+        from udfs.clip_text import clip_dimension
+
+        return clip_dimension(settings)
     dimension: int = _Folder(locate(settings.weights)).configuration["hidden_size"]
     return dimension
 
 
 def text_model_version(settings: TextSettings) -> str:
-    """SHA-256 hex over model, weights (with tokenizer and pooling, which are in the same file) and tokens read."""
-    parts = {"model": settings.model, "weights": settings.weights.sha256, "max_tokens": settings.max_tokens}
+    """SHA-256 hex over model, weights, tokenizer and pooling (mostly in the same file as the weights), tokens read."""
+    parts: dict[str, Any] = {"model": settings.model, "weights": settings.weights.sha256}
+    parts["max_tokens"] = settings.max_tokens
+    if settings.tokenizer:
+        parts["tokenizer"] = settings.tokenizer.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -92,10 +102,14 @@ class TextEmbedder:
 
     dimension: int
     device: Device
-    tokenizer: Any
+    tokenize: Callable[[Sequence[str]], list[Tokens]]
     forward: Callable[[Sequence[Tokens], int, int], Vectors]
     """`(tokens, size, length)` to raw vectors `(len(tokens), dimension)`; computes on a `(size, length)` batch."""
+    lengths: tuple[int, ...]
+    """Token counts that texts are padded to, ascending, so that a text's shape follows from its own length."""
     batch_size: int
+    checked: set[Golden] = field(default_factory=set)
+    """Golden vectors that this process is known to reproduce."""
     _batches: dict[int, FixedBatches[Tokens]] = field(default_factory=dict)
 
     def embed(self, texts: Sequence[str | None]) -> list[Embedded]:
@@ -105,15 +119,21 @@ class TextEmbedder:
         """
         results = [Embedded(error="no text")] * len(texts)
         present = [(index, text) for index, text in enumerate(texts) if text]
-        encodings = self.tokenizer.encode_batch([text for _, text in present])
         by_length: dict[int, list[tuple[int, Tokens]]] = {}
-        for (index, _), encoding in zip(present, encodings, strict=True):
-            by_length.setdefault(_padded_length(len(encoding.ids)), []).append((index, tuple(encoding.ids)))
+        for (index, _), tokens in zip(present, self.tokenize([text for _, text in present]), strict=True):
+            padded = min(length for length in self.lengths if length >= len(tokens))
+            by_length.setdefault(padded, []).append((index, tokens))
         for length, members in by_length.items():
             embedded = self._of_length(length).run([tokens for _, tokens in members])
             for (index, _), result in zip(members, embedded, strict=True):
                 results[index] = result
         return results
+
+    def check(self, golden: Golden) -> None:
+        """Raises GoldenError unless this process makes the golden vectors, once a process."""
+        if golden not in self.checked:
+            check_golden(self.embed(GOLDEN_TEXTS), golden, tolerance("float32"))
+            self.checked.add(golden)
 
     def _of_length(self, length: int) -> FixedBatches[Tokens]:
         if length not in self._batches:
@@ -129,19 +149,28 @@ def load_text_embedder(settings: TextSettings) -> TextEmbedder:
     """The text tower that the settings describe, on its device; loaded once per process.
 
     Raises AssetError for weights that are missing or not the pinned ones, TextModelError for a zip file without a model
-    of mean-pooled tokens, DeviceError for a GPU that is not there or not ours.
+    of mean-pooled tokens or for a checkpoint of another CLIP, DeviceError for a GPU that is not there or not ours.
     """
     return _load(settings, claim_device(settings.device))
 
 
-def embed_text_batches(batches: Iterable[pa.RecordBatch], settings: TextSettings) -> Iterator[pa.RecordBatch]:
+def golden_text_vectors(settings: TextSettings) -> Golden:
+    """What the model makes of the golden texts on this machine's CPU; raises as `load_text_embedder`."""
+    return Golden.of(load_text_embedder(settings.model_copy(update={"device": "cpu"})).embed(GOLDEN_TEXTS))
+
+
+def embed_text_batches(
+    batches: Iterable[pa.RecordBatch], settings: TextSettings, golden: Golden | None = None
+) -> Iterator[pa.RecordBatch]:
     """Unit vectors of texts, for `mapInArrow`.
 
     In: `text_id string, text string`, more columns are ignored. Out: `text_id string, vector list<float32>, error
     string`, one row for every row that came in, in order; of vector and error exactly one is null. Raises as
-    `load_text_embedder` does.
+    `load_text_embedder` does, and GoldenError when this process does not make the golden vectors.
     """
     embedder = load_text_embedder(settings)
+    if golden is not None:
+        embedder.check(golden)
     for batch in batches:
         results = embedder.embed(batch.column("text").to_pylist())
         yield embedded_batch("text_id", batch.column("text_id").to_pylist(), results)
@@ -202,10 +231,6 @@ def _without_markup(text: str) -> str:
     return "".join(parser.shown)
 
 
-def _padded_length(tokens: int) -> int:
-    return min(length for length in _LENGTHS if length >= tokens)
-
-
 @dataclass(frozen=True)
 class _Folder:
     """A sentence-transformers folder inside a zip file."""
@@ -249,12 +274,20 @@ def _load(settings: TextSettings, device: Device) -> TextEmbedder:
     import torch
 
     torch.set_num_threads(settings.threads)
+    if settings.model.startswith(CLIP_PREFIX):
+        from udfs.clip_text import load_clip_text
+
+        return load_clip_text(settings, device)
     folder = _Folder(locate(settings.weights))
     folder.check_pooling()
     model = _model(folder).to(device)
-    tokenizer = _tokenizer(folder, settings.max_tokens)
     return TextEmbedder(
-        folder.configuration["hidden_size"], device, tokenizer, _forward(model, device), settings.batch_size
+        dimension=folder.configuration["hidden_size"],
+        device=device,
+        tokenize=_tokenizer(folder, settings.max_tokens),
+        forward=_forward(model, device),
+        lengths=_LENGTHS,
+        batch_size=settings.batch_size,
     )
 
 
@@ -274,13 +307,13 @@ def _model(folder: _Folder) -> Any:
     return model.eval()
 
 
-def _tokenizer(folder: _Folder, max_tokens: int) -> Any:
+def _tokenizer(folder: _Folder, max_tokens: int) -> Callable[[Sequence[str]], list[Tokens]]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(folder.read("tokenizer.json").decode())
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(max_tokens, folder.token_limit(), _LENGTHS[-1]))
-    return tokenizer
+    return lambda texts: [tuple(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def _forward(model: Any, device: Device) -> Callable[[Sequence[Tokens], int, int], Vectors]:

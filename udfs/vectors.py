@@ -10,6 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+Pending = Callable[[], Vectors]
+"""Vectors that a GPU may still be computing; the call waits for them."""
 Item = TypeVar("Item")
 
 _LEAST_NORM = 1e-12
@@ -34,39 +36,53 @@ class FixedBatches(Generic[Item]):
     warehouse compares bits. So `forward` pads what it is given to `size`.
     """
 
-    forward: Callable[[Sequence[Item], int], Vectors]
+    forward: Callable[[Sequence[Item], int], Vectors | Pending]
     """`(items, size)` to raw vectors `(len(items), dimension)`; computes on exactly `size` rows."""
     size: int
     """Rows a batch. Shrinks when GPU memory runs out, and stays so for the life of the process."""
 
     def run(self, items: Sequence[Item]) -> list[Embedded]:
-        """One result an item, in order.
+        """One result an item, in order; `start` and wait."""
+        return self.start(items)()
 
-        A batch that fails is tried again item by item, so that only the culprit fails. Raises what a GPU raises that
-        cannot go on (memory for not even one item; a sticky CUDA error, after which nothing in this process counts).
+    def start(self, items: Sequence[Item]) -> Callable[[], list[Embedded]]:
+        """Hand the items to the model; the call that comes back waits for one result an item, in order.
+
+        A batch that fails is tried again item by item, so that only the culprit fails. Raises (here or in the call)
+        what a GPU raises that cannot go on: memory for not even one item; a sticky CUDA error, after which nothing in
+        this process counts.
         """
-        results: list[Embedded] = []
-        while len(results) < len(items):
-            results += self._attempt(items[len(results) : len(results) + self.size])
-        return results
+        parts: list[Callable[[], list[Embedded]]] = []
+        started = 0
+        while started < len(items):
+            part = items[started : started + self.size]
+            launched = self._launch(part)
+            if launched is not None:
+                parts.append(launched)
+                started += len(part)
+        return lambda: [result for part in parts for result in part()]
 
-    def _attempt(self, part: Sequence[Item]) -> list[Embedded]:
+    def _launch(self, part: Sequence[Item]) -> Callable[[], list[Embedded]] | None:
+        """What waits for the part's results; None where the batch had to shrink instead."""
         import torch
 
         try:
-            return unit_vectors(self.forward(part, self.size))
+            raw = self.forward(part, self.size)
         except torch.OutOfMemoryError:
             if self.size == 1:
                 raise
             self._shrink()
-            return []
+            return None
         except torch.AcceleratorError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one image provokes, the others get their vectors
-            if len(part) == 1:
-                _log.warning("no vector for one item", exc_info=True)
-                return [Embedded(error=f"{type(error).__name__}: {error}")]
-            return [result for item in part for result in self._attempt([item])]
+            if len(part) > 1:
+                alone = [self.start([item]) for item in part]
+                return lambda: [result for one in alone for result in one()]
+            _log.warning("no vector for one item", exc_info=True)
+            failed = Embedded(error=f"{type(error).__name__}: {error}")
+            return lambda: [failed]
+        return lambda: unit_vectors(raw() if callable(raw) else raw)
 
     def _shrink(self) -> None:
         import torch

@@ -24,6 +24,8 @@ _REVISION = 1
 _LISTED = 5
 """Names that an error lists before it says how many more there are."""
 _WHITE = (255, 255, 255)
+_CLIP_FAMILIES = ("clip", "pe_core")
+"""In the names of models whose head may be the projection into the space of a text tower; timm says whether it is."""
 
 
 class EmbedderError(Exception):
@@ -107,7 +109,7 @@ def build(description: ModelDescription, weights: Path) -> Any:
     neither, or when its tensors are not exactly the model's (only a classifier that is not asked for may be there too).
     """
     model = _create(description.architecture, description.head, description.pooling)
-    state = _read(weights)
+    state = read_tensors(weights)
     if description.head == "features":
         state = _without_classifier(state, model.pretrained_cfg["classifier"])
     _load_strictly(model, state, description.architecture, weights)
@@ -116,7 +118,7 @@ def build(description: ModelDescription, weights: Path) -> Any:
 
 def _stated(settings: EmbeddingSettings) -> dict[str, Any]:
     """What the settings decide by themselves; None where only timm knows."""
-    named_clip = "clip" in settings.model
+    named_clip = any(name in settings.model for name in _CLIP_FAMILIES)
     return {
         "architecture": settings.model,
         "head": (None if named_clip else "features") if settings.head == "auto" else settings.head,
@@ -193,7 +195,8 @@ def _check_name(name: str) -> None:
         raise EmbedderError(f"embedding.model: the weights of {name} were trained with QuickGELU; use {quick}")
 
 
-def _read(weights: Path) -> dict[str, Any]:
+def read_tensors(weights: Path) -> dict[str, Any]:
+    """Tensors by name, of a safetensors file or of what `torch.load(weights_only=True)` reads; EmbedderError else."""
     if weights.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

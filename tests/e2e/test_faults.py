@@ -1,8 +1,6 @@
 """Promises 3 and 5 under faults: a driver killed anywhere, a run that fails its audit, a second driver."""
 
 import datetime as dt
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,22 +15,11 @@ from jobs.nightly import main
 from jobs.stages import audit
 from readers.snapshot import Snapshot, SnapshotError
 from tests.e2e.conftest import World
+from tests.e2e.killed import run_killed
 
 pytestmark = pytest.mark.spark
 
 ROWS = 24
-
-KILLED = """
-import os, signal, sys
-import {module} as module
-
-def die(*arguments, **named):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-module.{target} = die
-from jobs.nightly import main
-sys.exit(main({arguments!r}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +55,7 @@ def clean(
 def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, module: str, target: str) -> None:
     """Run a night in a process of its own that kills itself with SIGKILL where `module.target` would be called."""
     world.site.date = date
-    script = KILLED.format(module=module, target=target, arguments=world.arguments(date, warehouse, folder))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == -9, ended.stderr
+    run_killed("nightly", world.arguments(date, warehouse, folder), module, target)
 
 
 @pytest.mark.parametrize(

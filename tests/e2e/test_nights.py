@@ -68,6 +68,23 @@ def test_nothing_is_fetched_twice_in_a_night_but_what_is_retried(in_order: Night
         assert twice == set()
 
 
+def test_what_has_not_changed_is_confirmed_and_not_sent_again(in_order: Nights) -> None:
+    columns = ["ingest_date", "url_id", "status", "not_modified", "image_id", "bytes", "etag"]
+    fetches = in_order.snapshot.rows("fetches", columns).to_pylist()
+    confirmed = [row for row in fetches if row["not_modified"]]
+    assert {row["ingest_date"] for row in confirmed} == set(DATES[1:])
+    first = {
+        row["url_id"]: row["image_id"] for row in sorted(fetches, key=lambda row: row["ingest_date"], reverse=True)
+    }
+    for row in confirmed:
+        assert (row["status"], row["bytes"], row["image_id"]) == (304, None, first[row["url_id"]])
+        assert row["etag"]
+    sightings = in_order.snapshot.rows("sightings", ["ingest_date", "url_id", "outcome", "not_modified"]).to_pylist()
+    flagged = {(row["ingest_date"], row["url_id"]): row["outcome"] for row in sightings if row["not_modified"]}
+    assert flagged.keys() == {(row["ingest_date"], row["url_id"]) for row in confirmed}
+    assert set(flagged.values()) == {"accepted"}
+
+
 def test_refused_rows_are_never_fetched(in_order: Nights) -> None:
     rows = in_order.snapshot.rows("sightings", ["ingest_date", "url_id", "url", "outcome", "image_id"]).to_pylist()
     fetches = in_order.snapshot.rows("fetches", ["ingest_date", "url_id", "blocked_reason"]).to_pylist()
@@ -233,11 +250,11 @@ def test_a_published_date_is_left_alone_and_reported(
     assert digest_of(in_order.warehouse) == before
 
 
-def test_a_date_forced_twice_leaves_the_same_contents(
+def test_dates_forced_again_leave_the_same_contents(
     backwards: Nights, world: World, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:
     before = digest_of(backwards.warehouse)
-    for date in (DATES[0], DATES[0]):
+    for date in (DATES[0], DATES[1]):
         assert world.night(date, backwards.warehouse, "--force") == 0
         assert digest_of(backwards.warehouse) == before
 

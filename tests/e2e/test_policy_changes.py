@@ -13,6 +13,7 @@ import pytest
 from jobs import redecide, review
 from readers.snapshot import Snapshot
 from tests.e2e.conftest import World
+from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, small_world
 
 pytestmark = pytest.mark.spark
@@ -150,7 +151,12 @@ def test_a_decision_between_two_nights(
 ) -> None:
     warehouse = tmp_path / "warehouse"
     assert small.night(FIRST, warehouse, settings=[old]) == 0
+    before = digest_of(warehouse)
+    # Killed after it was prepared: half a decision does not show, and whoever comes next finishes it.
+    run_killed("redecide", small.arguments(warehouse, new), "jobs.landing", "Landing.versions")
+    assert digest_of(warehouse) == before
     assert decide(small, warehouse, new) == 0
+    assert pixels_on_disk(warehouse) <= accepted(warehouse)
     assert small.night(SECOND, warehouse, settings=[new]) == 0  # drains what the first night is owed, then its own date
     assert digest_of(warehouse) == under_new
 

@@ -113,6 +113,26 @@ def test_the_worst_view_counts_whatever_its_name(calibration: Calibration) -> No
     assert rates[0.15]["over_blocked"]["events"] == 0
 
 
+def test_another_detector_is_calibrated_by_its_own_scores_and_rules(calibration: Calibration) -> None:
+    calibration.store(
+        {n: {"nsfw:center": 0.0, "gore.blood:center": n / 10, "gore.none:center": 1.0} for n in range(10)}
+    )
+    calibration.publish()
+    policy = calibration.folder / "policy.yaml"
+    rule = (
+        "{id: blood, kind: detector, name: gore, label: blood, action: block, reason: gore, comment: -, at_least: .7}"
+    )
+    text = (ROOT / "conf/policy.yaml").read_text().rstrip()
+    policy.write_text(f"{text}\n  - {rule}\n")
+    rows = [(image_id(8), "explicit"), (image_id(2), "safe")]
+    assert calibration.run(rows, "--rule", "gore.blood", "--set", f"policy.file={policy}") == 0
+    found = calibration.document()
+    assert found["policy"] == {"block": 0.7}
+    assert {row["threshold"]: row["missed"]["events"] for row in found["thresholds"]}[0.7] == 0
+    (band,) = [band for band in found["bands"] if (band["review"], band["block"]) == (0.2, 0.7)]
+    assert (band["stored_to_people"]["events"], band["stored_to_people"]["of"]) == (5, 10)
+
+
 def test_too_few_labels_are_said_to_be_too_few(calibration: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
     scores, labels = thirds(90)
     calibration.store(scores)

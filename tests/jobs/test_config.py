@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.config import Config, PolicySettings, load, load_policy
+from jobs.config import Config, GateSettings, load, load_policy
 from jobs.errors import UsageError
 from schemas.settings import Settings
 
@@ -344,7 +344,7 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
 
 
 def policy_refusal(path: Path) -> str:
-    settings = PolicySettings(file=str(path), detector=load(str(LOCAL)).policy.detector)
+    settings = GateSettings(file=str(path), detector=load(str(LOCAL)).policy.detector)
     with pytest.raises(UsageError) as refused:
         load_policy(settings)
     return str(refused.value)

@@ -1,0 +1,49 @@
+"""A time limit on work that cannot be told to stop."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+MOST_ABANDONED = 4
+"""Calls that may go on unattended in one process: each holds a core and the memory of its picture."""
+
+_abandoned: list[threading.Thread] = []
+
+
+class TimedOut(Exception):  # noqa: N818 - an outcome of a picture, not a fault of the program
+    """The work was given up."""
+
+
+def within(seconds: float, work: Callable[[threading.Event], Made]) -> Made:
+    """What `work(given_up)` returns or raises; TimedOut where it takes longer than `seconds`.
+
+    The work runs in a thread of its own, which is left behind when its time is up: Python can end no thread, so the
+    time-out frees the caller and not the core, until the work looks at `given_up` and finds it set. It fires while
+    Python runs and while native code has let go of the interpreter's lock (Pillow's decoders and resampling, ONNX
+    Runtime, torch); native code that holds the lock stops the whole process until it returns, and a crash of native
+    code ends it. With `MOST_ABANDONED` still running nothing is begun, and TimedOut is raised at once, so that a flood
+    of hung pictures cannot fill the machine.
+    """
+    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+    if len(_abandoned) >= MOST_ABANDONED:
+        raise TimedOut(f"not begun: {len(_abandoned)} calls that were given up before still run in this process")
+    outcome: Future[Made] = Future()
+    given_up = threading.Event()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(given_up))
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the thread that waits
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="watched", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome.done():
+        given_up.set()
+        _abandoned.append(thread)
+        raise TimedOut(f"given up after {seconds:g} s")
+    return outcome.result()
