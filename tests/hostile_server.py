@@ -6,7 +6,9 @@ the `Request` and the stream to answer on; `HANDLERS` maps the first segment of 
 
 import asyncio
 import gzip
+import io
 import ssl
+import struct
 import threading
 import time
 import zlib
@@ -16,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Self
+
+from PIL import Image
 
 PICTURE = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8 + b"\xff\xd9"
 """Stands for an image: the fetcher looks at no pixels."""
@@ -231,6 +235,12 @@ async def conditional(request: Request, writer: asyncio.StreamWriter) -> None:
     await reply(request, writer)
 
 
+async def conditional_terse(request: Request, writer: asyncio.StreamWriter) -> None:
+    """304 that repeats no validator, for a date as for an ETag."""
+    asked = "if-none-match" in request.headers or "if-modified-since" in request.headers
+    await (answer(304) if asked else answer(200, PICTURE, f"ETag: {ETAG}"))(request, writer)
+
+
 async def retry_after_date(request: Request, writer: asyncio.StreamWriter) -> None:
     await heals(answer(429, b"", f"Retry-After: {formatdate(time.time() + 1, usegmt=True)}"))(request, writer)
 
@@ -250,6 +260,27 @@ def _zeros(compressor: "zlib._Compress", mib: int) -> bytes:
     return b"".join(compressor.compress(block) for _ in range(mib)) + compressor.flush()
 
 
+def _real(image_format: str, frames: int = 1) -> bytes:
+    """A small real image, of so many different frames."""
+    first, *others = (Image.new("L", (96, 96), number % 256) for number in range(frames))
+    buffer = io.BytesIO()
+    first.save(buffer, image_format, **({"save_all": True, "append_images": others} if others else {}))
+    return buffer.getvalue()
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that claims this size and holds next to no pixels."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 GZIP_BOMB = _zeros(zlib.compressobj(9, wbits=31), 64)
 DEFLATE_BOMB = _zeros(zlib.compressobj(9), 64)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -263,6 +294,7 @@ HANDLERS: dict[str, Handler] = {
     "until-close": raw(b"HTTP/1.0 200 OK\r\nContent-Type: image/jpeg\r\n\r\n" + PICTURE),
     "gzipped": answer(200, gzip.compress(PICTURE), "Content-Encoding: gzip"),
     "conditional": conditional,
+    "conditional-terse": conditional_terse,
     "cookie": cookie,
     "chain": chain,
     "onward": onward,
@@ -295,6 +327,14 @@ HANDLERS: dict[str, Handler] = {
     "huge-header": raw(PLAIN + b"X-Huge: " + b"a" * 2**20 + b"\r\n\r\n"),
     "many-headers": raw(PLAIN + b"".join(b"X-%d: 1\r\n" % i for i in range(20_000)) + b"\r\n"),
     "endless-headers": endless(PLAIN, b"X-More: 1\r\n" * 1000),
+    # whole responses, whose bodies are for the decoder to refuse
+    "real": answer(200, _real("JPEG")),
+    "png-bomb": answer(200, _png_header(50_000, 50_000), content_type="image/png"),
+    "thousand-frames": answer(200, _real("GIF", 1000), content_type="image/gif"),
+    "jpeg-as-png": answer(200, _real("JPEG"), content_type="image/png"),
+    "cut-jpeg": answer(200, _real("JPEG")[:-40]),
+    "tiff": answer(200, _real("TIFF"), content_type="image/tiff"),
+    "svg-as-jpeg": answer(200, b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
     # statuses
     "missing": answer(404),
     "gone": answer(410),

@@ -1,6 +1,9 @@
 """A budget never lends more than it has and never forgets a waiter; a cache never outgrows its capacity."""
 
 import asyncio
+import ctypes
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -105,3 +108,29 @@ def test_a_cache_keeps_what_is_in_use() -> None:
         cache.put(key, "idle")
     assert cache.get("a") == "busy"
     assert [key for key in "bcdef" if cache.get(key)] == ["f"]
+
+
+GROWS = """
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from udfs.bounded import heap_without_holes
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+bytes(20 * 2**20)  # glibc now keeps blocks up to this size in its heap
+with heap_without_holes() if sys.argv[1] == "with" else nullcontext():
+    before = resident_mib()
+    blocks = [b"x" * (300 * 2**10) for _ in range(400)]
+    last = b"x" * (300 * 2**10)
+    blocks.clear()
+    print(resident_mib() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+@pytest.mark.parametrize(("heap", "kept"), [("with", False), ("without", True)])
+def test_large_blocks_that_are_freed_go_back_to_the_system(heap: str, kept: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", GROWS, heap], capture_output=True, text=True, check=True)
+    assert (float(done.stdout) > 60) == kept

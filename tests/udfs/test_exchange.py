@@ -1,14 +1,17 @@
 """The parts of an exchange that need no server."""
 
+import gzip
 import time
 from email.utils import formatdate
+from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.hostile_server import GZIP_BOMB
 from udfs.crawler import is_other_media
-from udfs.exchange import printable, retry_after_s
+from udfs.exchange import PIECE, FetchError, _decoder, printable, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,24 @@ def test_bytes_of_a_header_that_are_no_text_can_be_stored() -> None:
 )
 def test_declared_types(content_type: str, other: bool) -> None:
     assert is_other_media(content_type) is other
+
+
+@given(body=st.binary(max_size=5000), cuts=st.lists(st.integers(1, 700), max_size=20), members=st.integers(1, 3))
+def test_content_is_decoded_whole_however_it_arrives(body: bytes, cuts: list[int], members: int) -> None:
+    packed = gzip.compress(body) * members
+    decode = _decoder("gzip", 20_000)
+    assert decode is not None
+    pieces, start = [], 0
+    for cut in [*cuts, len(packed)]:
+        pieces += decode(packed[start : start + cut])
+        start += cut
+    assert b"".join(pieces) == body * members
+
+
+def test_a_bomb_is_decoded_in_small_pieces_and_no_further_than_the_limit() -> None:
+    decode = _decoder("gzip", 10 * PIECE)
+    assert decode is not None
+    pieces = map(len, decode(GZIP_BOMB))
+    assert list(islice(pieces, 10)) == [PIECE] * 10
+    with pytest.raises(FetchError, match="expands beyond"):
+        next(pieces)

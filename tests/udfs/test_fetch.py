@@ -243,7 +243,33 @@ def test_a_validator_that_still_holds_costs_no_body(server: HostileServer) -> No
     assert [outcome(row) for row in rows] == ["not_modified", "ok", "ok"]
     assert [row["status"] for row in rows] == [304, 200, 200]
     assert rows[0]["body"] is None
+    assert rows[0]["bytes"] is None
     assert rows[0]["etag"] == ETAG
+
+
+def test_a_304_names_the_content_that_it_confirms_and_a_new_body_its_own(server: HostileServer) -> None:
+    urls = [server.url("confirmed.example", f"conditional?{i}") for i in range(2)]
+    rows = fetch(urls, columns={"etag": [ETAG, '"old"'], "image_id": ["a" * 64, "b" * 64]})
+    assert [row["image_id"] for row in rows] == ["a" * 64, hashlib.sha256(PICTURE).hexdigest()]
+
+
+def test_validators_that_a_304_does_not_repeat_are_kept_for_the_next_night(server: HostileServer) -> None:
+    date = "Mon, 02 Nov 2026 00:00:00 GMT"
+    urls = [server.url("terse.example", f"conditional-terse?{i}") for i in range(2)]
+    rows = fetch(urls, columns={"etag": ['"kept"', None], "last_modified": [None, date]})
+    assert [outcome(row) for row in rows] == ["not_modified", "not_modified"]
+    assert [(row["etag"], row["last_modified"]) for row in rows] == [('"kept"', None), (None, date)]
+
+
+def test_the_content_of_a_row_that_fails_is_not_confirmed(server: HostileServer) -> None:
+    columns = {"etag": [ETAG], "image_id": ["a" * 64]}
+    row = fetch_one(server.url("vanished.example", "missing"), columns=columns)
+    assert (outcome(row), row["image_id"]) == ("gone", None)
+
+
+def test_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) -> None:
+    row = fetch_one(server.url("unasked.example", "unasked-304"), columns={"image_id": ["a" * 64]})
+    assert (outcome(row), row["image_id"], row["not_modified"]) == ("bad_type", None, False)
 
 
 def test_a_validator_that_would_split_the_header_is_not_sent(server: HostileServer) -> None:
