@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow check bench dist clean
+.PHONY: help setup demo test test-slow test-cluster check bench bench-crawl dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR o
 	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
 
 test: setup ## run the tests
-	@source .venv/java.sh && $(PYTHON) -m pytest -m "not slow and not gpu and not browser"
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "not slow and not cluster and not gpu and not browser"
 
 test-slow: setup ## run the tests that take minutes each
 	@source .venv/java.sh && $(PYTHON) -m pytest -m slow
@@ -33,6 +33,14 @@ check: setup ## format, lint, types, import layers
 
 bench: setup ## measure the stages against bare loops (minutes; writes benchmarks/results/)
 	@source .venv/java.sh && bash benchmarks/run.sh
+
+bench-crawl: setup ## measure the crawl against img2dataset (20 minutes; needs nginx and the network)
+	@source .venv/java.sh && $(PYTHON) -m benchmarks.crawl --json benchmarks/results/crawl.json
+	@source .venv/java.sh && $(PYTHON) -m benchmarks.crawl --recrawl --json benchmarks/results/recrawl.json
+	@$(PYTHON) -m benchmarks.crawl_memory --json benchmarks/results/crawl_memory.json
+
+test-cluster: setup ## run the tests that start a cluster of several processes
+	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster
 
 dist: setup ## build what spark-submit needs into dist/
 	@$(PYTHON) -m jobs.build_dist --into dist

@@ -1,9 +1,10 @@
-"""CPU time an image of the NSFW detector, against a bare ONNX Runtime loop and opennsfw2's own API, in one run.
+"""CPU time an image of the gate, against a bare ONNX Runtime loop and opennsfw2's own API, in one run; and what each
+further view, hash and frame costs.
 
 `python -m benchmarks.nsfw --weights .assets/open_nsfw.onnx --json benchmarks/results/nsfw.json`. All three get the same
-decoded photographs, one thread, batches of 16, and preprocess them themselves: the bare loop and opennsfw2 by
-`opennsfw2.preprocess_image`. Rounds are interleaved, so that a noisy neighbour hits all alike. Exit code 1 when a
-target is missed.
+JPEG files, one thread, batches of 16, and decode and preprocess them themselves: the bare loop and opennsfw2 by Pillow
+and `opennsfw2.preprocess_image`, lensfeed by all that its UDF does (safe decoding, one YAHOO view, time limit, policy).
+Rounds are interleaved, so that a noisy neighbour hits all alike. Exit code 1 when a target is missed.
 """
 
 import os
@@ -12,6 +13,7 @@ import os
 os.environ |= {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import argparse
+import io
 import json
 import platform
 import statistics
@@ -21,22 +23,39 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import opennsfw2
+import pandas as pd
 import skimage.data
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from jobs.config import load_policy
 from schemas.assets import OPEN_NSFW
-from udfs.nsfw import keras_model, load_detector
+from schemas.settings import CrawlSettings, GateSettings
+from udfs.gate import judge_batches
+from udfs.nsfw import keras_model
 
 BATCH = 16
 MOST_OF_BARE_LOOP = 1.15
 LEAST_BELOW_OPENNSFW2 = 2.5
 
-Pictures = list[Image.Image]
+FURTHER: dict[str, dict[str, Any]] = {
+    "center, plain (default)": {},
+    "and squash": {"views": ("center", "plain", "squash")},
+    "and corners": {"views": ("center", "plain", "corners")},
+    "and tiles": {"views": ("center", "plain", "tiles")},
+    "and trimmed": {"views": ("center", "plain", "trimmed")},
+    "and turned": {"views": ("center", "plain", "turned")},
+    "and phash256": {"hashes": ("phash256",)},
+    "and pdq": {"hashes": ("pdq",)},
+}
+"""Settings of the gate beside the default ones. The photographs have neither borders nor transparency nor frames."""
+
+Pictures = list[bytes]
 Scorer = Callable[[Pictures], list[float]]
 
 
@@ -51,11 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = photographs(options.images)
     with tempfile.TemporaryDirectory() as scratch:
         scorers = {
-            "lensfeed": detector_scorer(options.weights),
+            "lensfeed": gate_scorer(options.weights),
             "bare ONNX Runtime": bare_scorer(options.weights),
             "opennsfw2.predict_images": opennsfw2_scorer(options.weights, Path(scratch)),
         }
         report = measure(scorers, pictures, options.rounds)
+    report["cpu_ms_per_image_of_settings"] = measure_settings(options.weights, pictures[:BATCH], options.rounds)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -64,21 +84,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def photographs(count: int) -> Pictures:
-    """RGB photographs of 300 to 640 pixels a side, repeated in turn."""
+    """JPEG files of photographs of 300 to 640 pixels a side, repeated in turn."""
     arrays = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
     arrays += load_sample_images().images
-    images = [Image.fromarray(array) for array in arrays]
-    return [images[i % len(images)] for i in range(count)]
+    files = []
+    for array in arrays:
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return [files[i % len(files)] for i in range(count)]
 
 
-def detector_scorer(weights: Path) -> Scorer:
-    detector = load_detector(OPEN_NSFW.settings(weights.parent), device="cpu", threads=1)
+def gate_scorer(weights: Path, **changes: Any) -> Scorer:
+    gate = GateSettings(file="conf/policy.yaml", detector=OPEN_NSFW.settings(weights.parent), batch_size=BATCH)
+    gate = gate.model_copy(update=changes)
+    policy = load_policy(gate)
 
     def score(pictures: Pictures) -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(pictures), BATCH):
-            scores += [s for s in detector.score_each(pictures[start : start + BATCH]) if s is not None]
-        return scores
+        nothing = [None] * len(pictures)
+        batch = tuple(pd.Series(column, dtype=object) for column in (pictures, nothing, nothing))
+        (frame,) = judge_batches(iter([batch]), policy, gate, CrawlSettings(), {})
+        return [scores["nsfw:center"] for scores in frame["scores"]]
 
     return score
 
@@ -95,7 +121,7 @@ def bare_scorer(weights: Path) -> Scorer:
     def score(pictures: Pictures) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(pictures), BATCH):
-            batch = np.stack([opennsfw2.preprocess_image(p) for p in pictures[start : start + BATCH]])
+            batch = np.stack([opennsfw2.preprocess_image(p) for p in opened(pictures[start : start + BATCH])])
             scores += session.run(None, {"input:0": batch})[0][:, 1].tolist()
         return scores
 
@@ -109,13 +135,17 @@ def opennsfw2_scorer(weights: Path, scratch: Path) -> Scorer:
     def score(pictures: Pictures) -> list[float]:
         # To its advantage: outside inference mode it records gradients, and on torch it then fails on its own result.
         with torch.inference_mode():
-            scores: list[float] = opennsfw2.predict_images(pictures, batch_size=BATCH, weights_path=str(h5))
+            scores: list[float] = opennsfw2.predict_images(opened(pictures), batch_size=BATCH, weights_path=str(h5))
         return scores
 
     return score
 
 
-def measure(scorers: dict[str, Scorer], pictures: Pictures, rounds: int) -> dict[str, object]:
+def opened(pictures: Pictures) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(picture)) for picture in pictures]
+
+
+def measure(scorers: dict[str, Scorer], pictures: Pictures, rounds: int) -> dict[str, Any]:
     """Median over rounds of CPU ms an image (user and system, whole process), with ratios and score differences."""
     warm = {name: scorer(pictures[:BATCH]) for name, scorer in scorers.items()}
     spent: dict[str, list[float]] = {name: [] for name in scorers}
@@ -146,18 +176,29 @@ def measure(scorers: dict[str, Scorer], pictures: Pictures, rounds: int) -> dict
     }
 
 
+def measure_settings(weights: Path, pictures: Pictures, rounds: int) -> dict[str, float]:
+    """Median over rounds of CPU ms an image through the gate, by settings."""
+    scorers = {name: gate_scorer(weights, **changes) for name, changes in FURTHER.items()}
+    spent: dict[str, list[float]] = {name: [] for name in scorers}
+    for _ in range(rounds):
+        for name, scorer in scorers.items():
+            started = time.process_time()
+            scorer(pictures)
+            spent[name].append((time.process_time() - started) * 1000 / len(pictures))
+    return {name: round(statistics.median(times), 2) for name, times in spent.items()}
+
+
 def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
-def show(report: dict[str, object]) -> None:
-    times = report["cpu_ms_per_image"]
-    assert isinstance(times, dict)
+def show(report: dict[str, Any]) -> None:
     print(f"{'CPU ms an image':28}{'median':>8}")
-    for name, milliseconds in times.items():
-        print(f"{name:28}{milliseconds:8.2f}")
+    for group in ("cpu_ms_per_image", "cpu_ms_per_image_of_settings"):
+        for name, milliseconds in report[group].items():
+            print(f"{name:28}{milliseconds:8.2f}")
     print(f"of the bare loop: {report['of_bare_loop']} (at most {MOST_OF_BARE_LOOP})")
     print(f"below opennsfw2.predict_images: {report['below_opennsfw2']} times (at least {LEAST_BELOW_OPENNSFW2})")
     print(f"largest difference of a score: {report['largest_score_difference']:.1e}")

@@ -16,7 +16,7 @@ from schemas.settings import EmbeddingSettings
 from udfs.assets import AssetError, locate
 from udfs.canonical import canonical_version
 from udfs.embed import EmbedderError, dimension, model_version
-from udfs.gate import gate_version
+from udfs.gate import gate_version, missing_signals
 from udfs.minhash import recall
 from udfs.text import TextModelError, text_dimension, text_model_version
 
@@ -44,11 +44,14 @@ def check(config: Config) -> tuple[Policy, Versions]:
     }
     if config.embedding_beside is not None:
         assets["embedding_beside.weights"] = config.embedding_beside.weights
+    assets |= {f"policy.detectors.{i}.weights": one.weights for i, one in enumerate(config.policy.detectors)}
     for name, asset in assets.items():
         try:
             locate(asset)
         except AssetError as error:
             raise UsageError(f"{name}: {error}") from None
+    if missing := missing_signals(policy, config.policy):
+        raise UsageError(f"policy file {config.policy.file}: " + "; ".join(missing))
     _check_warehouse(config.warehouse)
     _check_recall(config)
     pixels = canonical_version(config.images)

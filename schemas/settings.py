@@ -201,7 +201,7 @@ class GateSettings(Settings):
     not see the outer 23 % of the area. `plain`: the bare pixels too, where colour profile, transparency or orientation
     make them another picture. `squash`: all of it. `corners`: the four crops as large as the centre's. `tiles`: four of
     5/8 of each side, for small things. `trimmed`: without a border of one colour. `turned`: by 90, 180, 270 degrees.
-    See docs/decisions/0008-gate-views.md for what each costs."""
+    docs/decisions/0010-gate-views.md argues them and says what each costs."""
     frames: Literal["first", "first_middle_last"] = "first"
     """Of an animation; only the first is ever stored, but a link leads people to all of them."""
     matte: Literal["white", "white_and_black"] = "white"

@@ -173,7 +173,7 @@ CONTENT_SIGNALS = Table(
         Column(
             "detector_version",
             "string",
-            "digest of the detector's architecture, weights, preprocessing",
+            "digest of detectors, views, frames, mattes and picture hashes",
             False,
         ),
         Column(

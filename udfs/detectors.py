@@ -141,7 +141,8 @@ def _timm(settings: DetectorSettings, path: Path) -> Callable[[Input], Any]:
 
 def _softmax(outputs: Scores) -> Scores:
     powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    shares: Scores = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 _ACTIVATIONS: dict[str, Callable[[Scores], Scores]] = {

@@ -47,6 +47,7 @@ _MOST_WAITING = 64
 """Prepared views, of 0.6 MB each, that may wait to be scored together."""
 
 Row = dict[str, Any]
+_Batches = Iterator[tuple[pd.Series, pd.Series, pd.Series]]
 
 _log = logging.getLogger(__name__)
 
@@ -90,16 +91,23 @@ def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: 
     """`(body binary, content_type string, image_id string) -> GATE`; null bodies (nothing was fetched) give a null
     decision."""
 
-    def judge(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
-        loaded = load_detectors(gate)
-        for bodies, types, image_ids in batches:
-            rows: list[Row] = []
-            given = [Given(*one) for one in zip(bodies, types, image_ids, strict=True)]
-            for start in range(0, len(given), gate.batch_size):
-                rows += judge_batch(policy, loaded, gate, limits, given[start : start + gate.batch_size], people)
-            yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
+    def judge(batches: _Batches) -> Iterator[pd.DataFrame]:
+        return judge_batches(batches, policy, gate, limits, people)
 
     return _iterator_udf(judge, GATE)
+
+
+def judge_batches(
+    batches: _Batches, policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People
+) -> Iterator[pd.DataFrame]:
+    """What `gate_udf` runs: batches of bodies, types and image_ids to frames of the columns of `GATE`."""
+    loaded = load_detectors(gate)
+    for bodies, types, image_ids in batches:
+        rows: list[Row] = []
+        given = [Given(*one) for one in zip(bodies, types, image_ids, strict=True)]
+        for start in range(0, len(given), gate.batch_size):
+            rows += judge_batch(policy, loaded, gate, limits, given[start : start + gate.batch_size], people)
+        yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
 
 
 def _iterator_udf(function: Callable[..., Any], returns: str) -> Any:
@@ -204,7 +212,9 @@ def _prepared(
 def _score(loaded: Sequence[GateDetector], waiting: list[list[_Prepared]]) -> None:
     """Scores what waits for each detector, and puts each score where it belongs."""
     for detector, views in zip(loaded, waiting, strict=True):
-        rows = detector.score(np.stack([view.pixels for view in views])) if views else []
+        if not views:
+            continue
+        rows = detector.score(np.stack([view.pixels for view in views]))
         for view, row in zip(views, rows, strict=True):
             for label, score in zip(detector.labels, row, strict=True):
                 view.scores[f"{label}:{view.view}"] = float(score)
@@ -228,7 +238,7 @@ def _decide(policy: Policy, row: Row, signals: ContentSignals, people: People) -
 def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:
     """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
 
-    def canonical(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+    def canonical(batches: _Batches) -> Iterator[pd.DataFrame]:
         for bodies, types, decisions in batches:
             rows = [
                 _canonical_row(body, declared, images, limits) if decision == Decision.ALLOW else {}

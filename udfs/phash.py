@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fftpack import dct  # type: ignore[import-untyped]
+from scipy.fftpack import dct
 
 REVISION = 1
 """Raise this whenever `picture_hashes` makes other hashes of the same pixels."""
@@ -30,7 +30,7 @@ since the 256-bit hash is taken over 64 x 64 pixels."""
 
 
 _PDQ_SIDE = 512
-"""Larger pictures are squashed to this before PDQ, as Meta's own tool does."""
+"""Pictures larger in width or height are squashed to this before PDQ, as Meta's own tool does."""
 _PDQ_SYMMETRIC_SIDE = 320
 """PDQ takes all eight orientations from one DCT, which is exact only where its filter and its 64 x 64 sampling lie
 alike from either end: at 320 pixels a side, but not at 256 or 512, where four photographs were up to 40 bits off."""
@@ -118,8 +118,9 @@ def _orientations(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 def _pdq(picture: Image.Image) -> tuple[bytes, int]:
     import pdqhash
 
-    width, height = min(picture.width, _PDQ_SIDE), min(picture.height, _PDQ_SIDE)
-    upright, quality = pdqhash.compute(np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)))
+    large = max(picture.size) > _PDQ_SIDE
+    small = picture.resize((_PDQ_SIDE, _PDQ_SIDE), Image.Resampling.BILINEAR) if large else picture
+    upright, quality = pdqhash.compute(np.asarray(small))
     symmetric = picture.resize((_PDQ_SYMMETRIC_SIDE, _PDQ_SYMMETRIC_SIDE), Image.Resampling.BILINEAR)
     turned, _ = pdqhash.compute_dihedral(np.asarray(symmetric))
     return b"".join(np.packbits(bits.astype(bool)).tobytes() for bits in (upright, *turned[1:])), int(quality)

@@ -6,8 +6,10 @@ under transparency, in a later frame, behind an orientation, as a speck in a bor
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, ImageChops, ImageFilter
+import numpy as np
+from PIL import Image, ImageChops
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings, GateSettings
@@ -27,11 +29,15 @@ MOST_ANIMATED = 8
 
 _BORDER_TOLERANCE = 24
 """Grey levels by which a border may differ from the picture's corner: JPEG's ringing, and fine gradients."""
-_TRIM_SIDE = 512
+_TRIM_SIDE = 256
 """Borders are looked for in the picture reduced to about this many pixels a side."""
 _TRIM_BELOW = 0.8
 """Less than this share of the area must be left for a trimmed picture to be another view."""
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+_Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -151,39 +157,33 @@ def _four(picture: Image.Image, share: float) -> Iterable[Image.Image]:
 def trimmed(picture: Image.Image) -> Image.Image | None:
     """The picture without the border of one colour around it; None where there is none to speak of, or nothing else.
 
-    The border's colour is that of the corner by which least is left. Specks of one or two pixels in some 500 keep no
+    The border's colour is that of the corner by which least is left. Specks of one or two pixels in some 256 keep no
     border on.
     """
-    factor = max(1, min(picture.size) // _TRIM_SIDE)
+    factor = -(-min(picture.size) // _TRIM_SIDE)
     small = picture.reduce(factor) if factor > 1 else picture
     right, bottom = small.width - 1, small.height - 1
-    colours = {small.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))}
-    boxes = [box for colour in colours if (box := _content_box(small, colour)) is not None]
+    corners = {small.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))}
+    boxes = [box for colour in corners if (box := _content_box(small, colour)) is not None]
     if not boxes:
         return None
-    left, top, right, bottom = min(boxes, key=_area)
-    if _area((left, top, right, bottom)) >= _TRIM_BELOW * small.width * small.height:
+    left, top, right, bottom = (place * factor for place in min(boxes, key=_area))
+    inner = (left, top, min(right, picture.width), min(bottom, picture.height))
+    return picture.crop(inner) if _area(inner) < _TRIM_BELOW * picture.width * picture.height else None
+
+
+def _content_box(small: Image.Image, colour: Any) -> _Box | None:
+    """What differs from the colour, but for specks."""
+    red, green, blue = ImageChops.difference(small, Image.new("RGB", small.size, colour)).split()
+    differs = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue)) > _BORDER_TOLERANCE
+    inside = differs[1:-1, 1:-1] & differs[:-2, 1:-1] & differs[2:, 1:-1] & differs[1:-1, :-2] & differs[1:-1, 2:]
+    rows, columns = inside.any(axis=1).nonzero()[0], inside.any(axis=0).nonzero()[0]
+    if not rows.size:
         return None
-    outer = (left * factor, top * factor, min(right * factor, picture.width), min(bottom * factor, picture.height))
-    return picture.crop(outer)
+    # What is inside, itself one pixel off, has a pixel around it; one more keeps what JPEG blurred into the border.
+    left, top = max(0, int(columns[0]) - 1), max(0, int(rows[0]) - 1)
+    return left, top, min(small.width, int(columns[-1]) + 4), min(small.height, int(rows[-1]) + 4)
 
 
-def _content_box(small: Image.Image, colour: object) -> tuple[int, int, int, int] | None:
-    difference = ImageChops.difference(small, Image.new("RGB", small.size, colour))  # type: ignore[arg-type]
-    red, green, blue = difference.split()
-    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    differs = most.point([0] * (_BORDER_TOLERANCE + 1) + [255] * (255 - _BORDER_TOLERANCE))
-    box = differs.filter(ImageFilter.MinFilter(3)).getbbox()
-    if box is None:
-        return None
-    # The filter took one pixel off every side; one more keeps what JPEG blurred into the border.
-    return (
-        max(0, box[0] - 2),
-        max(0, box[1] - 2),
-        min(small.width, box[2] + 2),
-        min(small.height, box[3] + 2),
-    )
-
-
-def _area(box: tuple[int, int, int, int]) -> int:
+def _area(box: _Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])

@@ -8,7 +8,7 @@ import yaml
 
 from jobs.config import Config, GateSettings, load, load_policy
 from jobs.errors import UsageError
-from schemas.settings import Settings
+from schemas.settings import ExecutorSettings, Settings
 
 LOCAL = Path("conf/local.yaml")
 POLICY = Path("conf/policy.yaml")
@@ -264,12 +264,17 @@ WHERE_AND_HOW_FAST = {
     "policy.file",
     "policy.detector.path",
     "policy.batch_size",
+    "policy.timeout_s",
     "embedding.weights.path",
     "embedding.licence",
     "embedding.batch_size",
+    "embedding.max_batch_bytes",
     "embedding.cpu_batch_size",
     "embedding.device",
     "embedding.gpus_per_task",
+    "embedding.cores_per_task",
+    *(f"embedding.executor.{name}" for name in ExecutorSettings.model_fields),
+    "embedding.compile",
     "embedding.threads",
     "embedding.decode_threads",
     "text.weights.path",
@@ -394,7 +399,7 @@ def only_rule(tmp_path: Path, **fields: Any) -> Path:
     ("fields", "expected"),
     [
         ({}, "rules.0.kind is required and is not set"),
-        ({"kind": "nswf"}, "rules.0.kind: must be 'licence', 'domain', 'text', 'nsfw', found 'nswf'"),
+        ({"kind": "nswf"}, "'detector', 'combined', found 'nswf'"),
         ({"kind": "nsfw"}, "rules.0.at_least is required and is not set"),
         ({"kind": "nsfw", "at_least": 0.5, "comment": None}, "rules.0.comment is required and is not set"),
         ({"kind": "nsfw", "at_least": 0.5, "comment": ""}, "rules.0.comment: String should have at least 1 character"),

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.settings import AssetSettings, CrawlSettings, DedupSettings, ImageSettings, Settings
+from schemas.settings import (
+    AssetSettings,
+    CrawlSettings,
+    DedupSettings,
+    DetectorSettings,
+    GateSettings,
+    ImageSettings,
+    Settings,
+)
 
 CHANGES = st.fixed_dictionaries(
     {},
@@ -48,6 +56,59 @@ def test_what_decides_contents_is_looked_for_in_groups_within_groups() -> None:
         name: str = "a"
 
     assert Outer().decisive() == {"inner": {"size": 1}, "name": "a"}
+
+
+def test_what_decides_contents_is_looked_for_in_lists_of_groups() -> None:
+    class Member(Settings):
+        operational = frozenset({"speed"})
+        size: int = 1
+        speed: int = 1
+
+    class Outer(Settings):
+        members: tuple[Member, ...] = (Member(), Member(size=2, speed=9))
+        sides: tuple[int, int] = (3, 4)
+
+    assert Outer().decisive() == {"members": [{"size": 1}, {"size": 2}], "sides": [3, 4]}
+
+
+WEIGHTS = AssetSettings(path="weights", sha256="0" * 64)
+DETECTOR = {"name": "hands", "kind": "onnx", "weights": WEIGHTS, "labels": ("weapon",), "input_size": (8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "nsfw"}, "nsfw is open_nsfw's own name"),
+        ({"name": "a.b"}, "should match pattern"),
+        ({"kind": "timm"}, "model: expected for kind timm, and for no other; kind is timm"),
+        ({"model": "resnet18"}, "model: expected for kind timm, and for no other; kind is onnx"),
+        ({"labels": ()}, "at least 1 item"),
+        ({"labels": ("a1", "a1")}, r"labels must differ, found \['a1', 'a1'\]"),
+        ({"input_size": (0, 8)}, "greater than or equal to 1"),
+    ],
+)
+def test_a_detector_that_cannot_be_meant_is_refused(changed: dict[str, object], message: str) -> None:
+    assert DetectorSettings.model_validate(DETECTOR).labels == ("weapon",)
+    with pytest.raises(ValidationError, match=message):
+        DetectorSettings.model_validate(DETECTOR | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"views": ("plain", "squash")}, r"views: center must be among them, found \['plain', 'squash'\]"),
+        ({"views": ("center", "center")}, "views must differ"),
+        ({"views": ("centre",)}, "Input should be 'center'"),
+        ({"hashes": ("pdq", "pdq")}, "hashes must differ"),
+        ({"detectors": (DETECTOR, DETECTOR)}, r"detectors must differ, found \['hands', 'hands'\]"),
+        ({"timeout_s": 0}, "greater than 0"),
+    ],
+)
+def test_a_gate_that_cannot_be_meant_is_refused(changed: dict[str, object], message: str) -> None:
+    gate = {"file": "policy.yaml", "detector": WEIGHTS}
+    assert GateSettings.model_validate(gate).views == ("center", "plain")
+    with pytest.raises(ValidationError, match=message):
+        GateSettings.model_validate(gate | changed)
 
 
 def test_unknown_settings_are_refused_and_known_ones_cannot_be_changed() -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from schemas.assets import OPEN_NSFW
 from schemas.settings import AssetSettings
-from tests.pictures import encoded, photograph
+from tests.pictures import photograph
 from udfs import nsfw
 from udfs.assets import AssetError
-from udfs.nsfw import Batch, Detector, DetectorError, Scores, detector_version, load_detector, preprocess
+from udfs.nsfw import Batch, Detector, DetectorError, detector_version, load_detector, preprocess
 
 os.environ["KERAS_BACKEND"] = "torch"
 
@@ -60,22 +60,6 @@ def batch(pictures: list[Image.Image]) -> Batch:
 @pytest.fixture(scope="module")
 def keras_forward(weights: AssetSettings) -> nsfw.Forward:
     return nsfw.keras_forward(Path(weights.path), "cpu", threads=1)
-
-
-def counting_detector(batch_size: int, poison: float = 999.0) -> Detector:
-    """Scores a picture by its first value; a batch in which any value is the poison makes the runtime fail."""
-
-    def forward(images: Batch) -> Scores:
-        assert len(images) == batch_size
-        if (images == poison).any():
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return images[:, 0, 0, 0] / 1000
-
-    return Detector("0" * 64, "cpu", batch_size, forward)
-
-
-def marked(value: float) -> Batch:
-    return np.full((224, 224, 3), value, dtype=np.float32)
 
 
 def test_preprocessing_is_bit_equal_to_opennsfw2_on_photographs(pictures: list[Image.Image], batch: Batch) -> None:
@@ -124,11 +108,10 @@ def test_scores_agree_with_a_bare_onnx_runtime_session(
 
 
 def test_photographs_of_people_and_things_score_apart_from_each_other_and_far_from_certain(
-    detector: Detector, pictures: list[Image.Image]
+    detector: Detector, batch: Batch
 ) -> None:
     """The weights are the real ones: random ones give every picture about the same score."""
-    scores = [score for score in detector.score_each(pictures) if score is not None]
-    assert len(scores) == len(pictures)
+    scores = detector.score(batch)
     assert 0 < min(scores) < 1e-3
     assert 0.1 < max(scores) < 0.8
 
@@ -147,40 +130,17 @@ def test_on_batches_a_score_does_not_depend_on_its_neighbours(batch: Batch, kera
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6)
 
 
-def test_a_picture_that_cannot_be_decoded_costs_no_other_its_score(
-    detector: Detector, pictures: list[Image.Image], tmp_path: Path
-) -> None:
-    (tmp_path / "cut.jpg").write_bytes(encoded(photograph("coffee.png"))[:9000])
-    with Image.open(tmp_path / "cut.jpg") as truncated:
-        scores = detector.score_each([pictures[0], truncated, None, pictures[1]])
-    expected = detector.score_each([pictures[0], pictures[1]])
-    assert scores == [expected[0], None, None, expected[1]]
-    assert None not in expected
-
-
-def test_a_batch_that_fails_is_retried_one_by_one_and_only_the_culprit_goes_without(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(nsfw, "preprocess", lambda image: marked(float(image.info["value"])))
-    images: list[Image.Image | None] = []
-    for value in (100, 200, 999, 400, 500):
-        image = Image.new("RGB", (1, 1))
-        image.info["value"] = value
-        images.append(image)
-    scores = counting_detector(batch_size=4).score_each([*images, None])
-    assert scores == pytest.approx([0.1, 0.2, None, 0.4, 0.5, None])
-
-
-@pytest.mark.parametrize("impossible", [float("nan"), float("inf"), -0.1, 1.1])
-def test_what_is_no_probability_is_no_score(impossible: float) -> None:
-    broken = Detector("0" * 64, "cpu", 2, lambda _: np.array([impossible, 0.5], dtype=np.float32))
-    assert broken.score_each([Image.new("RGB", (8, 8))] * 2) == [None, 0.5]
+def test_the_whole_picture_is_what_the_squash_sees_and_the_crop_does_not() -> None:
+    picture = Image.new("RGB", (448, 448), "white")
+    picture.paste((0, 0, 0), (0, 0, 16, 448))
+    assert preprocess(picture).min() > 100
+    squashed = preprocess(picture, whole=True)
+    assert squashed.shape == (224, 224, 3)
+    assert squashed[112, 1].max() < 0 < squashed[112, 100].min()
 
 
 def test_no_images_give_no_scores(detector: Detector) -> None:
     assert detector.score(np.empty((0, 224, 224, 3), dtype=np.float32)).shape == (0,)
-    assert detector.score_each([]) == []
-    assert detector.score_each([None, None]) == [None, None]
 
 
 def test_a_batch_of_another_shape_is_refused_naming_both_shapes(detector: Detector) -> None:
@@ -240,9 +200,9 @@ def test_scoring_on_a_cpu_imports_neither_torch_nor_keras_nor_opennsfw2(weights:
     """They cost a worker seconds and hundreds of megabytes, and opennsfw2 can download."""
     program = (
         "import sys; from PIL import Image; from schemas.settings import AssetSettings; "
-        "from udfs.nsfw import load_detector; "
+        "from udfs.nsfw import load_detector, preprocess; "
         f"detector = load_detector(AssetSettings(path={weights.path!r}, sha256={weights.sha256!r}), device='cpu'); "
-        "assert detector.score_each([Image.new('RGB', (9, 9))])[0] is not None; "
+        "assert detector.score(preprocess(Image.new('RGB', (9, 9)))[None])[0] >= 0; "
         "sys.exit(str(sorted({'torch', 'keras', 'opennsfw2', 'tensorflow'} & sys.modules.keys()) or ''))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
