@@ -1,8 +1,8 @@
-"""What one vector costs on a CPU: `embed_batches` beside a bare timm loop, `embed_text_batches` beside
-sentence-transformers; and what it costs a fresh process to get so far.
+"""What one vector costs on a CPU: `embed_batches`, and the stage through Spark, beside a bare timm loop;
+`embed_text_batches` beside sentence-transformers; and what it costs a fresh process to get so far.
 
 `python -m benchmarks.embed [--json FILE]` prints a JSON document. Costs are slopes, one thread, same JPEG bytes: what
-more items cost once the model is loaded. Needs `make setup`.
+more items cost once the model is loaded. `--device cuda` measures a GPU instead. Needs `make setup`.
 """
 
 import argparse
@@ -17,15 +17,23 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import timm
 import torch
 from PIL import Image
+from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
+from benchmarks.embed_gpu import MODELS, measure
+from benchmarks.process_tree import descendants
+from jobs.session import THREAD_LIMITS, local_builder
+from jobs.stages.embed import embed_images
 from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0
 from schemas.settings import EmbeddingSettings, TextSettings
 from tests.pictures import crops, encoded
@@ -38,6 +46,7 @@ TEXTUAL = TextSettings(weights=ALL_MINILM_L6_V2.settings(ASSETS), licence="Apach
 FEW, MANY = 16, 64
 FEW_TEXTS, MANY_TEXTS = 200, 600
 ROUNDS = 5
+FEW_SPARK, MANY_SPARK, ROUNDS_SPARK = 60, 360, 3
 LARGE_BATCH = 32
 SENTENCE = "a photograph of one small cat that sits on the old sofa and looks out of the window at birds"
 
@@ -45,19 +54,57 @@ Work = Callable[[int], object]
 """Embeds this many items."""
 
 
-def slopes(contenders: dict[str, Work], few: int, many: int) -> dict[str, float]:
-    """CPU milliseconds an item of each, taken in turns, from the best of `ROUNDS` at each of two sizes."""
+def slopes(
+    contenders: dict[str, Work],
+    few: int,
+    many: int,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """CPU milliseconds an item of each, taken in turns, from the best of the rounds at each of two sizes."""
     best: dict[tuple[str, int], float] = {}
     for work in contenders.values():
         work(few)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, work in contenders.items():
             for count in (few, many):
-                start = time.process_time()
+                start = clock()
                 work(count)
-                spent = time.process_time() - start
+                spent = clock() - start
                 best[name, count] = min(spent, best.get((name, count), spent))
     return {name: round((best[name, many] - best[name, few]) / (many - few) * 1e3, 2) for name in contenders}
+
+
+def tree_cpu_s() -> float:
+    """CPU seconds of this process, the JVM that it started and the JVM's Python workers, which live as long as it."""
+    return time.process_time() + sum(spent for _, spent in descendants(os.getpid()))
+
+
+def through_spark(spark: SparkSession, images: Sequence[bytes], folder: Path) -> Work:
+    """The embedding stage in local mode with one core: Parquet in, vectors thrown away."""
+    for count in (FEW_SPARK, MANY_SPARK):
+        table = pa.table({"image_id": list(map(str, range(count))), "pixels": pa.array(images[:count], pa.binary())})
+        pq.write_table(table, folder / f"{count}.parquet", compression="none")
+
+    def work(count: int) -> None:
+        frame = spark.read.parquet(str(folder / f"{count}.parquet"))
+        embed_images(frame, VISUAL, 1).write.format("noop").mode("overwrite").save()
+
+    return work
+
+
+def spark_slopes(images: Sequence[bytes]) -> dict[str, float]:
+    """The embedding stage through Spark beside the bare loop, whole process trees."""
+    supply = list(islice(cycle(images), MANY_SPARK))
+    session = local_builder("local[1]", ASSETS / "jars", "").getOrCreate()
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {
+            "embed_images through Spark": through_spark(session, supply, Path(folder)),
+            f"bare timm loop, batch {VISUAL.cpu_batch_size}": bare_timm(supply, VISUAL.cpu_batch_size),
+        }
+        found = slopes(contenders, FEW_SPARK, MANY_SPARK, ROUNDS_SPARK, tree_cpu_s)
+    session.stop()
+    return found
 
 
 def ours(images: Sequence[bytes]) -> Work:
@@ -141,8 +188,18 @@ def main() -> None:
     """Measure, print, and write where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see benchmarks/embed_gpu.py")
     options = parser.parse_args()
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    report = on_cpu() if options.device == "cpu" else measure(MODELS, "cuda")
+    print(json.dumps(report, indent=2))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def on_cpu() -> dict[str, Any]:
+    """Both towers against their peers, and what starting them costs."""
+    os.environ.update(THREAD_LIMITS, TRANSFORMERS_OFFLINE="1")
     torch.set_num_threads(1)
     photographs = [image.resize((512, 384)) for image, _ in zip(crops(256), range(MANY), strict=False)]
     images = [encoded(image, quality=90) for image in photographs]
@@ -160,7 +217,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         contenders = {"embed_text_batches": our_text(texts), "encode": sentence_transformers(texts, folder)}
         textual = slopes(contenders, FEW_TEXTS, MANY_TEXTS)
-    report = {
+    return {
         "environment": {
             "processor": platform.processor() or platform.machine(),
             "python": platform.python_version(),
@@ -169,13 +226,10 @@ def main() -> None:
         "model": {"visual": VISUAL.model, "text": TEXTUAL.model},
         "mean_bytes": round(sum(map(len, images)) / len(images)),
         "CPU ms an image": visual,
+        "CPU ms an image, process trees": spark_slopes(images),
         "CPU ms a text": textual,
         "CPU s to start": start_ups(),
     }
-    print(json.dumps(report, indent=2))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def build(into: Path, jars: Path) -> None:
     (into / "jars").mkdir(parents=True)
     for jar in found:
         shutil.copy2(jar, into / "jars" / jar.name)
+    shutil.copy2(_ROOT / "conf/discover_gpus.sh", into / "discover_gpus.sh")
     _write_zip(into / "lensfeed.zip")
     _write_properties(into / "spark-defaults.conf", [into / "jars" / jar.name for jar in found])
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]

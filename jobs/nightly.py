@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from jobs.assets import local_assets
 from jobs.command import add_config_arguments, run_command
 from jobs.config import load
 from jobs.errors import UsageError
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError("--force does a whole date again, --retry-failed a part of it: give one of them")
     if last < date:
         raise UsageError(f"--through {last} lies before --date {date}")
-    config = load(options.profile, options.set)
+    config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     spark = open_session(config)
     manifest = None if options.retry_failed else find_manifest(spark, config.manifest, date)

@@ -13,7 +13,7 @@ from jobs.ledger import Versions
 from schemas.assets import EFFICIENTNET_LITE0
 from schemas.policy import Policy
 from schemas.settings import EmbeddingSettings
-from udfs.assets import AssetError, locate
+from udfs.assets import AssetError, assets_of, locate
 from udfs.canonical import canonical_version
 from udfs.embed import EmbedderError, dimension, model_version
 from udfs.gate import gate_version, missing_signals
@@ -37,15 +37,7 @@ def parse_date(text: str) -> dt.date:
 def check(config: Config) -> tuple[Policy, Versions]:
     """Check files, digests, names and settings against each other; the policy, and the versions that follow."""
     policy = load_policy(config.policy)
-    assets = {
-        "policy.detector": config.policy.detector,
-        "embedding.weights": config.embedding.weights,
-        "text.weights": config.text.weights,
-    }
-    if config.embedding_beside is not None:
-        assets["embedding_beside.weights"] = config.embedding_beside.weights
-    assets |= {f"policy.detectors.{i}.weights": one.weights for i, one in enumerate(config.policy.detectors)}
-    for name, asset in assets.items():
+    for name, asset in assets_of(config):
         try:
             locate(asset)
         except AssetError as error:

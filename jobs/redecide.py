@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from jobs.assets import local_assets
 from jobs.command import add_config_arguments, run_command
 from jobs.config import load
 from jobs.errors import RunError
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     chosen = [f"policy.file={options.policy}"] if options.policy else []
-    config = load(options.profile, [*options.set, *chosen])
+    config = local_assets(load(options.profile, [*options.set, *chosen]))
     policy, versions = check(config)
     spark = open_session(config)
     with held(

@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs import contents
+from jobs.assets import local_assets
 from jobs.command import add_config_arguments, run_command
 from jobs.config import Config, load
 from jobs.errors import RunError, UsageError
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: expected one image or more")
-    config = towards(load(options.profile, options.set), options.model)
+    config = towards(local_assets(load(options.profile, options.set)), options.model)
     policy, versions = check(config)
     spark = open_session(config)
     with held(

@@ -26,6 +26,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs import contents
+from jobs.assets import local_assets
 from jobs.command import add_config_arguments, run_command
 from jobs.config import Config, load
 from jobs.errors import UsageError
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> None:
     write = _writer(options.into)
-    config = load(options.profile, options.set)
+    config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     table = under_review(config, policy, versions).toArrow()
     write(table, options.into)
@@ -207,7 +208,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 def _import(options: argparse.Namespace) -> None:
     verdicts = read_verdicts(options.file)
-    config = load(options.profile, options.set)
+    config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     if not verdicts:
         log.info("review: no row of %s holds a verdict: nothing to do", options.file)

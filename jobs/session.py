@@ -155,6 +155,6 @@ def _ship(spark: SparkSession, assets: Iterable[AssetSettings]) -> None:
     for name, asset in {shipped_name(asset): asset for asset in assets}.items():
         if name not in shipped:
             # Spark serves a file under the last part of its address, and would resolve the links of a bare path.
-            link = Path(context._temp_dir) / name  # type: ignore[attr-defined] # goes with the session
+            link = Path(context._temp_dir) / name  # goes with the session
             link.symlink_to(Path(asset.path).resolve())
             context.addFile(link.as_uri())

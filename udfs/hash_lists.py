@@ -1,8 +1,11 @@
 """Lists of 256-bit hashes: whether one is listed, and whether one is within a Hamming distance of a listed one.
 
 Large lists go by multi-index hashing (Norouzi, Punjani, Fleet, "Fast Exact Search in Hamming Space with Multi-Index
-Hashing", 2014): of 16 chunks of 16 bits, two hashes at distance d have one at distance d // 16 or less. So the entries
-that share a chunk within that radius are compared whole, and no others. Exact, whatever the list.
+Hashing", 2014) with the pigeonring principle (Qin, Xiao, "Pigeonring: A Principle for Faster Thresholded Similarity
+Search", 2018): of two hashes at distance d in 16 chunks, laid in a ring, there is a chunk from which on the next l
+chunks differ in at most l * d / 16 bits together, for every l. So the entries that share a chunk but for d // 16 bits
+are looked at, those that also agree on the two chunks after it are compared whole, and no others. Exact, whatever the
+list.
 """
 
 import functools
@@ -37,28 +40,32 @@ def is_listed(packed: bytes, wanted: bytes) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class HashIndex:
-    """Listed hashes made ready for `any_within`. Make it with `hash_index`."""
+    """Listed hashes made ready for `any_within`. Make it with `hash_index`. Of a short list, only `words`."""
 
     words: Words
     """(entries, 4)."""
-    halves: Words
-    """(entries, 2): the first half of each, for a first comparison."""
     order: NDArray[np.uint32]
-    """(16, entries): per chunk, the entries in the order of its values; empty for a short list."""
+    """(16 * entries,): per chunk, the entries in the order of its values."""
+    following: NDArray[np.uint32]
+    """(16 * entries,): beside each of `order`, the two chunks after that chunk."""
     starts: NDArray[np.uint32]
-    """(16, 65537): per chunk, where in `order` the entries of each value begin; empty for a short list."""
+    """(16, 65537): per chunk, where among its entries in `order` those of each value begin."""
 
 
 def hash_index(packed: bytes) -> HashIndex:
-    """From hashes one after the other, 32 bytes each. A million take 80 MB beside their own 32."""
+    """From hashes one after the other, 32 bytes each. A million take 130 MB beside their own 32."""
     words = np.frombuffer(packed, dtype=np.uint64).reshape(-1, 4)
-    indexed = len(words) if len(words) > _BRUTE_BELOW else 0
-    order = np.empty((_CHUNKS, indexed), dtype=np.uint32)
+    entries = len(words) if len(words) > _BRUTE_BELOW else 0
+    chunks = words[:entries].view(np.uint16).reshape(entries, _CHUNKS)
+    order = np.empty((_CHUNKS, entries), dtype=np.uint32)
+    following = np.empty((_CHUNKS, entries), dtype=np.uint32)
     starts = np.zeros((_CHUNKS, _CHUNK_VALUES + 1), dtype=np.uint32)
-    for number, values in enumerate(words[:indexed].view(np.uint16).reshape(indexed, _CHUNKS).T):
-        order[number] = np.argsort(values, kind="stable")
-        np.cumsum(np.bincount(values, minlength=_CHUNK_VALUES), out=starts[number, 1:])
-    return HashIndex(words, np.ascontiguousarray(words[:, :2]), order, starts)
+    after = _following(chunks)
+    for number in range(_CHUNKS):
+        order[number] = np.argsort(chunks[:, number], kind="stable")
+        following[number] = after[:, number].take(order[number])
+        np.cumsum(np.bincount(chunks[:, number], minlength=_CHUNK_VALUES), out=starts[number, 1:])
+    return HashIndex(words, order.reshape(-1), following.reshape(-1), starts)
 
 
 def any_within(index: HashIndex, hashes: bytes, max_distance: int) -> bool:
@@ -66,33 +73,45 @@ def any_within(index: HashIndex, hashes: bytes, max_distance: int) -> bool:
     wanted = np.frombuffer(hashes, dtype=np.uint64).reshape(-1, 4)
     if not index.order.size:
         return any(bool((_distances(index.words, one) <= max_distance).any()) for one in wanted)
-    masks = _neighbourhood(max_distance // _CHUNKS)
-    probes = (wanted.view(np.uint16).reshape(-1, _CHUNKS, 1) ^ masks).astype(np.int64)
+    chunks = wanted.view(np.uint16)
+    masks, flipped = _neighbourhood(max_distance // _CHUNKS)
+    probes = (chunks[:, :, None] ^ masks).astype(np.int64)  # (hashes, 16, masks)
     chunk = np.arange(_CHUNKS)[:, None]
-    first = index.starts[chunk, probes].reshape(-1).astype(np.int64)
-    counts = index.starts[chunk, probes + 1].reshape(-1) - first
-    # Of each candidate: the probe that found it, and its place in that probe's bucket.
-    probe = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(probe)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-    entries = index.order[probe // len(masks) % _CHUNKS, place]
-    query = probe // (len(masks) * _CHUNKS)
-    # Half of the bits rule out nearly all: unrelated halves are 64 +- 6 bits apart.
-    halves = np.ascontiguousarray(wanted[:, :2]).take(query, axis=0)
-    near = _distances(index.halves.take(entries, axis=0), halves) <= max_distance
-    return bool((_distances(index.words[entries[near]], wanted[query[near]]) <= max_distance).any())
+    first = index.starts[chunk, probes].astype(np.int64)
+    counts = (index.starts[chunk, probes + 1] - first).reshape(-1)
+    first = (first + chunk * len(index.words)).reshape(-1)
+    # Candidates lie in runs, one a probe: their places in `order`, and what they are to agree with.
+    places = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    after = np.repeat(_following(chunks).reshape(-1), counts.reshape(-1, len(masks)).sum(axis=1))
+    allowed = np.repeat(np.tile(3 * max_distance // _CHUNKS - flipped, chunks.size), counts)
+    near = np.flatnonzero(_popcounts((index.following.take(places) ^ after).astype(np.uint64)) <= allowed)
+    query = np.searchsorted(np.cumsum(counts), near, side="right") // (_CHUNKS * len(masks))
+    entries = index.order.take(places.take(near))
+    return bool((_distances(index.words.take(entries, axis=0), wanted.take(query, axis=0)) <= max_distance).any())
+
+
+def _following(chunks: NDArray[np.uint16]) -> NDArray[np.uint32]:
+    """The two chunks after each of (N, 16), round the ring, as one number."""
+    wide = chunks.astype(np.uint32)
+    return np.roll(wide, -1, axis=1) | np.roll(wide, -2, axis=1) << np.uint32(16)
 
 
 @functools.cache
-def _neighbourhood(radius: int) -> NDArray[np.uint16]:
-    """All 16-bit values with at most `radius` bits set."""
+def _neighbourhood(radius: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """All 16-bit values with at most `radius` bits set, and how many are."""
     masks = [sum(1 << bit for bit in bits) for n in range(radius + 1) for bits in itertools.combinations(range(16), n)]
-    return np.array(masks, dtype=np.uint16)
+    return np.array(masks, dtype=np.uint16), np.array([mask.bit_count() for mask in masks])
 
 
-def _distances(left: Words, right: Words) -> NDArray[np.int64]:
-    """Differing bits row by row, by SWAR: numpy 1.26 has no `bitwise_count`."""
-    bits = left ^ right
+def _distances(left: Words, right: Words) -> NDArray[np.uint64]:
+    """Differing bits row by row."""
+    total: NDArray[np.uint64] = _popcounts(left ^ right).sum(axis=1)
+    return total
+
+
+def _popcounts(bits: Words) -> Words:
+    """Bits set, by SWAR: numpy 1.26 has no `bitwise_count`."""
     bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
     bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
     bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return ((bits * np.uint64(0x0101010101010101)) >> np.uint64(56)).sum(axis=1).astype(np.int64)
+    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from demo.site import Answer, show
 from jobs import redecide, review
 from readers.snapshot import Snapshot
 from tests.e2e.conftest import World
@@ -159,6 +160,30 @@ def test_a_decision_between_two_nights(
     assert pixels_on_disk(warehouse) <= accepted(warehouse)
     assert small.night(SECOND, warehouse, settings=[new]) == 0  # drains what the first night is owed, then its own date
     assert digest_of(warehouse) == under_new
+
+
+def test_what_is_owed_must_come_back_as_it_was(world: World, tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    with small_world(tmp_path) as small:
+        strict, lenient = (
+            small.policy(name, rules(at, "a", "b", "c")) for name, at in (("strict", 0.0), ("open", 1.0))
+        )
+        same, changed, away, other = world.pictures[:4]
+        paths = [small.picture(picture) for picture in (same, changed, away)]
+        assert small.night(FIRST, warehouse, settings=[strict]) == 0
+        assert set(small.outcomes(warehouse).values()) == {"blocked"}
+        assert decide(small, warehouse, lenient) == 0
+        assert Snapshot.open(str(warehouse)).rows("refetch_queue").num_rows == 3
+        small.page(paths[1], show(other))
+        small.page(paths[2], Answer(500))
+        assert small.night(FIRST, warehouse, settings=[lenient, "crawl.retries=0"]) == 0
+        outcomes = small.outcomes(warehouse)
+        assert [outcomes[str(FIRST), path] for path in paths] == ["accepted", "failed hash_mismatch", "accepted"]
+        # The last could not be had this time: it stays decided, is not live, and is still owed.
+        snapshot = Snapshot.open(str(warehouse))
+        assert snapshot.rows("index_feed").num_rows == 1
+        assert [row["owed"] for row in snapshot.rows("refetch_queue").to_pylist()] == ["pixels"]
+        assert len(pixels_on_disk(warehouse)) == 1
 
 
 def fill_in(path: Path, verdict: str) -> list[dict[str, str]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pyspark import SparkFiles, TaskContext
 
-from schemas.settings import AssetSettings
-from udfs.assets import AssetError, locate
+from schemas.settings import AssetSettings, EmbeddingSettings, TextSettings
+from udfs.assets import AssetError, assets_of, locate, shipped_name
 
 
 def pinned(path: Path, content: bytes) -> AssetSettings:
@@ -31,8 +31,9 @@ def test_outside_a_task_the_path_itself_is_taken(tmp_path: Path) -> None:
 
 
 def test_in_a_task_the_shipped_copy_is_taken_even_where_the_drivers_path_does_not_exist(in_a_task: Path) -> None:
-    (in_a_task / "weights.bin").write_bytes(b"weights")
-    assert locate(pinned(Path("/driver/only/weights.bin"), b"weights")) == in_a_task / "weights.bin"
+    settings = pinned(Path("/driver/only/weights.bin"), b"weights")
+    (in_a_task / shipped_name(settings)).write_bytes(b"weights")
+    assert locate(settings) == in_a_task / shipped_name(settings)
 
 
 def test_in_a_task_a_file_that_was_not_shipped_is_taken_from_its_path(in_a_task: Path, tmp_path: Path) -> None:
@@ -40,16 +41,17 @@ def test_in_a_task_a_file_that_was_not_shipped_is_taken_from_its_path(in_a_task:
     assert locate(pinned(tmp_path / "weights.bin", b"weights")) == tmp_path / "weights.bin"
 
 
-def test_in_a_task_the_shipped_copy_of_a_uri_is_found_by_its_base_name(in_a_task: Path) -> None:
-    (in_a_task / "weights.bin").write_bytes(b"weights")
-    settings = AssetSettings(path="s3a://bucket/models/weights.bin", sha256=hashlib.sha256(b"weights").hexdigest())
-    assert locate(settings) == in_a_task / "weights.bin"
+def test_two_files_of_one_name_are_shipped_under_two() -> None:
+    one, other = (pinned(Path(f"/{content}/model.safetensors"), content.encode()) for content in ("one", "other"))
+    assert shipped_name(one) != shipped_name(other)
+    assert shipped_name(one).endswith("-model.safetensors")
 
 
 def test_a_shipped_file_with_other_content_is_refused(in_a_task: Path) -> None:
-    (in_a_task / "replaced.bin").write_bytes(b"other")
+    settings = pinned(Path("/driver/only/replaced.bin"), b"weights")
+    (in_a_task / shipped_name(settings)).write_bytes(b"other")
     with pytest.raises(AssetError, match="SHA-256"):
-        locate(pinned(Path("/driver/only/replaced.bin"), b"weights"))
+        locate(settings)
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -78,3 +80,10 @@ def test_the_digest_is_computed_once_per_process(tmp_path: Path) -> None:
     hits = locate.cache_info().hits
     locate(AssetSettings(path=settings.path, sha256=settings.sha256))
     assert locate.cache_info().hits == hits + 1
+
+
+def test_assets_are_found_wherever_settings_name_them() -> None:
+    weights, words = pinned(Path("w"), b"weights"), pinned(Path("t"), b"words")
+    assert dict(assets_of(EmbeddingSettings(weights=weights, licence="none"))) == {"weights": weights}
+    text = TextSettings(weights=weights, tokenizer=words, licence="none")
+    assert dict(assets_of(text, "text.")) == {"text.weights": weights, "text.tokenizer": words}

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,11 +28,16 @@ from tests.pictures import encoded, photograph
 from udfs.assets import AssetError
 from udfs.embed import (
     EmbedderError,
+    GoldenError,
+    Pixels,
     dimension,
     embed_batches,
+    golden_vectors,
     load_embedder,
     model_version,
 )
+from udfs.golden import Golden
+from udfs.vectors import FixedBatches, Pending, Vectors
 from udfs.vision import describe, geometry
 
 REPOSITORY = Path(__file__).parents[2]
@@ -185,6 +191,39 @@ def test_a_damaged_image_fails_alone(tiny_vit: EmbeddingSettings, photographs: l
     assert bits(rows[0]) == bits(rows[3])
 
 
+def test_memory_that_runs_out_costs_no_picture_and_is_remembered(
+    tiny_vit: EmbeddingSettings, photographs: list[bytes]
+) -> None:
+    chosen = tiny_vit.model_copy(update={"cpu_batch_size": 8})
+    batches = load_embedder(chosen).batches
+    forward, sizes = batches.forward, []
+
+    def short_of_memory(images: Sequence[Pixels], size: int) -> Vectors | Pending:
+        sizes.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(images, size)
+
+    batches.forward = short_of_memory
+    rows: Rows = [(str(index), image) for index, image in enumerate(photographs)]
+    assert all(row["error"] is None for row in embedded(rows, chosen))
+    embedded(rows[:3], chosen)
+    assert sizes == [8, 6, 4, 3, 3, 3, 3]
+
+
+def test_a_model_that_makes_no_number_of_a_picture_makes_an_error_of_it(
+    tiny_vit: EmbeddingSettings, photographs: list[bytes], tmp_path: Path
+) -> None:
+    state = load_file(tiny_vit.weights.path)
+    state["norm.bias"][0] = torch.nan
+    save_file(state, tmp_path / "nan.safetensors")
+    chosen = tiny_vit.model_copy(update={"weights": asset(tmp_path / "nan.safetensors")})
+    [row] = embedded([("x", photographs[0])], chosen)
+    assert (row["vector"], row["error"]) == (None, "the model's output is not finite")
+    with pytest.raises(GoldenError, match="no vector for a golden sample"):
+        golden_vectors(chosen)
+
+
 def test_no_rows_in_means_no_rows_out(tiny_vit: EmbeddingSettings) -> None:
     assert embedded([], tiny_vit) == []
 
@@ -207,6 +246,80 @@ def test_input_is_taken_as_it_comes_and_not_all_at_once(tiny_vit: EmbeddingSetti
     assert len(taken) <= 16
 
 
+@pytest.mark.parametrize("most", [1, 25_000, 60_000, 10**9])
+def test_pictures_decoded_together_are_bounded_by_their_bytes(
+    tiny_vit: EmbeddingSettings, photographs: list[bytes], most: int
+) -> None:
+    sizes = [len(image) for image in photographs]
+    rows: Rows = [(str(index), image) for index, image in enumerate(photographs)]
+    together = list(embed_batches([arrow(rows)], tiny_vit.model_copy(update={"max_batch_bytes": most})))
+    assert [key for batch in together for key in batch.column("image_id").to_pylist()] == [key for key, _ in rows]
+    for batch in together:
+        held = [sizes[int(key)] for key in batch.column("image_id").to_pylist()]
+        assert sum(held) <= most or len(held) == 1
+
+
+def test_golden_vectors_are_those_of_this_process(tiny: EmbeddingSettings) -> None:
+    golden = golden_vectors(tiny)
+    assert np.array(golden.vectors).shape == (4, dimension(tiny))
+    load_embedder(tiny).check(golden)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_each_number_format_makes_the_golden_vectors_within_its_tolerance(dtype: str) -> None:
+    load_embedder(PACKAGED.model_copy(update={"dtype": dtype})).check(golden_vectors(PACKAGED))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrong", [{"interpolation": "bilinear"}, {"mean": (0.485, 0.456, 0.406)}, {"crop_pct": 1.0}, {"fit": "pad"}]
+)
+def test_a_process_that_prepares_pictures_otherwise_does_not(dtype: str, wrong: dict[str, object]) -> None:
+    other = load_embedder(PACKAGED.model_copy(update=wrong | {"dtype": dtype}))
+    with pytest.raises(GoldenError, match=r"expected a mean cosine of at least 0\.99"):
+        other.check(golden_vectors(PACKAGED))
+
+
+def test_a_process_that_makes_other_vectors_writes_none(tiny_vit: EmbeddingSettings, photographs: list[bytes]) -> None:
+    golden = golden_vectors(tiny_vit)
+    other = Golden(golden.samples, tuple(row[::-1] for row in golden.vectors))
+    out = embed_batches([arrow([("x", photographs[0])])], tiny_vit, other)
+    with pytest.raises(GoldenError):
+        next(out)
+    short = Golden(golden.samples, tuple(row[:-1] for row in golden.vectors))
+    with pytest.raises(GoldenError, match="expected 4 of dimension 63, found 4 of 64"):
+        next(embed_batches([arrow([("x", photographs[0])])], tiny_vit, short))
+
+
+def test_golden_vectors_are_checked_once_a_process(tiny_vit: EmbeddingSettings) -> None:
+    embedder, golden = load_embedder(tiny_vit), golden_vectors(tiny_vit)
+    embedder.check(golden)
+    runs: list[int] = []
+    counted = FixedBatches(lambda items, size: runs.append(size) or embedder.batches.forward(items, size), 4)
+    replace(embedder, batches=counted).check(golden)
+    assert runs == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_makes_the_golden_vectors_and_embeds_every_row(
+    photographs: list[bytes], dtype: str, compiled: bool
+) -> None:
+    on_gpu = {"device": "cuda", "dtype": dtype, "compile": compiled, "decode_threads": 4, "batch_size": 8}
+    rows: Rows = [(str(index), photographs[index % len(photographs)]) for index in range(50)]
+    rows[20] = ("20", b"")
+    chosen = PACKAGED.model_copy(update=on_gpu)
+    golden = golden_vectors(PACKAGED)
+    found = [row for batch in embed_batches([arrow(rows)], chosen, golden) for row in batch.to_pylist()]
+    assert [row["image_id"] for row in found] == [key for key, _ in rows]
+    for index, expected in enumerate(embedded(rows, PACKAGED)):
+        assert (found[index]["error"] is None) == (expected["error"] is None)
+        if expected["error"] is None:
+            assert np.dot(found[index]["vector"], expected["vector"]) > 0.99  # type: ignore[arg-type]
+
+
 def test_padding_shows_the_whole_picture_on_white() -> None:
     wide = Image.new("RGB", (400, 100), (200, 0, 0))
     shown = np.asarray(geometry(describe(PACKAGED.model_copy(update={"fit": "pad"})))(wide))
@@ -223,6 +336,7 @@ def test_padding_shows_the_whole_picture_on_white() -> None:
         ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "features", "model", 768),
         ("resnet50_clip.openai", "projection", "model", 1024),
         ("vit_base_patch16_siglip_224.webli", "features", "model", 768),
+        ("vit_pe_core_tiny_patch16_384.fb", "projection", "model", 512),
         ("vit_small_patch14_dinov2.lvd142m", "features", "model", 384),
         ("vit_small_patch16_dinov3.lvd1689m", "features", "token", 384),
     ],
@@ -230,6 +344,18 @@ def test_padding_shows_the_whole_picture_on_white() -> None:
 def test_head_and_pooling_are_those_of_the_model_family(name: str, head: str, pooling: str, length: int) -> None:
     found = describe(EmbeddingSettings(model=name, weights=NO_WEIGHTS, licence="none"))
     assert (found.head, found.pooling, found.dimension) == (head, pooling, length)
+
+
+def test_dinov3_is_pooled_by_its_class_token(tmp_path: Path, photographs: list[bytes]) -> None:
+    chosen = random_model("vit_small_patch16_dinov3.lvd1689m", tmp_path)
+    model = timm.create_model(chosen.model, pretrained=False, num_classes=0)
+    model.load_state_dict(load_file(chosen.weights.path))
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    picture = transform(Image.open(io.BytesIO(photographs[0])).convert("RGB")).unsqueeze(0)
+    with torch.inference_mode():
+        token = model.eval().forward_features(picture)[0, 0]
+    found = torch.tensor(embedded([("x", photographs[0])], chosen)[0]["vector"])
+    assert torch.cosine_similarity(found, token, dim=0) > 0.9999
 
 
 def test_clip_vectors_are_projected_into_the_space_of_the_text_tower(tmp_path: Path) -> None:
@@ -282,6 +408,7 @@ def test_the_version_changes_with_all_that_moves_a_vector(change: dict[str, obje
 def test_the_version_changes_with_the_canonical_image_and_not_with_how_it_is_computed() -> None:
     assert model_version(PACKAGED, "other") != model_version(PACKAGED, "c")
     tuned = {"batch_size": 7, "cpu_batch_size": 2, "threads": 2, "decode_threads": 3, "device": "auto"}
+    tuned |= {"max_batch_bytes": 1000, "compile": True, "gpus_per_task": 0.25, "cores_per_task": 2}
     assert model_version(PACKAGED.model_copy(update=tuned), "c") == model_version(PACKAGED, "c")
 
 

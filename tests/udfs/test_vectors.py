@@ -1,6 +1,6 @@
 """Fixed batches: one result an item, in order, whatever fails beside it or on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -84,6 +84,35 @@ def test_running_out_of_gpu_memory_shrinks_the_batch_for_good() -> None:
     assert sizes == [64, 48, 32, 24, 24, 24]
     batches.run([0.1] * 24)
     assert sizes[6:] == [24]
+
+
+def test_running_out_of_memory_while_a_broken_batch_is_tried_again_loses_no_item() -> None:
+    def forward(items: Sequence[float], size: int) -> Vectors:
+        if 0.2 in items and len(items) > 1:
+            raise ValueError("one of these")
+        if 0.2 in items and size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return angle(items, size)
+
+    results = FixedBatches(forward, 4).run([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [result.vector is not None for result in results] == [True] * 5
+    assert results[4].vector == pytest.approx([np.cos(0.5), np.sin(0.5)])
+
+
+def test_what_a_gpu_still_computes_is_waited_for_only_when_asked() -> None:
+    waited: list[int] = []
+
+    def forward(items: Sequence[float], size: int) -> Callable[[], Vectors]:
+        def wait() -> Vectors:
+            waited.append(len(items))
+            return angle(items, size)
+
+        return wait
+
+    finish = FixedBatches(forward, 2).start([0.1, 0.2, 0.3])
+    assert waited == []
+    assert [result.vector is not None for result in finish()] == [True] * 3
+    assert waited == [2, 1]
 
 
 def test_no_gpu_memory_for_even_one_item_fails_the_task() -> None:
