@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-cluster check bench bench-crawl dist clean
+.PHONY: help setup demo test test-slow test-cluster check bench bench-crawl compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ bench-crawl: setup ## measure the crawl against img2dataset (20 minutes; needs n
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.crawl --recrawl --json benchmarks/results/recrawl.json
 	@$(PYTHON) -m benchmarks.crawl_memory --json benchmarks/results/crawl_memory.json
 
+compare: setup ## compare embeddings on labelled pictures (LABELLED=DIR or a table) into compare-output/
+	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output
+
 test-cluster: setup ## run the tests that start a cluster of several processes
 	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster
 
@@ -46,4 +49,4 @@ dist: setup ## build what spark-submit needs into dist/
 	@$(PYTHON) -m jobs.build_dist --into dist
 
 clean: ## remove what the targets made, .venv and .assets included
-	@rm -rf .venv .assets dist build demo-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .assets dist build demo-output compare-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

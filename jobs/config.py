@@ -188,6 +188,11 @@ class _List:
     lines: list[int]
 
 
+def load_settings(model: type[M], path: str, what: str) -> M:
+    """The settings of another YAML file than a profile; UsageError as in `load`."""
+    return _validate(model, _read(path, what))
+
+
 @dataclass(frozen=True)
 class _Source:
     """What was read, and where each part of it came from."""

@@ -52,6 +52,8 @@ def feed_reader(
 
     # Petastorm reads through pyarrow's old file system layer: a page of deprecations that no caller can act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
+    # It looks at the schema before at what is asked for; maps are not.
+    warnings.filterwarnings("ignore", message="Column .* has an unsupported field", category=UserWarning)
     if refused := [name for name in columns if name not in LOADABLE]:
         raise SnapshotError(f"columns {refused} of index_feed do not fit into tensors; these do: {list(LOADABLE)}")
     if not snapshot.row_count(INDEX_FEED.name):

@@ -142,7 +142,7 @@ class UrlRule(Rule):
     """
 
     kind: Literal["url"]
-    urls: tuple[Annotated[str, Field(pattern="^https?://")], ...] = Field(min_length=1)
+    urls: tuple[Phrase, ...] = Field(min_length=1)
 
 
 class TextTest(Settings):

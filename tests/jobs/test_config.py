@@ -8,6 +8,7 @@ import yaml
 
 from jobs.config import Config, GateSettings, load, load_policy
 from jobs.errors import UsageError
+from schemas.policy import Policy
 from schemas.settings import ExecutorSettings, Settings
 
 LOCAL = Path("conf/local.yaml")
@@ -410,6 +411,13 @@ def only_rule(tmp_path: Path, **fields: Any) -> Path:
         ({"kind": "licence", "allow": ["a"], "deny": ["b"]}, "rules.0: rule some-rule: give either allow or deny"),
         ({"kind": "domain", "domains": []}, "rules.0.domains: Tuple should have at least 1 item"),
         ({"kind": "text", "words": []}, "rules.0.words: Tuple should have at least 1 item"),
+        ({"kind": "text"}, "rules.0: give words, patterns or both"),
+        ({"kind": "text", "words": ["a"], "languages": ["xx"]}, "rules.0.languages.0: expected a language"),
+        ({"kind": "sha256", "hashes": ["ab" * 32, "xy"]}, "line 9: rules.0.hashes.1: String should match pattern"),
+        ({"kind": "perceptual", "hashes": ["ab" * 32], "hash": "md5"}, "rules.0.hash: must be 'phash256' or 'pdq'"),
+        ({"kind": "perceptual", "hashes": ["ab" * 32], "hash": "pdq"}, "rules.0.max_distance is required"),
+        ({"kind": "detector", "name": "hands", "at_least": 0.5}, "rules.0.label is required and is not set"),
+        ({"kind": "combined", "text": {"words": ["a"]}}, "rules.0.content is required and is not set"),
         ({"kind": "text", "words": ["a"], "fields": []}, "rules.0.fields: Tuple should have at least 1 item"),
         ({"kind": "text", "words": ["a"], "fields": ["titel"]}, "rules.0.fields.0: must be 'title', 'alt_text'"),
     ],
@@ -437,3 +445,102 @@ def test_a_policy_under_which_nothing_is_blocked_for_its_score_is_refused(tmp_pa
 def test_two_rules_of_one_id_are_refused_by_that_id(tmp_path: Path) -> None:
     policy = edited(tmp_path, "id: nsfw-block", "id: nsfw-review", POLICY)
     assert policy_refusal(policy).endswith("rule ids must be unique; repeated: ['nsfw-review']")
+
+
+# Lists that a policy names --------------------------------------------------------------------------------------------
+
+BLOCKS = """name: lists
+rules:
+- {id: nsfw, kind: nsfw, action: block, reason: nsfw, at_least: 0.8, comment: why}
+- id: listed
+  action: block
+  reason: listed
+  comment: why
+"""
+
+
+def naming_a_list(
+    tmp_path: Path, kind: str, entries: str | None, inline: str = "", file: str = "lists/one.txt"
+) -> Path:
+    """A policy whose second rule, in lines 4 to 8, names a list; its `file` is in line 9."""
+    if entries is not None:
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists/one.txt").write_text(entries, encoding="utf-8")
+    return written(tmp_path, f"{BLOCKS}  kind: {kind}\n  file: {file}\n{inline}")
+
+
+def loaded(path: Path) -> Policy:
+    return load_policy(GateSettings(file=str(path), detector=load(str(LOCAL)).policy.detector))
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "inline", "field", "expected"),
+    [
+        ("domain", "# why\n\nb.example  # asked\r\n c.example\n", "  domains: [a.example]\n", "domains",
+         ("a.example", "b.example", "c.example")),
+        ("url", "HTTP://A.example:80/%7ex#top\n", "", "urls", ("http://a.example/~x",)),
+        ("sha256", f"{'AB' * 32}\n{'00' * 32}", f"  hashes: [{'ab' * 32}]\n", "hashes", bytes(32) + b"\xab" * 32),
+        ("perceptual", "cd" * 32, "  hash: pdq\n  max_distance: 31\n", "hashes", b"\xcd" * 32),
+    ],
+)  # fmt: skip
+def test_the_entries_of_a_list_join_those_in_the_rule(
+    tmp_path: Path, kind: str, entries: str, inline: str, field: str, expected: object
+) -> None:
+    assert getattr(loaded(naming_a_list(tmp_path, kind, entries, inline)).rules[1], field) == expected
+
+
+def test_the_version_covers_what_is_in_a_list_and_not_where_it_lies_or_what_is_said_of_it(tmp_path: Path) -> None:
+    policy = naming_a_list(tmp_path, "domain", "a.example\nb.example\n")
+    before = loaded(policy).version
+    (tmp_path / "lists/one.txt").write_text("b.example # asked\na.example\nb.example\n")
+    assert loaded(policy).version == before
+    (tmp_path / "moved.txt").write_text("a.example\nb.example\n")
+    assert loaded(naming_a_list(tmp_path, "domain", None, file="moved.txt")).version == before
+    (tmp_path / "lists/one.txt").write_text("a.example\n")
+    assert loaded(naming_a_list(tmp_path, "domain", None)).version != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "expected"),
+    [
+        ("domain", "a.example\n# no\nB.example\n", "list {list}, line 3: rules.1.domains.1: expected a host name"),
+        ("url", "http://a/\nhttp://\n", "list {list}, line 2: rules.1.urls.1: expected a URL that could be fetched"),
+        ("sha256", f"{'ab' * 32}\n{'ab' * 31}\n", "list {list}, line 2: rules.1.hashes.1: String should match"),
+        ("domain", "# none yet\n\n", "policy file {policy}, line 9: rules.1.file: list {list}: expected at least one"),
+        ("domain", None, "policy file {policy}, line 9: rules.1.file: list {list}: cannot be read (No such file"),
+        ("text", "a\n", "policy file {policy}, line 9: unknown key rules.1.file"),
+    ],
+)
+def test_a_bad_list_is_refused_with_its_line(tmp_path: Path, kind: str, entries: str | None, expected: str) -> None:
+    policy = naming_a_list(tmp_path, kind, entries)
+    expected = expected.format(list=tmp_path / "lists/one.txt", policy=policy)
+    assert policy_refusal(policy).startswith(expected)
+
+
+def test_a_bad_entry_in_the_rule_itself_is_told_from_one_of_the_list(tmp_path: Path) -> None:
+    policy = naming_a_list(tmp_path, "domain", "a.example\n", "  domains: [A.example]\n")
+    assert policy_refusal(policy).startswith(f"policy file {policy}, line 10: rules.1.domains.0: expected a host name")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            "kind: text\n  patterns: [a, (?=b)]\n",
+            "line 9: rules.1.patterns.1: invalid perl operator: (?=, found '(?=b)'",
+        ),
+        (
+            "kind: url\n  urls: ['http://a/', x]\n",
+            "line 9: rules.1.urls.1: expected a URL that could be fetched (scheme)",
+        ),
+        (
+            "kind: combined\n  content: {at_least: 0.2}\n  text:\n    patterns: ['^']\n",
+            "line 11: rules.1.text.patterns.0: it matches the empty text",
+        ),
+    ],
+)
+def test_a_pattern_or_url_that_cannot_be_used_is_refused_with_its_line(
+    tmp_path: Path, fields: str, expected: str
+) -> None:
+    policy = written(tmp_path, f"{BLOCKS}  {fields}")
+    assert policy_refusal(policy).startswith(f"policy file {policy}, {expected}")

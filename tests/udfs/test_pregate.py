@@ -25,6 +25,12 @@ POLICY = Policy.model_validate(
              "comment": "-"},
             {"id": "page", "kind": "text", "action": "block", "reason": "page", "words": ["forbidden"],
              "fields": ["url", "page_url"], "comment": "-"},
+            {"id": "address", "kind": "url", "action": "block", "reason": "url", "urls": ["http://a.example/listed"],
+             "comment": "-"},
+            {"id": "french", "kind": "text", "action": "review", "reason": "french", "words": ["nu"],
+             "languages": ["fr"], "comment": "-"},
+            {"id": "both", "kind": "combined", "action": "review", "reason": "both", "content": {"at_least": 0.2},
+             "text": {"words": ["beach"]}, "comment": "-"},
             {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.8, "comment": "-"},
         ],
     }
@@ -193,6 +199,7 @@ def test_a_url_has_one_identity_however_it_is_spelt() -> None:
         ({}, "allow", [], False),
         ({"license": "ND"}, "block", ["licence"], True),
         ({"url": "https://cdn.BLOCKED.example/x"}, "block", ["domain"], True),
+        ({"url": "HTTP://A.example:80/%6Cisted#top"}, "block", ["url"], True),
         ({"title": "so much Gore"}, "review", ["text"], False),
         ({"alt_text": "gore"}, "review", ["text"], False),
         ({"description": "gore"}, "review", ["text"], False),
@@ -209,6 +216,27 @@ def test_a_url_has_one_identity_however_it_is_spelt() -> None:
 def test_the_policy_sees_the_row(fields: dict[str, Any], decision: str, reasons: list[str], withdraws: bool) -> None:
     result = judged_one(**fields)
     assert (result["decision"], result["reasons"], result["withdraws"]) == (decision, reasons, withdraws)
+
+
+@pytest.mark.parametrize(
+    ("title", "language", "reasons"),
+    [
+        ("Photographie de nu artistique devant une vieille fenêtre de Paris", "fr", ["french"]),
+        ("The nu metal band played its second show in London last night", "en", []),
+        ("nu", None, ["french"]),
+    ],
+)
+def test_a_rule_for_a_language_goes_by_the_language_of_the_whole_text_if_that_is_clear(
+    title: str, language: str | None, reasons: list[str]
+) -> None:
+    result = judged_one(title=title)
+    assert (result["language"], result["reasons"]) == (language, reasons)
+
+
+@pytest.mark.parametrize(("title", "halves"), [("at the beach", ["both"]), ("a cat", [])])
+def test_the_text_half_of_a_combined_rule_is_told_and_decides_nothing_alone(title: str, halves: list[str]) -> None:
+    result = judged_one(title=title)
+    assert (result["decision"], result["reasons"], result["halves"]) == ("allow", [], halves)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

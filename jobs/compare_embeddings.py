@@ -1,0 +1,154 @@
+"""Compares embeddings on labelled pictures of many domains, and recommends one for given limits.
+
+    python -m jobs.compare_embeddings --labelled DIR|TABLE --into DIR [--candidates conf/compare.yaml]
+        [--max-latency-ms MS] [--max-dimension N] [--max-gpu-hours H] [--needs-text]
+
+`--labelled` is read as `readers.labelled` says: folders `domain/category`, or a Parquet or Delta table. Every picture
+is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
+`comparison.md`, `comparison.json` and `comparison.png`. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from jobs.candidates import Candidate, Embedded, embed, load_candidates, shape
+from jobs.command import run_command
+from jobs.comparison import Comparison, Cost, Limits, Quality, chart, markdown, recommend
+from jobs.errors import UsageError
+from jobs.labelled_set import LabelledSet, prepare
+from jobs.progress import Progress
+from readers.labelled import LabelledError, read_labelled
+from readers.metrics import leave_one_out, retrieval_scores
+from schemas.settings import DedupSettings, ImageSettings
+from udfs.assets import AssetError
+from udfs.vision import EmbedderError
+
+PICTURES = 1_000_000_000
+"""For which GPU-hours and storage are reported."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jobs.compare_embeddings", description="Compare embeddings; recommend one.")
+    parser.add_argument("--labelled", type=Path, required=True, metavar="DIR|TABLE", help="labelled pictures")
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the report is written")
+    parser.add_argument("--candidates", default="conf/compare.yaml", metavar="FILE", help="what is compared")
+    parser.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="of one picture on this device")
+    parser.add_argument("--max-dimension", type=_positive, metavar="N", help="of a vector")
+    parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 pictures")
+    parser.add_argument("--needs-text", action="store_true", help="only towers that share a space with a text tower")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def _run(options: argparse.Namespace) -> None:
+    candidates = load_candidates(options.candidates)
+    if options.into.exists() and not options.into.is_dir():
+        raise UsageError(f"--into {options.into}: expected a folder, found a file")
+    limits = Limits(options.max_latency_ms, options.max_dimension, options.max_gpu_hours, options.needs_text)
+    progress = Progress("compare")
+    with progress.stage("pictures"):
+        try:
+            pictures = prepare(read_labelled(options.labelled), ImageSettings(), DedupSettings())
+        except LabelledError as error:
+            raise UsageError(f"--labelled: {error}") from None
+    labels = [picture.labelled.category for picture in pictures.pictures]
+    if len(set(labels)) < 2 or len(set(labels)) == len(labels):
+        raise UsageError(
+            f"--labelled {options.labelled}: expected two categories at least, one of them with two pictures that are "
+            f"no near-duplicates; found {len(set(labels))} categories among {len(labels)} pictures"
+        )
+    comparisons = []
+    for candidate in candidates:
+        with progress.stage(candidate.name):
+            comparisons.append(compared(candidate, pictures))
+    write(options.into, comparisons, limits, pictures)
+    progress.say(recommend(comparisons, limits))
+    progress.say(f"written: {options.into / 'comparison.md'}")
+
+
+def compared(candidate: Candidate, pictures: LabelledSet) -> Comparison:
+    """What can be said of one candidate; raises UsageError for weights that are stated and not there."""
+    try:
+        counted = shape(candidate)
+        measured = embed(candidate, [one.pixels for one in pictures.pictures]) if candidate.is_available else None
+    except (AssetError, EmbedderError) as error:
+        raise UsageError(f"candidate {candidate.name}: {error}") from None
+    quality = quality_of(measured, pictures) if measured else None
+    return Comparison(candidate, counted, cost_of(candidate, counted.dimension, measured), quality)
+
+
+def cost_of(candidate: Candidate, dimension: int, measured: Embedded | None) -> Cost:
+    """GPU-hours from what was measured on a GPU, else from the published forward rate, else unknown."""
+    rate, source = None, None
+    if measured and measured.device == "cuda":
+        rate, source = measured.images_per_second, "measured"
+    elif candidate.published:
+        rate, source = candidate.published.images_per_second, f"published, {candidate.published.hardware}"
+    return Cost(
+        latency_ms=measured.latency_ms if measured else None,
+        images_per_second=measured.images_per_second if measured else None,
+        device=measured.device if measured else None,
+        gpu_hours=PICTURES / rate / 3600 if rate else None,
+        gpu_hours_source=source,
+        storage_gb=PICTURES * dimension * 4 / 1e9,
+    )
+
+
+def quality_of(measured: Embedded, pictures: LabelledSet) -> Quality:
+    """Scores on one index of all domains, over all queries and by domain, and on an index of each domain alone."""
+    labels = np.array([picture.labelled.category for picture in pictures.pictures])
+    domains = np.array([picture.labelled.domain for picture in pictures.pictures])
+    relevant = leave_one_out(measured.vectors, labels)
+    merged, alone = {}, {}
+    for domain in sorted(set(domains)):
+        inside = domains == domain
+        if relevant[inside].any():
+            merged[domain] = retrieval_scores(relevant[inside])
+            # With one category every result is relevant, which says nothing.
+            if len(set(labels[inside])) > 1:
+                alone[domain] = retrieval_scores(leave_one_out(measured.vectors[inside], labels[inside]))
+    return Quality(retrieval_scores(relevant), merged, alone)
+
+
+def write(into: Path, comparisons: Sequence[Comparison], limits: Limits, pictures: LabelledSet) -> None:
+    """The report as Markdown, JSON and a chart."""
+    into.mkdir(parents=True, exist_ok=True)
+    counts = {
+        "pictures": len(pictures.pictures),
+        "domains": len({picture.labelled.domain for picture in pictures.pictures}),
+        "categories": len({picture.labelled.category for picture in pictures.pictures}),
+        "left out, near-duplicates": pictures.near_duplicates,
+        "left out, unreadable or too small": pictures.unreadable,
+    }
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": 1}
+    advice = recommend(comparisons, limits)
+    (into / "comparison.md").write_text(markdown(comparisons, counts, machine, advice))
+    document = {
+        "set": counts,
+        "machine": machine,
+        "limits": asdict(limits),
+        "recommendation": advice,
+        "candidates": [comparison.document() for comparison in comparisons],
+    }
+    (into / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")
+    chart(comparisons, into / "comparison.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

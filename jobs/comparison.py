@@ -1,0 +1,218 @@
+"""The report of a comparison of embeddings: table, chart, and a recommendation in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.candidates import Candidate, Shape
+from readers.metrics import RetrievalScores
+
+NOT_AVAILABLE = "weights not available"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a recommended embedding must keep; null for no limit."""
+
+    max_latency_ms: float | None = None
+    max_dimension: float | None = None
+    max_gpu_hours: float | None = None
+    needs_text: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate costs; null where it was not measured and nobody published it."""
+
+    latency_ms: float | None
+    images_per_second: float | None
+    """One at a time on a CPU, in batches on a GPU."""
+    device: str | None
+    gpu_hours: float | None
+    """For 1e9 pictures."""
+    gpu_hours_source: str | None
+    storage_gb: float
+    """Of 1e9 vectors in float32."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a candidate finds pictures of the query's category."""
+
+    overall: RetrievalScores
+    """All queries on one index of all domains."""
+    merged: Mapping[str, RetrievalScores]
+    """Queries of each domain on that index."""
+    alone: Mapping[str, RetrievalScores]
+    """Queries of each domain on an index of that domain, where it has two categories at least."""
+
+    @property
+    def macro_map(self) -> float:
+        """Mean average precision on the merged index, every domain counting the same however many pictures it has."""
+        return sum(scores.mean_average_precision for scores in self.merged.values()) / len(self.merged)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is known of one candidate."""
+
+    candidate: Candidate
+    shape: Shape
+    cost: Cost
+    quality: Quality | None
+    """Null where the weights are not available."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON types only."""
+        described = self.candidate.model_dump(mode="json", exclude={"weights", "preprocessing"})
+        quality = asdict(self.quality) | {"macro_map": self.quality.macro_map} if self.quality else NOT_AVAILABLE
+        return described | asdict(self.shape) | asdict(self.cost) | {"quality": quality}
+
+
+def recommend(comparisons: Sequence[Comparison], limits: Limits) -> str:
+    """Which measured candidate to take within the limits, and why; says so where none keeps them."""
+    measured = [one for one in comparisons if one.quality]
+    reasons = {one.candidate.name: broken(one, limits) for one in measured}
+    kept = sorted((one for one in measured if not reasons[one.candidate.name]), key=lambda one: -_merit(one))
+    refused = "; ".join(f"{name}: {', '.join(why)}" for name, why in reasons.items() if why)
+    unmeasured = [one.candidate.name for one in comparisons if not one.quality]
+    sentences = [_choice(kept, refused)]
+    if kept and refused:
+        sentences.append(f"Outside the limits: {refused}.")
+    if unmeasured:
+        sentences.append(f"Not measured, {NOT_AVAILABLE}: {', '.join(unmeasured)}.")
+    return " ".join(sentences)
+
+
+def _choice(kept: Sequence[Comparison], refused: str) -> str:
+    if not kept:
+        return f"Take none: no measured candidate keeps the limits ({refused or 'none was measured'})."
+    best, *others = kept
+    reason = f"its macro-averaged mAP on the merged index, {_merit(best):.3f}, is the highest within the limits"
+    if others:
+        second = others[0]
+        reason += f" (next: {second.candidate.name}, {_merit(second):.3f})"
+    cheaper = [one for one in others if (one.cost.latency_ms or 0) < (best.cost.latency_ms or 0)]
+    price = f"; {cheaper[0].candidate.name} would be faster" if cheaper else "; none of the others is faster"
+    return f"Take {best.candidate.name}: {reason}, at {best.cost.latency_ms:.1f} ms a picture{price}."
+
+
+def broken(comparison: Comparison, limits: Limits) -> list[str]:
+    """The limits that a candidate does not keep, or is not known to keep, in words."""
+    figures = (
+        ("latency", comparison.cost.latency_ms, limits.max_latency_ms, "ms"),
+        ("dimension", comparison.shape.dimension, limits.max_dimension, ""),
+        ("GPU-hours for 1e9", comparison.cost.gpu_hours, limits.max_gpu_hours, "h"),
+    )
+    problems = []
+    for name, found, most, unit in figures:
+        if most is not None and found is None:
+            problems.append(f"{name} unknown")
+        elif most is not None and found is not None and found > most:
+            problems.append(f"{name} {found:,.0f} {unit}".rstrip() + f" above {most:g}")
+    if limits.needs_text and not comparison.candidate.text_tower:
+        problems.append("no text tower")
+    return problems
+
+
+def markdown(
+    comparisons: Sequence[Comparison], counts: Mapping[str, int], machine: Mapping[str, Any], advice: str
+) -> str:
+    """The report for people."""
+    facts = [", ".join(f"{name}: {value}" for name, value in group.items()) for group in (counts, machine)]
+    parts = ["# Embeddings compared", ". ".join(facts) + ".", f"**{advice}**", _table(comparisons)]
+    parts += ["## By domain: recall@1 / mAP, on an index of the domain alone and on the merged one"]
+    parts += [_domain_table([one for one in comparisons if one.quality])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(comparisons: Sequence[Comparison]) -> str:
+    head = (
+        "candidate | recall@1 | recall@10 | mAP | mAP, domains weighted alike | dimension | parameters, M | GMACs | "
+        "ms a picture | pictures/s | GPU-hours for 1e9 | GB for 1e9, float32 | text tower | licence"
+    )
+    lines = [head, " | ".join("---" for _ in head.split(" | "))]
+    lines += [" | ".join(_row(one)) for one in comparisons]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _row(one: Comparison) -> list[str]:
+    quality, cost = one.quality, one.cost
+    scores = [NOT_AVAILABLE, "", "", ""]
+    if quality:
+        overall = quality.overall
+        scores = [
+            f"{value:.3f}"
+            for value in (overall.recall_at_1, overall.recall_at_10, overall.mean_average_precision, quality.macro_map)
+        ]
+    hours = f"{cost.gpu_hours:,.0f} ({cost.gpu_hours_source})" if cost.gpu_hours else "unknown"
+    return [
+        one.candidate.name,
+        *scores,
+        str(one.shape.dimension),
+        f"{one.shape.parameters / 1e6:.1f}",
+        f"{one.shape.gmacs:.2f}",
+        f"{cost.latency_ms:.1f}" if cost.latency_ms else "",
+        f"{cost.images_per_second:.0f} ({cost.device})" if cost.images_per_second else "",
+        hours,
+        f"{cost.storage_gb:,.0f}",
+        one.candidate.text_tower or "none",
+        one.candidate.licence,
+    ]
+
+
+def _domain_table(measured: Sequence[Comparison]) -> str:
+    names = [one.candidate.name for one in measured]
+    columns = [f"{name}, {index}" for name in names for index in ("alone", "merged")]
+    domains = sorted({domain for one in measured if one.quality for domain in one.quality.merged})
+    lines = [" | ".join(["domain", "queries", *columns]), " | ".join("---" for _ in range(len(columns) + 2))]
+    for domain in domains:
+        cells, queries = [], 0
+        for one in measured:
+            if one.quality:
+                queries = one.quality.merged[domain].queries
+                cells += [_cell(one.quality.alone.get(domain)), _cell(one.quality.merged[domain])]
+        lines.append(" | ".join([domain, str(queries), *cells]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _cell(scores: RetrievalScores | None) -> str:
+    return f"{scores.recall_at_1:.2f} / {scores.mean_average_precision:.2f}" if scores else "one category"
+
+
+def pareto(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The measured candidates that no other beats in both latency and macro-averaged mAP, fastest first."""
+    front: list[Comparison] = []
+    measured = [one for one in comparisons if one.quality and one.cost.latency_ms is not None]
+    for one in sorted(measured, key=lambda one: (one.cost.latency_ms or 0.0, -_merit(one))):
+        if not front or _merit(one) > _merit(front[-1]):
+            front.append(one)
+    return front
+
+
+def chart(comparisons: Sequence[Comparison], path: Path) -> None:
+    """A PNG: latency against macro-averaged mAP, dimensions in the legend, and the front of what is not beaten."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for one in comparisons:
+        if one.quality and one.cost.latency_ms:
+            label = f"{one.candidate.name}, {one.shape.dimension} dimensions"
+            axes.scatter(one.cost.latency_ms, _merit(one), label=label, zorder=2)
+    front = pareto(comparisons)
+    axes.step([one.cost.latency_ms or 0.0 for one in front], [_merit(one) for one in front], where="post", alpha=0.5)
+    axes.set_xscale("log")
+    axes.legend(loc="upper left")
+    axes.margins(y=0.4)
+    axes.set_xlabel("milliseconds a picture on this device, one at a time")
+    axes.set_ylabel("mAP on the merged index, domains weighted alike")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _merit(comparison: Comparison) -> float:
+    return comparison.quality.macro_map if comparison.quality else 0.0

@@ -1,0 +1,219 @@
+"""Learns projections of image and text vectors into one space, from the pairs of a published feed.
+
+    python -m jobs.fit_alignment --warehouse DIR --into DIR [--run RUN] [--dimension 128] [--held-out 0.5] [--seed 0]
+
+For visual models without a text tower of their own. Pairs are read through petastorm from exactly the live rows of the
+run's `index_feed`. Near-duplicates and pairs with the same text stay on one side of the split. What is held out is
+looked up among *all* pairs and among the held-out ones, in both directions, beside chance and beside no alignment.
+Writes `alignment-<version>.safetensors` and `.json` (what `udfs.alignment.load_alignment` reads, with the figures).
+Exit codes: 0 done, 1 failed, 2 bad usage.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.command import run_command
+from jobs.contrastive import Projections, Settings, closed_form, fit
+from jobs.errors import UsageError
+from jobs.progress import Progress
+from readers.loaders import feed_loader
+from readers.metrics import matched_recall
+from readers.snapshot import Snapshot, SnapshotError
+from udfs.alignment import Alignment, Calibration, calibration_of, save_alignment
+
+CUTOFFS = (1, 5, 10)
+_BATCH = 4096
+_LEAST_PAIRS = 8
+_BLOCK = 2048
+"""Rows of the cosine matrix at a time."""
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images of the feed that have a text."""
+
+    vectors: Vectors
+    """(N, D) unit."""
+    texts: Vectors
+    """(N, T) unit."""
+    unread: int
+    """Rows of the feed that were not looked at, because there were pairs enough."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jobs.fit_alignment", description="Align image and text vectors.")
+    parser.add_argument("--warehouse", required=True, metavar="DIR", help="where the published feed lies")
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the alignment is stored")
+    parser.add_argument("--run", metavar="RUN", help="run whose feed is read; the newest published one by default")
+    parser.add_argument("--dimension", type=int, default=128, help="of the common space (128)")
+    parser.add_argument("--held-out", type=float, default=0.5, help="share of pairs to measure on (0.5)")
+    parser.add_argument("--duplicate-cosine", type=float, default=0.9, help="images as alike stay together (0.9)")
+    parser.add_argument("--pairs", type=int, default=50_000, help="pairs read at most (50000)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if not 0 < options.held_out < 1:
+        raise UsageError(f"--held-out: expected a share between 0 and 1, found {options.held_out}")
+    if options.pairs < _LEAST_PAIRS:
+        raise UsageError(f"--pairs: expected at least {_LEAST_PAIRS}, found {options.pairs}")
+    progress = Progress("align")
+    try:
+        snapshot = Snapshot.open(options.warehouse, options.run)
+        with progress.stage("pairs"):
+            pairs = read_pairs(snapshot, options.pairs, options.seed)
+    except SnapshotError as error:
+        raise UsageError(str(error)) from None
+    if len(pairs.vectors) < _LEAST_PAIRS:
+        raise UsageError(
+            f"the feed of run {snapshot.run_id}: expected {_LEAST_PAIRS} pairs, found {len(pairs.vectors)}"
+        )
+    most = min(pairs.vectors.shape[1], pairs.texts.shape[1])
+    if not 1 <= options.dimension <= most:
+        raise UsageError(f"--dimension: expected 1 to {most}, found {options.dimension}")
+    groups = duplicate_groups(pairs, options.duplicate_cosine)
+    held = split(groups, options.held_out, options.seed)
+    settings = Settings(dimension=options.dimension, seed=options.seed)
+    training = Pairs(pairs.vectors[~held], pairs.texts[~held], 0)
+    with progress.stage("fit"):
+        projections, fitted = fit(training.vectors, training.texts, groups[~held], settings)
+        alignment = alignment_of(training, projections, snapshot, options.seed)
+    start = closed_form(training.vectors, training.texts, settings)
+    start_only = alignment_of(training, start, snapshot, options.seed)
+    recall = evaluate(pairs, held, {"aligned": alignment, "closed form": start_only}, options.seed)
+    facts = {
+        "run_id": snapshot.run_id,
+        "feed_version": snapshot.table_versions["index_feed"],
+        "pairs": {
+            "read": len(pairs.vectors),
+            "unread_rows": pairs.unread,
+            "groups": int(groups.max()) + 1,
+            "held_out": int(held.sum()),
+        },
+        "fit": fitted,
+        "recall": recall,
+    }
+    path = save_alignment(alignment, options.into, facts)
+    for pool, figures in recall.items():
+        for name, values in figures.items():
+            progress.say(f"{pool}: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    progress.say(f"stored: {path}")
+
+
+def read_pairs(snapshot: Snapshot, most: int, seed: int) -> Pairs:
+    """Up to `most` pairs of the feed, row groups drawn by `seed`, in the order of feed_id.
+
+    Raises SnapshotError for an empty feed.
+    """
+    ids, images, texts, read = [], [], [], 0
+    with feed_loader(snapshot, _BATCH, shuffle_seed=seed) as loader:
+        for batch in loader:
+            present = batch["has_text"]
+            ids.append(batch["feed_id"][present].numpy())
+            images.append(batch["vector"][present].numpy())
+            texts.append(batch["text_vector"][present].numpy())
+            read += len(present)
+            if sum(map(len, ids)) >= most:
+                break
+    order = np.argsort(np.concatenate(ids)[:most])
+    return Pairs(
+        np.concatenate(images)[:most][order],
+        np.concatenate(texts)[:most][order],
+        snapshot.row_count("index_feed") - read,
+    )
+
+
+def duplicate_groups(pairs: Pairs, duplicate_cosine: float) -> NDArray[np.int64]:
+    """A group number (N,), from 0, for each pair: connected by alike images or by the same text vector."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    _, same_text = np.unique(pairs.texts, axis=0, return_inverse=True)
+    order = np.argsort(same_text, kind="stable")
+    equal = same_text[order][1:] == same_text[order][:-1]
+    first, second = [order[:-1][equal]], [order[1:][equal]]
+    for start in range(0, len(pairs.vectors), _BLOCK):
+        rows, columns = np.nonzero(pairs.vectors[start : start + _BLOCK] @ pairs.vectors.T >= duplicate_cosine)
+        first.append(rows + start)
+        second.append(columns)
+    edges = (np.concatenate(first), np.concatenate(second))
+    count = len(pairs.vectors)
+    graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(count, count))
+    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
+
+
+def split(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Which pairs (N,) are held out: whole groups in an order shuffled by `seed`, until `share` of the pairs is.
+
+    Raises UsageError where one side stays empty.
+    """
+    shuffled = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
+    sizes = np.bincount(groups)[shuffled]
+    chosen = shuffled[np.cumsum(sizes) <= share * len(groups)]
+    held = np.isin(groups, chosen)
+    if held.all() or not held.any():
+        raise UsageError(f"--held-out {share}: of {len(sizes)} groups of pairs, none is left on one side")
+    return held
+
+
+def alignment_of(pairs: Pairs, projections: Projections, snapshot: Snapshot, seed: int) -> Alignment:
+    """The alignment of these projections, calibrated on unrelated ones of `pairs`."""
+    plain = Alignment(
+        model_version=str(snapshot.model_version),
+        text_model_version=str(snapshot.text_model_version),
+        image_mean=projections["image_mean"],
+        image_projection=projections["image_projection"],
+        text_mean=projections["text_mean"],
+        text_projection=projections["text_projection"],
+        calibration=Calibration(0.0, 1.0),
+    )
+    return replace(plain, calibration=calibration_of(plain.images(pairs.vectors), plain.texts(pairs.texts), seed))
+
+
+def evaluate(
+    pairs: Pairs, held: NDArray[np.bool_], alignments: Mapping[str, Alignment], seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Recall at 1, 5 and 10 of held-out pairs, by pool and direction: by chance, without and with each alignment.
+
+    Pools: all pairs, and the held-out ones alone. Without: the vectors as they are where both have one dimension, else
+    image vectors under a random projection.
+    """
+    plain = pairs.vectors
+    if plain.shape[1] != pairs.texts.shape[1]:
+        random = np.random.default_rng(seed).normal(size=(plain.shape[1], pairs.texts.shape[1]))
+        plain = plain @ random.astype(np.float32)
+        plain /= np.linalg.norm(plain, axis=1, keepdims=True)
+    spaces = {name: (one.images(pairs.vectors), one.texts(pairs.texts)) for name, one in alignments.items()}
+    spaces["no alignment"] = (plain, pairs.texts)
+    asked = np.flatnonzero(held)
+    pools = {"all pairs": np.arange(len(held)), "held-out pairs": asked}
+    recall: dict[str, dict[str, dict[str, float]]] = {}
+    for name, pool in pools.items():
+        figures = {"chance": {f"recall@{k}": min(1.0, k / len(pool)) for k in CUTOFFS}}
+        for how, (images, texts) in spaces.items():
+            figures[f"image to text, {how}"] = _recall(images, texts, asked, pool)
+            figures[f"text to image, {how}"] = _recall(texts, images, asked, pool)
+        recall[name] = figures
+    return recall
+
+
+def _recall(queries: Vectors, found: Vectors, asked: NDArray[np.int64], pool: NDArray[np.int64]) -> dict[str, float]:
+    similarities = queries[asked] @ found[pool].T
+    matches = np.searchsorted(pool, asked)
+    return {f"recall@{k}": matched_recall(similarities, matches, k) for k in CUTOFFS}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

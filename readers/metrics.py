@@ -1,0 +1,86 @@
+"""How good a ranking is: recall, average precision and nDCG over queries, and how sure one can be of a difference.
+
+Arrays are queries by results, best result first. Numpy alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """Means over the queries that have a relevant item at all."""
+
+    queries: int
+    recall_at_1: float
+    """Share of queries whose best result is relevant."""
+    recall_at_10: float
+    """Share of queries with a relevant result among the best ten."""
+    mean_average_precision: float
+    """Of the whole ranking, not cut off."""
+
+
+def leave_one_out(vectors: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Every item once as the query against all others, by cosine: which results (N, N - 1) have the query's label.
+
+    `vectors` (N, D) of unit length, `labels` (N,); equal cosines rank by position.
+    """
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]
+    relevant: NDArray[np.bool_] = labels[order] == labels[:, None]
+    return relevant
+
+
+def retrieval_scores(relevant: NDArray[np.bool_]) -> RetrievalScores:
+    """Scores of rankings (Q, N): whether each result is relevant. Queries without a relevant item are left out.
+
+    Raises ValueError where that leaves none.
+    """
+    asked = relevant[relevant.any(axis=1)]
+    if not len(asked):
+        raise ValueError(f"expected a query with a relevant item, found none among {len(relevant)}")
+    precision = np.cumsum(asked, axis=1) / np.arange(1, asked.shape[1] + 1)
+    average = (precision * asked).sum(axis=1) / asked.sum(axis=1)
+    return RetrievalScores(
+        queries=len(asked),
+        recall_at_1=float(asked[:, 0].mean()),
+        recall_at_10=float(asked[:, :10].any(axis=1).mean()),
+        mean_average_precision=float(average.mean()),
+    )
+
+
+def matched_recall(similarities: NDArray[np.float32], matches: NDArray[np.int64], k: int) -> float:
+    """Share of queries (Q, N) whose match, column `matches` (Q,), is among the k best; ties count against it."""
+    own = np.take_along_axis(similarities, matches[:, None], axis=1)
+    as_good = (similarities >= own).sum(axis=1)
+    return float((as_good <= k).mean())
+
+
+def ndcg(gains: Floats, ideal: Floats, k: int) -> Floats:
+    """nDCG@k of each query (Q,): Jaervelin and Kekaelaeinen, "Cumulated gain-based evaluation of IR techniques", 2002.
+
+    `gains` (Q, N): gain of each result in the order ranked; `ideal` (Q, M): of all items that could be found, in any
+    order. Gains count as they are, discounted by log2(rank + 1). A query without any gain has 0.
+    """
+    best = -np.sort(-ideal, axis=1)
+    reachable = _discounted(best, k)
+    return np.divide(_discounted(gains, k), reachable, out=np.zeros(len(gains)), where=reachable > 0)
+
+
+def _discounted(gains: Floats, k: int) -> Floats:
+    cut = gains[:, :k]
+    total: Floats = (cut / np.log2(np.arange(2, cut.shape[1] + 2))).sum(axis=1)
+    return total
+
+
+def bootstrap_interval(values: Floats, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Floats:
+    """Percentile bootstrap interval (low, high) of the mean of `values` (N,), one a query."""
+    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    tail = (1 - level) / 2
+    interval: Floats = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
+    return interval
