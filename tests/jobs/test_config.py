@@ -526,7 +526,7 @@ def test_a_bad_entry_in_the_rule_itself_is_told_from_one_of_the_list(tmp_path: P
     ("fields", "expected"),
     [
         (
-            "kind: text\n  patterns: [a, (?=b)]\n",
+            "kind: text\n  patterns: [a, '(?=b)']\n",
             "line 9: rules.1.patterns.1: invalid perl operator: (?=, found '(?=b)'",
         ),
         (
