@@ -59,7 +59,7 @@ def derive(work: Work, facts: Facts) -> None:
     with work.progress.stage("liveness"):
         touched = _stage_liveness(work, facts)
     with work.progress.stage("dedup"):
-        _stage_duplicates(work, touched)
+        stage_duplicates(work, touched.affected, touched.live)
     with work.progress.stage("feed"):
         _stage_feed(work, touched)
 
@@ -120,19 +120,19 @@ def _stage_queue(work: Work, touched: _Touched) -> None:
     work.stage_changes("refetch_queue", mine, owed)
 
 
-def _stage_duplicates(work: Work, touched: _Touched) -> None:
+def stage_duplicates(work: Work, affected: DataFrame, live: DataFrame) -> None:
     """Hash groups, bands, edges and clusters of what became live, stopped being live, or moved in the order."""
     rule = work.versions.rule_version
     old_clusters = work.landing.read("clusters")
-    mine = old_clusters.join(touched.affected, "image_id", "left_semi")
+    mine = old_clusters.join(affected, "image_id", "left_semi")
     work.stage_changes(
         "image_hashes",
-        work.landing.read("image_hashes").join(touched.affected, "image_id", "left_semi"),
-        touched.live.select(*TABLES["image_hashes"].column_names),
+        work.landing.read("image_hashes").join(affected, "image_id", "left_semi"),
+        live.select(*TABLES["image_hashes"].column_names),
     )
     place = ["group_id", "first_seen", "source_pixels"]
-    members_now = touched.live.select("image_id", *place)
-    kept = old_clusters.join(touched.affected, "image_id", "left_anti").select("image_id", *place)
+    members_now = live.select("image_id", *place)
+    kept = old_clusters.join(affected, "image_id", "left_anti").select("image_id", *place)
     members = kept.unionByName(members_now)
     before = mine.select("image_id", *[f.col(name).alias(f"old_{name}") for name in place])
     both = before.join(members_now, "image_id", "full")
@@ -143,7 +143,7 @@ def _stage_duplicates(work: Work, touched: _Touched) -> None:
     groups = work.stage("groups", _moved_groups(moved, old_clusters, members))
     fresh, dead = groups.where("fresh").select("group_id"), groups.where("dead").select("group_id")
 
-    hashes = touched.live.where("not flat").join(fresh, "group_id", "left_semi").dropDuplicates(["group_id"])
+    hashes = live.where("not flat").join(fresh, "group_id", "left_semi").dropDuplicates(["group_id"])
     signed = dedup.band_rows(hashes, work.config.dedup, rule)
     old_bands = work.landing.read("lsh_bands").join(dead, "group_id", "left_anti")
     band_numbers = f.explode(f.sequence(f.lit(0), f.lit(work.config.dedup.bands - 1))).alias("band")

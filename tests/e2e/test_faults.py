@@ -61,7 +61,7 @@ def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, mod
 @pytest.mark.parametrize(
     ("module", "target", "last_event"),
     [
-        ("jobs.derivation", "_stage_duplicates", "started"),
+        ("jobs.derivation", "stage_duplicates", "started"),
         ("jobs.landing", "Landing.versions", "prepared"),
     ],
     ids=["in staging", "between prepared and published"],

@@ -11,12 +11,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.config import load
+from jobs.derivation import stage_duplicates
 from jobs.landing import Landing
 from jobs.ledger import Versions
-from jobs.pipeline import DateRun, Touched
 from jobs.progress import Progress
 from jobs.stages.clusters import assign, neighbours, touched_components
 from jobs.stages.dedup import hash_rows
+from jobs.work import Work
 from schemas.policy import Policy
 from schemas.settings import DedupSettings
 from schemas.tables import CLUSTERS, TABLES
@@ -156,16 +157,12 @@ class InMemory(Landing):
 DERIVED = ("image_hashes", "lsh_bands", "duplicate_edges", "clusters")
 
 
-class Night(DateRun):
+def group(work: Work, landing: InMemory, affected: set[str], live: DataFrame) -> None:
     """A run that only groups duplicates, and lands what changed."""
-
-    landing: InMemory
-
-    def group(self, affected: set[str], live: DataFrame) -> None:
-        ids = frame(self.spark, "image_id string", [(image,) for image in affected])
-        self.stage_duplicates(Touched(ids, ids, ids, live))
-        after = {name: self._after(name, self.landing.staged(self.run_id, name)) for name in DERIVED}
-        self.landing.tables |= {name: self._stage(f"live_{name}", table) for name, table in after.items()}
+    ids = frame(work.spark, "image_id string", [(image,) for image in affected])
+    stage_duplicates(work, ids, live)
+    after = {name: work.after(name, work.staged(name)) for name in DERIVED}
+    landing.tables |= {name: work.stage(f"live_{name}", table) for name, table in after.items()}
 
 
 @pytest.fixture
@@ -175,21 +172,11 @@ def in_memory(spark: SparkSession, warehouse: object) -> InMemory:
     return landing
 
 
-def night(landing: InMemory, number: int) -> Night:
+def night(landing: InMemory, number: int) -> Work:
     config = load("conf/local.yaml").model_copy(update={"dedup": SETTINGS})
     policy = Policy.model_construct(rules=())
     versions = Versions("policy", "model", "text", "rule", "canonical")
-    return Night(
-        landing.spark,
-        landing,
-        config,
-        policy,
-        versions,
-        DATES[0],
-        f"run{number}",
-        Progress("test"),
-        published_before=False,
-    )
+    return Work(landing.spark, landing, config, policy, versions, f"run{number}", Progress("test"))
 
 
 def live_frame(
@@ -235,7 +222,7 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         unchanged = [image for image in contents if before.get(image) == dates.get(image)]
         touched = set(contents) - set(chance.sample(unchanged, len(unchanged) // 2))
         live = live_frame(spark, touched & dates.keys(), dates, contents)
-        night(in_memory, number).group(touched, live)
+        group(night(in_memory, number), in_memory, touched, live)
 
         found = {row.image_id: row for row in in_memory.tables["clusters"].collect()}
         wanted = cluster_oracle(dates, contents)
