@@ -18,6 +18,7 @@ from schemas.settings import EmbeddingSettings
 from schemas.tables import TABLES
 from udfs.embed import model_version
 from udfs.gate import gate_version
+from udfs.golden import Golden
 
 
 def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
@@ -115,8 +116,7 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
     """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
     known = texts_before(work).select("text_id")
     wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
-    golden = golden_of_texts(work.landing.storage, work.config.text, work.versions.text_model_version)
-    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text, golden=golden)
+    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text, golden=text_golden(work))
     staged = work.stage(
         "texts",
         result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
@@ -129,6 +129,12 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
     work.counts["texts_failed"] = found.rows - found.counted["embedded"]
     work.plan_rows("text_embeddings", "texts", where="error is null")
     return staged.where("error is null")
+
+
+def text_golden(work: Work) -> Golden:
+    """The golden vectors of the run's text model. Where they are new this loads the model on the driver, which must not
+    happen beside another thread that loads one: their libraries do not bear being imported twice at once."""
+    return golden_of_texts(work.landing.storage, work.config.text, work.versions.text_model_version)
 
 
 def texts_before(work: Work) -> DataFrame:

@@ -34,6 +34,8 @@ class DateRun:
             rows = self.stage_rows(manifest)
         with work.progress.stage("crawl and gate"):
             crawled, answers = self.stage_crawl(rows, deadline_at)
+        with work.progress.stage("golden vectors"):
+            contents.text_golden(work)
         # Pictures and texts have nothing to do with each other.
         with work.progress.stage("embed"), ThreadPoolExecutor(1) as beside:
             reading = beside.submit(self.stage_texts, rows, answers)
