@@ -197,6 +197,7 @@ def fill_in(path: Path, verdict: str) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_people_clear_what_they_saw_and_may_take_it_back(
     small: SmallWorld, new: str, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:

@@ -45,6 +45,7 @@ def models_of(warehouse: Path) -> tuple[set[str], dict[str, int]]:
     return set(feed), {version: stored.count(version) for version in set(stored)}
 
 
+@pytest.mark.slow
 def test_there_and_back_with_a_night_between(
     small: SmallWorld, other: str, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:
