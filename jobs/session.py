@@ -25,8 +25,8 @@ _CODE = Path(__file__).resolve().parent.parent
 LOCAL_JAVA_OPTIONS = (
     # One short-lived JVM on few cores: the second compiler and a parallel collector cost more than they bring back.
     "-XX:TieredStopAtLevel=1",
-    # With one compiler Java reserves 48 MB for its code. A night and its Delta commits fill that, and what then fails to
-    # be compiled fails the run (InternalError out of MethodHandle).
+    # With one compiler Java reserves 48 MB for its code. A night and its commits fill that, and what cannot be compiled
+    # then fails the run (InternalError out of MethodHandle).
     "-XX:ReservedCodeCacheSize=512m",
     "-XX:+UseSerialGC",
     # Neither the class archive nor Spark has anything to say that is not an error.
