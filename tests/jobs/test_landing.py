@@ -83,6 +83,7 @@ def feed(number: int, row_digest: str) -> dict[str, Any]:
         "vector": [1.0, 0.0],
         "text_model_version": "text model",
         "text_vector": [0.0],
+        "tokens": [],
         "member_count": 1,
         "url_count": 1,
         "domain_count": 1,

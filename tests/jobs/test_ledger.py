@@ -44,9 +44,10 @@ def prepared(ledger: Ledger, event: Event) -> Event:
     }
     values = [row.get(name) for name in schema.fieldNames()]
     ledger.landing.stage(event.run_id, "url_state", frame(ledger.landing.spark, schema, [values]))
-    ledger.landing.write_plan(event.run_id, [StagedTable("url_state", "url_state", 1)])
+    ledger.landing.write_plan(event.run_id, [StagedTable("url_state", "url_state", 1, changes=True)])
     counts, metrics = {"sightings": 3}, {"seconds.crawl": 0.25}
-    return ledger.append(replace(event, event="prepared", counts=counts, metrics=metrics, policy_version="policy"))
+    known = replace(event, event="prepared", counts=counts, metrics=metrics, policy_version="policy")
+    return ledger.append(replace(known, inputs_digest="of a manifest"))
 
 
 def titles(ledger: Ledger) -> list[str]:
