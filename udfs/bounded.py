@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 _LARGE_BLOCK = 128 * 2**10
 _LARGEST_THRESHOLD = 32 * 2**20
+_NEVER_TRIMMED = 2**30
 
 
 @contextmanager
@@ -35,6 +36,26 @@ def heap_without_holes() -> Iterator[None]:
         yield
     finally:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+
+
+@contextmanager
+def heap_kept() -> Iterator[None]:
+    """Have glibc keep what is freed for the next batch; elsewhere without effect. Afterwards it goes back at once.
+
+    A model's activations are tens of megabytes that every batch asks for anew. Given back in between, each of their
+    pages is a fault, and zeroed by the kernel, again: measured, a quarter of what an image costs on a CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+    libc.mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIMMED)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)  # at which glibc by itself would have arrived
+        libc.malloc_trim(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from schemas.settings import EmbeddingSettings
 from udfs.assets import locate
+from udfs.bounded import heap_kept
 from udfs.devices import Device, claim_device
 from udfs.golden import Golden, GoldenError, check_golden, golden_pictures, tolerance
 from udfs.vectors import Embedded, FixedBatches, Pending, Vectors, embedded_batch
@@ -130,12 +131,13 @@ def embed_batches(
     groups = _groups(_rows(batches), settings.batch_size, settings.max_batch_bytes)
     ahead = _STARTED_AHEAD if embedder.device == "cuda" else 0
     started: deque[tuple[list[str], Callable[[], list[Embedded]]]] = deque()
-    for keys, decoded in _decoded(groups, embedder, settings.decode_threads):
-        started.append((keys, embedder.start(decoded)))
-        if len(started) > ahead:
+    with heap_kept():
+        for keys, decoded in _decoded(groups, embedder, settings.decode_threads):
+            started.append((keys, embedder.start(decoded)))
+            if len(started) > ahead:
+                yield _embedded(*started.popleft())
+        while started:
             yield _embedded(*started.popleft())
-    while started:
-        yield _embedded(*started.popleft())
 
 
 def _embedded(keys: list[str], results: Callable[[], list[Embedded]]) -> pa.RecordBatch:

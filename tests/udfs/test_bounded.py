@@ -134,3 +134,34 @@ with heap_without_holes() if sys.argv[1] == "with" else nullcontext():
 def test_large_blocks_that_are_freed_go_back_to_the_system(heap: str, kept: bool) -> None:
     done = subprocess.run([sys.executable, "-c", GROWS, heap], capture_output=True, text=True, check=True)
     assert (float(done.stdout) > 60) == kept
+
+FAULTS = """
+import resource, sys
+from contextlib import nullcontext
+from pathlib import Path
+from udfs.bounded import heap_kept
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+def batch():
+    activations = [b"x" * (12 * 2**20) for _ in range(8)]
+    del activations
+
+idle = resident_mib()
+with heap_kept() if sys.argv[1] == "with" else nullcontext():
+    batch()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    batch()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults, resident_mib() - idle)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+@pytest.mark.parametrize(("heap", "asked_anew"), [("with", False), ("without", True)])
+def test_a_second_batch_uses_the_memory_of_the_first(heap: str, asked_anew: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS, heap], capture_output=True, text=True, check=True)
+    faults, left = done.stdout.split()
+    assert (int(faults) > 96 * 2**20 // 4096 // 2) == asked_anew
+    assert float(left) < 60, "what the batches had is given back at the end"
