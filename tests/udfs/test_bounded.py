@@ -135,6 +135,7 @@ def test_large_blocks_that_are_freed_go_back_to_the_system(heap: str, kept: bool
     done = subprocess.run([sys.executable, "-c", GROWS, heap], capture_output=True, text=True, check=True)
     assert (float(done.stdout) > 60) == kept
 
+
 FAULTS = """
 import resource, sys
 from contextlib import nullcontext
