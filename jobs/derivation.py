@@ -14,6 +14,7 @@ from jobs.landing import CHANGE
 from jobs.stages import clusters, dedup, feed, queue, state
 from jobs.work import Work
 from schemas.tables import TABLES
+from udfs.alignment import alignment_for
 from udfs.text import text_dimension
 
 
@@ -232,7 +233,7 @@ def _stage_feed(work: Work, touched: _Touched) -> None:
         model_version=work.versions.model_version,
         text_model_version=work.versions.text_model_version,
         text_dimension=text_dimension(work.config.text),
-        shared_space=work.config.text.shares_space,
+        alignment=alignment_for(work.config.embedding, work.versions.model_version, work.versions.text_model_version),
     )
     image_ids = heads.select(f.col("representative_id").alias("image_id"))
     old_rows = work.landing.read("index_feed").join(image_ids, "image_id", "left_semi")

@@ -146,6 +146,11 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
             f"the warehouse is under another policy ({differing['policy_version']}): "
             "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
         )
+    if list(differing) == ["alignment_version"]:
+        raise UsageError(
+            f"the feed is under another alignment of pictures and texts ({differing['alignment_version']}): "
+            "run python -m jobs.reembed first, or name the alignment that it is under"
+        )
     if differing:
         raise UsageError(
             "the warehouse was published under other settings than these "

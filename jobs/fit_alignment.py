@@ -1,12 +1,14 @@
 """Learns projections of image and text vectors into one space, from the pairs of a published feed.
 
     python -m jobs.fit_alignment --warehouse DIR --into DIR [--run RUN] [--dimension 128] [--held-out 0.5] [--seed 0]
+    python -m jobs.fit_alignment --warehouse DIR --into DIR --native
 
-For visual models without a text tower of their own. Pairs are read through petastorm from exactly the live rows of the
-run's `index_feed`. Near-duplicates and pairs with the same text stay on one side of the split. What is held out is
-looked up among *all* pairs and among the held-out ones, in both directions, beside chance and beside no alignment.
-Writes `alignment-<version>.safetensors` and `.json` (what `udfs.alignment.load_alignment` reads, with the figures).
-Exit codes: 0 done, 1 failed, 2 bad usage.
+For visual models without a text tower of their own; with `--native` for towers that share a space: nothing is fitted,
+their cosines are measured and calibrated. Pairs are read through petastorm from exactly the live rows of the run's
+`index_feed`. Near-duplicates and pairs with the same text stay on one side of the split. What is held out is looked up
+among *all* pairs and among the held-out ones, in both directions, beside chance and beside no alignment. Writes
+`alignment-<version>.safetensors`, which `embedding.alignment` names for the feed to carry the cosines (after
+`jobs.reembed`), and the figures as `.json`. Exit codes: 0 done, 1 failed, 2 bad usage.
 """
 
 import argparse
@@ -14,18 +16,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.command import run_command
-from jobs.contrastive import Projections, Settings, closed_form, fit
+from jobs.contrastive import Arrays, Settings, closed_form, fit
 from jobs.errors import UsageError
 from jobs.progress import Progress
 from readers.loaders import feed_loader
 from readers.metrics import matched_recall
 from readers.snapshot import Snapshot, SnapshotError
-from udfs.alignment import Alignment, Calibration, calibration_of, save_alignment
+from udfs.alignment import Alignment, Projections, calibration_of, save_alignment
+from udfs.assets import sha256_of
 
 CUTOFFS = (1, 5, 10)
 _BATCH = 4096
@@ -59,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--duplicate-cosine", type=float, default=0.9, help="images as alike stay together (0.9)")
     parser.add_argument("--pairs", type=int, default=50_000, help="pairs read at most (50000)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--native", action="store_true", help="the towers share a space: calibrate, fit nothing")
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options))
 
@@ -82,16 +87,16 @@ def _run(options: argparse.Namespace) -> None:
     most = min(pairs.vectors.shape[1], pairs.texts.shape[1])
     if not 1 <= options.dimension <= most:
         raise UsageError(f"--dimension: expected 1 to {most}, found {options.dimension}")
+    if options.native and pairs.vectors.shape[1] != pairs.texts.shape[1]:
+        raise UsageError(
+            f"--native: image vectors have {pairs.vectors.shape[1]} dimensions, text vectors {pairs.texts.shape[1]}: "
+            "they share no space"
+        )
     groups = duplicate_groups(pairs, options.duplicate_cosine)
     held = split(groups, options.held_out, options.seed)
-    settings = Settings(dimension=options.dimension, seed=options.seed)
-    training = Pairs(pairs.vectors[~held], pairs.texts[~held], 0)
     with progress.stage("fit"):
-        projections, fitted = fit(training.vectors, training.texts, groups[~held], settings)
-        alignment = alignment_of(training, projections, snapshot, options.seed)
-    start = closed_form(training.vectors, training.texts, settings)
-    start_only = alignment_of(training, start, snapshot, options.seed)
-    recall = evaluate(pairs, held, {"aligned": alignment, "closed form": start_only}, options.seed)
+        settings = None if options.native else Settings(dimension=options.dimension, seed=options.seed)
+        alignment, recall, fitted = measured(pairs, groups, held, snapshot, settings, options.seed)
     facts = {
         "run_id": snapshot.run_id,
         "feed_version": snapshot.table_versions["index_feed"],
@@ -108,7 +113,30 @@ def _run(options: argparse.Namespace) -> None:
     for pool, figures in recall.items():
         for name, values in figures.items():
             progress.say(f"{pool}: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    progress.say(f"stored: {path}")
+    progress.say(f"stored: {path}; for the feed to carry image_text_cosine, in the profile:")
+    progress.say(f"embedding.alignment: {{path: {path}, sha256: {sha256_of(path)}}}")
+
+
+def measured(
+    pairs: Pairs,
+    groups: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    snapshot: Snapshot,
+    settings: Settings | None,
+    seed: int,
+) -> tuple[Alignment, dict[str, dict[str, dict[str, float]]], dict[str, Any]]:
+    """The alignment learned from what is not `held` (N,), its recall on what is, and how it was fitted; without
+    settings the vectors share a space as they are, and are only calibrated."""
+    if settings is None:
+        native = alignment_of(pairs, None, snapshot, seed)
+        return native, evaluate(pairs, held, {"native": native}, seed), {}
+    images, texts = pairs.vectors[~held], pairs.texts[~held]
+    projections, fitted = fit(images, texts, groups[~held], settings)
+    start = closed_form(images, texts, fitted["shrinkage"], settings.dimension)
+    # On pairs that the fit has not seen: those that it has are further apart than others will be.
+    unseen = Pairs(pairs.vectors[held], pairs.texts[held], 0)
+    aligned, start_only = (alignment_of(unseen, arrays, snapshot, seed) for arrays in (projections, start))
+    return aligned, evaluate(pairs, held, {"aligned": aligned, "closed form": start_only}, seed), fitted
 
 
 def read_pairs(snapshot: Snapshot, most: int, seed: int) -> Pairs:
@@ -168,16 +196,13 @@ def split(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool
     return held
 
 
-def alignment_of(pairs: Pairs, projections: Projections, snapshot: Snapshot, seed: int) -> Alignment:
-    """The alignment of these projections, calibrated on unrelated ones of `pairs`."""
+def alignment_of(pairs: Pairs, arrays: Arrays | None, snapshot: Snapshot, seed: int) -> Alignment:
+    """The alignment of these projections (null: of one space as it is), calibrated on unrelated ones of `pairs`."""
     plain = Alignment(
         model_version=str(snapshot.model_version),
         text_model_version=str(snapshot.text_model_version),
-        image_mean=projections["image_mean"],
-        image_projection=projections["image_projection"],
-        text_mean=projections["text_mean"],
-        text_projection=projections["text_projection"],
-        calibration=Calibration(0.0, 1.0),
+        projections=Projections(**arrays) if arrays else None,
+        calibration=None,
     )
     return replace(plain, calibration=calibration_of(plain.images(pairs.vectors), plain.texts(pairs.texts), seed))
 

@@ -22,6 +22,8 @@ class Versions:
     text_model_version: str
     rule_version: str
     canonical_version: str
+    alignment_version: str | None = None
+    """Null where pictures and texts are not compared."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Event:
     text_model_version: str | None = None
     rule_version: str | None = None
     canonical_version: str | None = None
+    alignment_version: str | None = None
     detail: str | None = None
 
 

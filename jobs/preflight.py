@@ -13,6 +13,7 @@ from jobs.ledger import Versions
 from schemas.assets import EFFICIENTNET_LITE0
 from schemas.policy import Policy
 from schemas.settings import EmbeddingSettings
+from udfs.alignment import AlignmentError, alignment_for
 from udfs.assets import AssetError, assets_of, locate
 from udfs.canonical import canonical_version
 from udfs.embed import EmbedderError, dimension, model_version
@@ -54,18 +55,17 @@ def check(config: Config) -> tuple[Policy, Versions]:
             _check_model(config.embedding_beside)
             if model_version(config.embedding_beside, pixels) == visual:
                 raise UsageError("embedding_beside: is the very model of embedding; leave it out, or name another")
-        length = text_dimension(config.text)
-        if config.text.shares_space and length != dimension(config.embedding):
-            raise UsageError(
-                f"text.shares_space: the text's vectors have {length} dimensions, the pictures' "
-                f"{dimension(config.embedding)}: they share no space"
-            )
+        texts, length = text_model_version(config.text), text_dimension(config.text)
+        alignment = _check_alignment("embedding", config.embedding, length, (visual, texts))
+        if config.embedding_beside is not None:  # to be switched to
+            beside = model_version(config.embedding_beside, pixels)
+            _check_alignment("embedding_beside", config.embedding_beside, length, (beside, texts))
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
     detector = gate_version(config.policy)
     decided_by = hashlib.sha256(f"{policy.version} {detector}".encode()).hexdigest()[:16]
-    return policy, Versions(decided_by, visual, text_model_version(config.text), rule, pixels)
+    return policy, Versions(decided_by, visual, texts, rule, pixels, alignment)
 
 
 def _check_warehouse(warehouse: str) -> None:
@@ -96,6 +96,24 @@ def _check_model(settings: EmbeddingSettings) -> None:
     found = dimension(settings.model_copy(update={"dimension": None}))
     if settings.dimension not in {None, found}:
         raise UsageError(f"embedding.dimension: {settings.model} makes vectors of {found}, not of {settings.dimension}")
+
+
+def _check_alignment(group: str, embedding: EmbeddingSettings, text_length: int, models: tuple[str, str]) -> str | None:
+    """The version of how pictures and texts are compared; UsageError for an alignment of other models than `models`
+    (picture, text), and for spaces that cannot be one."""
+    try:
+        alignment = alignment_for(embedding, *models)
+    except AlignmentError as error:
+        raise UsageError(f"{group}.alignment: {error}") from None
+    if alignment is None:
+        return None
+    length = dimension(embedding)
+    if alignment.projections is None and length != text_length:
+        raise UsageError(
+            f"{group}: the text's vectors have {text_length} dimensions, the pictures' {length}: they share no space; "
+            "fit an alignment (jobs.fit_alignment)"
+        )
+    return alignment.version
 
 
 def _check_recall(config: Config) -> None:

@@ -1,11 +1,12 @@
 """Another embedding model for what is stored: its vectors beside the old ones, then the feed in one published run.
 
-    python -m jobs.reembed --profile conf/local.yaml --model NAME [--batch 100000] [--no-switch]
+    python -m jobs.reembed --profile conf/local.yaml [--model NAME] [--batch 100000] [--no-switch]
 
-`NAME` is the model of the profile's `embedding` or `embedding_beside`. Every live image without a vector of that model
-gets one, in batches that are published one by one: a job that is stopped goes on where it was. When none is missing the
-feed is switched to the model in one run. While both are configured, nights embed with both, so that switching back
-misses nothing. After a switch, name the model under `embedding` in the profile: nights under the other are refused.
+`NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every live image without a vector
+of that model gets one, in batches that are published one by one: a job that is stopped goes on where it was. When none
+is missing the feed is switched to the model, and to the alignment that the profile names for it, in one run. While both
+are configured, nights embed with both, so that switching back misses nothing. After a switch, name the model under
+`embedding` in the profile: nights under the other are refused.
 Exit codes as for every job.
 """
 
@@ -33,12 +34,15 @@ from jobs.stages import audit
 from jobs.work import Work
 from udfs.embed import dimension
 
+SWITCHED = ("model_version", "alignment_version")
+"""In which a run of this job may differ from the one before."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jobs.reembed", description="Fill another model's vectors, switch the feed.")
     add_config_arguments(parser)
-    parser.add_argument("--model", required=True, metavar="NAME", help="the model of embedding or embedding_beside")
+    parser.add_argument("--model", metavar="NAME", help="the model of embedding (the default) or embedding_beside")
     parser.add_argument("--batch", type=int, default=100_000, metavar="IMAGES", help="images embedded by one run")
     parser.add_argument("--no-switch", action="store_true", help="only fill; leave the feed with its model")
     options = parser.parse_args(arguments)
@@ -51,16 +55,14 @@ def _run(options: argparse.Namespace) -> None:
     config = towards(local_assets(load(options.profile, options.set)), options.model)
     policy, versions = check(config)
     spark = open_session(config)
-    with held(
-        spark, config, policy, versions, job="reembed", what="reembed", may_differ=("model_version",)
-    ) as warehouse:
+    with held(spark, config, policy, versions, job="reembed", what="reembed", may_differ=SWITCHED) as warehouse:
         reembed(warehouse, batch=options.batch, switch=not options.no_switch)
 
 
-def towards(config: Config, model: str) -> Config:
+def towards(config: Config, model: str | None) -> Config:
     """The configuration with that model as `embedding`, the other beside it. UsageError where neither is that model."""
     beside = config.embedding_beside
-    if config.embedding.model == model:
+    if model in {None, config.embedding.model}:
         return config
     if beside is None or beside.model != model:
         known = [config.embedding.model] + ([beside.model] if beside else [])
@@ -78,7 +80,11 @@ def reembed(warehouse: Warehouse, *, batch: int, switch: bool) -> None:
             f"the warehouse {warehouse.landing.storage.root} has no published run: there is nothing to embed"
         )
     model, version = warehouse.config.embedding.model, warehouse.versions.model_version
-    before = replace(warehouse.versions, model_version=published.model_version)
+    before = replace(
+        warehouse.versions,
+        model_version=published.model_version,
+        alignment_version=published.alignment_version,
+    )
     count = missing_vectors(warehouse.landing, version).count()
     parts = -(-count // batch)
     for number in range(parts):
@@ -86,7 +92,7 @@ def reembed(warehouse: Warehouse, *, batch: int, switch: bool) -> None:
         stage = partial(_fill, work, f.pmod(f.xxhash64("image_id"), f.lit(parts)) == number)
         warehouse.publish(work, stage, versions=before)
         log.info("reembed part %d of %d: %d images embedded", number + 1, parts, work.counts["embedded"])
-    if switch and published.model_version != version:
+    if switch and before != warehouse.versions:
         work = warehouse.work()
         warehouse.publish(work, partial(_switch, work))
         log.info("reembed: the feed is under %s now; name it under embedding in the profile", model)

@@ -91,6 +91,7 @@ class Snapshot:
     text_model_version: str | None
     rule_version: str | None
     canonical_version: str | None
+    alignment_version: str | None
     storage_options: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -123,6 +124,7 @@ class Snapshot:
             text_model_version=chosen["text_model_version"],
             rule_version=chosen["rule_version"],
             canonical_version=chosen["canonical_version"],
+            alignment_version=chosen["alignment_version"],
             storage_options=storage_options,
         )
 

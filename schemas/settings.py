@@ -309,6 +309,12 @@ class EmbeddingSettings(Settings):
     crop_mode: Literal["center", "squash", "border"] | None = None
     fit: Literal["model", "pad"] = "model"
     """`model`: the model's own resize and crop; `pad`: whole picture, padded to its input on white (cut-outs)."""
+    shares_text_space: bool = False
+    """Whether the text tower's vectors lie in the same space (a CLIP's two towers): then their cosine says how well a
+    text fits its picture, and the feed carries it. Not part of the model's version, as `alignment`."""
+    alignment: AssetSettings | None = None
+    """What `jobs.fit_alignment` stored for this model and the text tower: the feed then carries that cosine for models
+    that share no space, and for all of them what calibrates it. Stated beside `shares_text_space`, it decides."""
 
     @model_validator(mode="after")
     def _gpus_are_filled(self) -> Self:
@@ -342,9 +348,6 @@ class TextSettings(Settings):
     """Texts inferred at once; texts of like length go together, and the last batch of each length is padded."""
     max_tokens: int = Field(default=128, ge=8)
     """Tokens beyond this are not read; the model's own limit applies too."""
-    shares_space: bool = False
-    """Whether the vectors lie in the space of the visual tower's (a CLIP's two towers): then their cosine says how well
-    a text fits its picture, and the feed carries it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     """Inference threads on a CPU; Spark already runs one task a core."""

@@ -387,8 +387,12 @@ INDEX_FEED = Table(
         Column(
             "image_text_cosine",
             "double",
-            "cosine of the two vectors; null without a text, or where the towers share no space (text.shares_space)",
+            "cosine of the two vectors in the space that the towers share or that an alignment brings them into, "
+            "six decimals; null without a text, or where pictures and texts are not compared",
         ),
+        Column("image_text_mean", "double", "mean cosine of unrelated pairs, for calibrating; null where not measured"),
+        Column("image_text_deviation", "double", "their standard deviation; null where not measured"),
+        Column("alignment_version", "string", "what the three rest on; null where pictures and texts are not compared"),
         Column("has_title", "boolean", "mask: a title was given", nullable=False),
         Column("has_alt_text", "boolean", "mask: an alternative text was given", nullable=False),
         Column("has_description", "boolean", "mask: a description was given", nullable=False),
@@ -508,6 +512,7 @@ RUNS = Table(
         Column("text_model_version", "string", "text model"),
         Column("rule_version", "string", "dedup rule"),
         Column("canonical_version", "string", "pixels"),
+        Column("alignment_version", "string", "how pictures and texts are compared; null where they are not"),
         Column("detail", "string", "why it was discarded, and the like"),
         Column("lease_generation", "bigint", "generation of the lease under which it was written", nullable=False),
     ),

@@ -7,16 +7,24 @@ come with the mean and deviation of unrelated pairs that put them on one scale. 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.settings import EmbeddingSettings
+from udfs.assets import locate
+
 Vectors = NDArray[np.float32]
-_ARRAYS = ("image_mean", "image_projection", "text_mean", "text_projection")
+Floats = NDArray[np.float64]
 _LEAST_NORM = 1e-12
+_DESCRIPTION = "lensfeed.alignment"
+"""Key in the file's metadata."""
+_DECIMALS = 6
 
 
 class AlignmentError(Exception):
@@ -34,18 +42,15 @@ class Calibration:
         if not self.deviation > 0:
             raise AlignmentError(f"calibration: expected a deviation above 0, found {self.deviation}")
 
-    def standardise(self, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    def standardise(self, cosines: Floats) -> Floats:
         """Deviations above what unrelated pairs have: comparable between pairs of models. NaN stays NaN."""
         return (cosines - self.mean) / self.deviation
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """Two affine projections into one space of K dimensions. Make it with `jobs.fit_alignment` or `load_alignment`."""
+class Projections:
+    """Two affine maps into one space of K dimensions."""
 
-    model_version: str
-    """Of the image vectors it takes."""
-    text_model_version: str
     image_mean: Vectors
     """(D,) float32."""
     image_projection: Vectors
@@ -54,7 +59,6 @@ class Alignment:
     """(T,) float32."""
     text_projection: Vectors
     """(T, K) float32."""
-    calibration: Calibration
 
     def __post_init__(self) -> None:
         for name in ("image", "text"):
@@ -70,41 +74,122 @@ class Alignment:
                 f"{self.text_projection.shape[1]} dimensions"
             )
 
+    def arrays(self) -> dict[str, Vectors]:
+        """By name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How pictures of one model and texts of another are compared. Made by `jobs.fit_alignment`."""
+
+    model_version: str
+    """Of the image vectors it takes."""
+    text_model_version: str
+    projections: Projections | None
+    """Null where the towers share a space as they are."""
+    calibration: Calibration | None
+    """Null for towers that share a space and were not calibrated yet."""
+
     @property
     def version(self) -> str:
         """SHA-256 hex over both models and every number."""
-        parts = [self.model_version, self.text_model_version, json.dumps(asdict(self.calibration), sort_keys=True)]
+        calibration = asdict(self.calibration) if self.calibration else None
+        parts = [self.model_version, self.text_model_version, json.dumps(calibration, sort_keys=True)]
         digest = hashlib.sha256("\n".join(parts).encode())
-        for name in _ARRAYS:
-            array = np.ascontiguousarray(getattr(self, name), "<f4")
+        for name, given in self.projections.arrays().items() if self.projections else ():
+            array = np.ascontiguousarray(given, "<f4")
             digest.update(f"{name} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
 
     def images(self, vectors: Vectors) -> Vectors:
         """Image vectors (N, D) to unit vectors (N, K) of the common space; a zero stays zero."""
-        return _projected(vectors, self.image_mean, self.image_projection, "image")
+        return self._projected("image", vectors)
 
     def texts(self, vectors: Vectors) -> Vectors:
         """Text vectors (N, T) to unit vectors (N, K) of the common space."""
-        return _projected(vectors, self.text_mean, self.text_projection, "text")
+        return self._projected("text", vectors)
 
+    def cosine(self, vector: Vectors, text_vector: Vectors) -> float:
+        """Of one image (D,) to one text (T,), in [-1, 1].
 
-def image_text_cosine(
-    vectors: Vectors, text_vectors: Vectors, has_text: NDArray[np.bool_], alignment: Alignment | None
-) -> NDArray[np.float64]:
-    """Cosine of each image to its own text: (N, D), (N, T), (N,) to (N,) float64 in [-1, 1]; NaN where has_text is not.
-
-    `alignment` null: the towers share a space natively, and D equals T. Raises AlignmentError where shapes do not fit.
-    """
-    if alignment is None and vectors.shape != text_vectors.shape:
-        raise AlignmentError(
-            f"expected image and text vectors of one space, found {vectors.shape} and {text_vectors.shape}; "
-            "fit an alignment (jobs.fit_alignment)"
+        A pair by itself, in float64, and to six decimals: what stands in the feed must not depend on the rows beside it
+        nor on which machine's kernels worked it out, or rows would seem changed that are not.
+        """
+        image, text = (
+            side if exact is None else (side - exact[0]) @ exact[1]
+            for side, exact in zip(
+                (vector.astype(np.float64), text_vector.astype(np.float64)), self._exact, strict=True
+            )
         )
-    images = _unit(vectors) if alignment is None else alignment.images(vectors)
-    texts = _unit(text_vectors) if alignment is None else alignment.texts(text_vectors)
-    cosines = np.einsum("nk,nk->n", images, texts, dtype=np.float64).clip(-1, 1)
-    return np.where(has_text, cosines, np.nan)
+        if image.shape != text.shape:
+            raise AlignmentError(
+                f"expected image and text vectors of one space, found {image.shape} and {text.shape}; "
+                "fit an alignment (jobs.fit_alignment)"
+            )
+        norms = np.sqrt(np.square(image).sum() * np.square(text).sum())
+        return round(float(np.clip((image * text).sum() / max(norms, _LEAST_NORM), -1, 1)), _DECIMALS)
+
+    @cached_property
+    def _exact(self) -> tuple[tuple[Floats, Floats] | None, tuple[Floats, Floats] | None]:
+        """Mean and matrix of either side in float64."""
+        p = self.projections
+        if p is None:
+            return None, None
+        return (
+            (p.image_mean.astype(np.float64), p.image_projection.astype(np.float64)),
+            (p.text_mean.astype(np.float64), p.text_projection.astype(np.float64)),
+        )
+
+    def _projected(self, side: str, vectors: Vectors) -> Vectors:
+        if self.projections is None:
+            return _unit(vectors)
+        arrays = self.projections.arrays()
+        mean, projection = arrays[f"{side}_mean"], arrays[f"{side}_projection"]
+        if vectors.ndim != 2 or vectors.shape[1] != len(mean):
+            raise AlignmentError(f"{side} vectors: expected shape (N, {len(mean)}), found {vectors.shape}")
+        return _unit((vectors - mean) @ projection)
+
+
+def cosine_udf(alignment: Alignment) -> Any:
+    """`(vector array<float>, text vector array<float>) -> double`: a row's cosine, null where either is null."""
+    import pandas as pd
+    from pyspark.sql.pandas.functions import pandas_udf
+
+    def cosines(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+        for vectors, texts in batches:
+            yield pd.Series(list(_cosines(alignment, vectors, texts)), dtype="float64")
+
+    declare: Any = pandas_udf  # its stubs do not know iterators of several columns
+    # Nondeterministic in name only: then Spark evaluates it once, although row and digest both use it.
+    return declare(cosines, "double").asNondeterministic()
+
+
+def _cosines(
+    alignment: Alignment, vectors: Iterable[Vectors | None], texts: Iterable[Vectors | None]
+) -> Iterator[float | None]:
+    for vector, text in zip(vectors, texts, strict=True):
+        yield None if vector is None or text is None else alignment.cosine(vector, text)
+
+
+def alignment_for(embedding: EmbeddingSettings, model_version: str, text_model_version: str) -> Alignment | None:
+    """How the settings have pictures compared with texts of these models; null where they do not.
+
+    Raises AssetError for a file that is missing or not the pinned one, AlignmentError for one of other models.
+    """
+    if embedding.alignment is None:
+        return Alignment(model_version, text_model_version, None, None) if embedding.shares_text_space else None
+    alignment = load_alignment(locate(embedding.alignment))
+    for what, expected, found in (
+        ("picture", model_version, alignment.model_version),
+        ("text", text_model_version, alignment.text_model_version),
+    ):
+        if found != expected:
+            raise AlignmentError(
+                f"{embedding.alignment.path}: expected one for the configured {what} model, {expected}, found one for "
+                f"{found}; fit it anew (jobs.fit_alignment)"
+            )
+    return alignment
 
 
 def calibration_of(images: Vectors, texts: Vectors, seed: int = 0, pairs: int = 100_000) -> Calibration:
@@ -122,59 +207,51 @@ def calibration_of(images: Vectors, texts: Vectors, seed: int = 0, pairs: int = 
 
 
 def save_alignment(alignment: Alignment, folder: Path, facts: dict[str, Any]) -> Path:
-    """Write `alignment-<version>.safetensors` and, last, the JSON file beside it that names both; returns the latter.
+    """Write `alignment-<version>.safetensors`, which `load_alignment` reads, and beside it a JSON file for people.
 
-    `facts`: what else the JSON file is to hold of how the alignment came about (JSON types).
+    Returns the former. `facts`: what the latter is to hold of how the alignment came about (JSON types).
     """
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"alignment-{alignment.version[:16]}"
-    data = save({name: np.ascontiguousarray(getattr(alignment, name), np.float32) for name in _ARRAYS})
-    (folder / f"{stem}.safetensors").write_bytes(data)
+    path = folder / f"alignment-{alignment.version[:16]}.safetensors"
     description = {
         "version": alignment.version,
-        "file": f"{stem}.safetensors",
-        "sha256": hashlib.sha256(data).hexdigest(),
         "model_version": alignment.model_version,
         "text_model_version": alignment.text_model_version,
-        "calibration": asdict(alignment.calibration),
+        "calibration": asdict(alignment.calibration) if alignment.calibration else None,
     }
-    path = folder / f"{stem}.json"
-    path.write_text(json.dumps(description | facts, indent=2) + "\n")
+    arrays = alignment.projections.arrays() if alignment.projections else {}
+    data = save(
+        {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()},
+        {_DESCRIPTION: json.dumps(description)},
+    )
+    path.write_bytes(data)
+    report = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()} | description | facts
+    path.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
     return path
 
 
 def load_alignment(path: Path) -> Alignment:
-    """The alignment of a JSON file that `save_alignment` wrote. Raises AlignmentError where it or its file is another.
-
-    Whoever applies it checks `model_version` and `text_model_version` against those of the vectors.
-    """
-    from safetensors.numpy import load
+    """The alignment of a file that `save_alignment` wrote. Raises AlignmentError where it is something else."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        described = json.loads(path.read_text())
-        data = (path.parent / described["file"]).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AlignmentError(f"{path}: not the description of an alignment: {type(error).__name__}: {error}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != described["sha256"]:
-        raise AlignmentError(f"{described['file']}: SHA-256 expected {described['sha256']}, found {found}")
-    alignment = Alignment(
-        model_version=described["model_version"],
-        text_model_version=described["text_model_version"],
-        calibration=Calibration(**described["calibration"]),
-        **load(data),
-    )
-    if alignment.version != described["version"]:
-        raise AlignmentError(f"{path}: version expected {alignment.version}, found {described['version']}")
+        with safe_open(path, framework="np") as file:
+            described = json.loads(file.metadata()[_DESCRIPTION])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        alignment = Alignment(
+            model_version=described["model_version"],
+            text_model_version=described["text_model_version"],
+            projections=Projections(**arrays) if arrays else None,
+            calibration=Calibration(**described["calibration"]) if described["calibration"] else None,
+        )
+        expected = described["version"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise AlignmentError(f"{path}: not an alignment: {type(error).__name__}: {error}") from error
+    if alignment.version != expected:
+        raise AlignmentError(f"{path}: version expected {expected}, found {alignment.version}")
     return alignment
-
-
-def _projected(vectors: Vectors, mean: Vectors, projection: Vectors, name: str) -> Vectors:
-    if vectors.ndim != 2 or vectors.shape[1] != len(mean):
-        raise AlignmentError(f"{name} vectors: expected shape (N, {len(mean)}), found {vectors.shape}")
-    return _unit((vectors - mean) @ projection)
 
 
 def _unit(vectors: Vectors) -> Vectors:

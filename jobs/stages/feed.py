@@ -5,6 +5,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import FEED_MEMBERS, INDEX_FEED
+from udfs.alignment import Alignment, cosine_udf
 
 
 def member_rows(clusters: DataFrame, url_state: DataFrame) -> DataFrame:
@@ -26,10 +27,10 @@ def feed_rows(
     model_version: str,
     text_model_version: str,
     text_dimension: int,
-    shared_space: bool,
+    alignment: Alignment | None,
 ) -> DataFrame:
-    """Rows of `index_feed` for the representatives among `clusters`; `shared_space`: the two kinds of vectors may be
-    compared.
+    """Rows of `index_feed` for the representatives among `clusters`; `alignment`: how pictures and texts are compared,
+    null where they are not.
 
     `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `vectors`
     (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models; `feed_ids` (`image_id, feed_id`).
@@ -51,7 +52,7 @@ def feed_rows(
         .join(texts, "text_id", "left")
         .withColumn("has_text", f.col("given_text_vector").isNotNull())
         .withColumn("text_vector", f.coalesce("given_text_vector", zeros))
-        .withColumn("image_text_cosine", _cosine() if shared_space else f.lit(None).cast("double"))
+        .withColumns(_comparison(alignment))
         .withColumn("model_version", f.lit(model_version))
         .withColumn("text_model_version", f.lit(text_model_version))
     )
@@ -61,10 +62,16 @@ def feed_rows(
     return rows.withColumn("row_digest", digest).select(*INDEX_FEED.column_names)
 
 
-def _cosine() -> Column:
-    """Of the two unit vectors; null where there is no text."""
-    products = f.zip_with("vector", "given_text_vector", lambda a, b: a.cast("double") * b.cast("double"))
-    return f.aggregate(products, f.lit(0.0), lambda total, product: total + product)
+def _comparison(alignment: Alignment | None) -> dict[str, Column]:
+    """How well the text of a row fits its picture, and what makes that cosine comparable with other models'."""
+    calibration = alignment.calibration if alignment else None
+    cosine = cosine_udf(alignment)("vector", "given_text_vector") if alignment else f.lit(None).cast("double")
+    return {
+        "image_text_cosine": cosine,
+        "image_text_mean": f.lit(calibration.mean if calibration else None).cast("double"),
+        "image_text_deviation": f.lit(calibration.deviation if calibration else None).cast("double"),
+        "alignment_version": f.lit(alignment.version if alignment else None).cast("string"),
+    }
 
 
 def natural_feed_ids(image_ids: DataFrame) -> DataFrame:

@@ -1,10 +1,12 @@
-"""Another model: filled beside the old one, switched to, kept up to date by nights, switched back."""
+"""Another model: filled beside the old one, switched to, kept up to date by nights, switched back. Another alignment of
+pictures and texts: switched to."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -13,6 +15,8 @@ from jobs import reembed
 from readers.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
+from udfs.alignment import Alignment, Calibration, Projections, save_alignment
+from udfs.assets import sha256_of
 
 pytestmark = pytest.mark.spark
 
@@ -74,6 +78,45 @@ def test_there_and_back_with_a_night_between(
     assert {name for name in after if after[name] != before[name]} == {"index_feed", "all"}
     assert reembed.main([*arguments, "--model", "tf_efficientnet_lite0"]) == 0
     assert digest_of(warehouse) == before
+
+
+def some_alignment(warehouse: Path, folder: Path) -> tuple[Alignment, str]:
+    """An alignment for the models of a warehouse, learned from nothing, and the setting that names it."""
+    snapshot, generator = Snapshot.open(str(warehouse)), np.random.default_rng(0)
+    row = snapshot.rows("index_feed", ["vector", "text_vector"]).slice(0, 1).to_pylist()[0]
+    image, text = len(row["vector"]), len(row["text_vector"])
+    arrays = [generator.normal(size=shape).astype(np.float32) for shape in (image, (image, 16), text, (text, 16))]
+    alignment = Alignment(
+        str(snapshot.model_version), str(snapshot.text_model_version), Projections(*arrays), Calibration(0.1, 0.2)
+    )
+    path = save_alignment(alignment, folder, {})
+    return alignment, f"embedding.alignment={json.dumps({'path': str(path), 'sha256': sha256_of(path)})}"
+
+
+def test_an_alignment_is_switched_to_and_leaves_what_it_had_left_from_the_start(
+    small: SmallWorld, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
+) -> None:
+    switched, always = tmp_path / "switched", tmp_path / "always"
+    assert small.night(FIRST, switched) == 0
+    alignment, setting = some_alignment(switched, tmp_path / "alignments")
+    before = digest_of(switched)
+    assert small.night(FIRST, switched, "--force", settings=[setting]) == 2  # two alignments never mix
+    assert reembed.main(small.arguments(switched, setting)) == 0
+    assert small.night(FIRST, switched, "--force") == 2
+    after = digest_of(switched)
+    assert {name for name in after if after[name] != before[name]} == {"index_feed", "all"}
+    assert small.night(FIRST, always, settings=[setting]) == 0
+    assert digest_of(always) == after
+
+    snapshot = Snapshot.open(str(switched))
+    assert snapshot.alignment_version == alignment.version
+    feed = snapshot.rows("index_feed").to_pylist()
+    assert {row["alignment_version"] for row in feed} == {alignment.version}
+    for row in feed:
+        cosine = alignment.cosine(np.array(row["vector"], np.float32), np.array(row["text_vector"], np.float32))
+        assert row["image_text_cosine"] == cosine
+        assert (row["image_text_mean"], row["image_text_deviation"]) == (0.1, 0.2)
+    assert len({row["image_text_cosine"] for row in feed}) == len(feed)
 
 
 def test_a_model_that_is_not_configured_is_refused(small: SmallWorld, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from jobs.fit_alignment import Pairs, duplicate_groups, main, read_pairs, split
 from jobs.progress import log
 from readers.snapshot import Snapshot
 from tests.readers.tiny_warehouse import TinyWarehouse, feed_row
-from udfs.alignment import image_text_cosine, load_alignment
+from udfs.alignment import Alignment, load_alignment
 
 COUNT, IMAGE, TEXT = 240, 24, 12
 
@@ -53,8 +53,8 @@ def test_held_out_pairs_are_found_far_above_chance_and_the_alignment_is_stored(
 ) -> None:
     into = tmp_path / "alignment"
     assert main(["--warehouse", publish(feed), "--into", str(into), "--dimension", "6", "--held-out", "0.3"]) == 0
-    (path,) = into.glob("*.json")
-    described = json.loads(path.read_text())
+    (path,) = into.glob("*.safetensors")
+    described = json.loads(path.with_suffix(".json").read_text())
     assert described["run_id"] == "run"
     assert described["pairs"]["read"] == COUNT * 9 // 10
     for figures in described["recall"].values():
@@ -65,12 +65,21 @@ def test_held_out_pairs_are_found_far_above_chance_and_the_alignment_is_stored(
 
     alignment = load_alignment(path)
     assert (alignment.model_version, alignment.text_model_version) == ("model-1", "text-1")
-    images, texts = pairs_of(1)
-    everyone = np.ones(COUNT, bool)
-    own = alignment.calibration.standardise(image_text_cosine(images, texts, everyone, alignment))
-    other = alignment.calibration.standardise(image_text_cosine(images, np.roll(texts, 1, axis=0), everyone, alignment))
+    own, other = standardised(alignment)
     assert own.mean() > 1.5
     assert abs(other.mean()) < 0.3
+
+
+def standardised(alignment: Alignment) -> list[NDArray[np.float64]]:
+    """Calibrated cosines of each image to its own text, and to its neighbour's."""
+    images, texts = pairs_of(1)
+    assert alignment.calibration is not None
+    return [
+        alignment.calibration.standardise(
+            np.array([alignment.cosine(image, text) for image, text in zip(images, others, strict=True)])
+        )
+        for others in (texts, np.roll(texts, 1, axis=0))
+    ]
 
 
 def test_the_same_feed_gives_the_same_alignment(feed: TinyWarehouse, tmp_path: Path) -> None:
@@ -104,10 +113,43 @@ def test_alike_images_and_equal_texts_are_one_group_and_stay_on_one_side() -> No
 
 def test_the_contrastive_loss_improves_on_a_poor_start() -> None:
     images, texts = pairs_of(3, 600)
-    settings = Settings(dimension=6, shrinkage=1000.0, epochs=40, learning_rate=3e-2, dropout=0.0)
+    settings = Settings(dimension=6, shrinkages=(1000.0,), epochs=40, learning_rate=3e-2, dropout=0.0)
     _, figures = fit(images, texts, np.arange(600), settings)
+    assert figures["shrinkage"] == 1000.0
     assert figures["epochs_kept"] > 0
     assert figures["reciprocal_rank"] > 1.1 * figures["reciprocal_rank_at_start"]
+
+
+def test_the_shrinkage_is_the_one_under_which_unseen_pairs_are_told_apart_best() -> None:
+    images, texts = pairs_of(3, 600)
+    fits = {
+        one: fit(images, texts, np.arange(600), Settings(dimension=6, shrinkages=one, epochs=0))[1]
+        for one in ((1e-6,), (1.0,), (1e6,), (1e-6, 1.0, 1e6))
+    }
+    ranks = {chosen[0]: figures["reciprocal_rank"] for chosen, figures in fits.items() if len(chosen) == 1}
+    assert len(set(ranks.values())) == 3
+    assert fits[1e-6, 1.0, 1e6]["shrinkage"] == max(ranks, key=lambda one: ranks[one])
+
+
+def test_towers_that_share_a_space_are_only_calibrated(feed: TinyWarehouse, tmp_path: Path) -> None:
+    vectors = pairs_of(1, 60)[1]
+    noisy = vectors + 0.1 * np.random.default_rng(0).normal(size=vectors.shape)
+    feed.write(
+        "index_feed",
+        [feed_row(n, vector=noisy[n].tolist(), text_vector=vectors[n].tolist(), has_text=True) for n in range(60)],
+    )
+    feed.event("run", "published")
+    assert (
+        main(["--warehouse", str(feed.root), "--into", str(tmp_path / "native"), "--native", "--dimension", "6"]) == 0
+    )
+    (path,) = (tmp_path / "native").glob("*.safetensors")
+    alignment = load_alignment(path)
+    assert alignment.projections is None
+    assert alignment.calibration is not None
+    unrelated = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)) @ vectors.T
+    assert alignment.calibration.mean == pytest.approx(unrelated[~np.eye(60, dtype=bool)].mean(), abs=0.01)
+    figures = json.loads(path.with_suffix(".json").read_text())["recall"]["all pairs"]
+    assert figures["image to text, native"]["recall@1"] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -117,6 +159,10 @@ def test_the_contrastive_loss_improves_on_a_poor_start() -> None:
         (["--dimension", "99"], "--dimension: expected 1 to 12, found 99"),
         (["--pairs", "3"], "--pairs: expected at least 8, found 3"),
         (["--run", "other"], "other"),
+        (
+            ["--native", "--dimension", "6"],
+            "--native: image vectors have 24 dimensions, text vectors 12: they share no",
+        ),
     ],
 )
 def test_bad_usage_ends_with_exit_code_two_and_says_what_was_expected(

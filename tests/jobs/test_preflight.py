@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.config import Config, load
 from jobs.errors import UsageError
 from jobs.preflight import check, parse_date
+from schemas.settings import AssetSettings
+from udfs.alignment import Alignment, Calibration, Projections, save_alignment
+from udfs.assets import sha256_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +74,7 @@ def test_a_sound_configuration_passes_and_leaves_nothing_behind(tmp_path: Path) 
         ("images", {"max_side": 640}, {"canonical_version", "model_version", "rule_version"}),
         ("embedding", {"dtype": "bfloat16"}, {"model_version"}),
         ("embedding", {"batch_size": 3, "threads": 2}, set()),
+        ("embedding", {"dimension": 384, "shares_text_space": True}, {"model_version", "alignment_version"}),
         ("text", {"max_tokens": 64}, {"text_model_version"}),
         ("dedup", {"max_hamming": 6}, {"rule_version"}),
         ("dedup", {"target_recall": 0.5}, set()),
@@ -142,6 +147,30 @@ def test_a_dimension_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     assert refusal(config(tmp_path, embedding={"model": "efficientnet_lite0", "dimension": 512})) == (
         "embedding.dimension: efficientnet_lite0 makes vectors of 1280, not of 512"
     )
+
+
+def test_towers_that_cannot_share_a_space_are_refused(tmp_path: Path) -> None:
+    assert refusal(config(tmp_path, embedding={"shares_text_space": True})) == (
+        "embedding: the text's vectors have 384 dimensions, the pictures' 1280: they share no space; fit an alignment "
+        "(jobs.fit_alignment)"
+    )
+
+
+def test_an_alignment_of_other_models_is_refused_also_beside(tmp_path: Path) -> None:
+    versions = check(config(tmp_path))[1]
+    arrays = [np.ones(shape, np.float32) for shape in (1280, (1280, 2), 384, (384, 2))]
+    fitting = Alignment(
+        versions.model_version, versions.text_model_version, Projections(*arrays), Calibration(0.1, 0.2)
+    )
+    path = save_alignment(fitting, tmp_path / "alignments", {})
+    asset = AssetSettings(path=str(path), sha256=sha256_of(path))
+    assert check(config(tmp_path, embedding={"alignment": asset}))[1].alignment_version == fitting.version
+    line = refusal(config(tmp_path, embedding={"alignment": asset, "dtype": "bfloat16"}))
+    assert line.startswith(f"embedding.alignment: {path}: expected one for the configured picture model, ")
+    plain = config(tmp_path)
+    beside = plain.embedding.model_copy(update={"alignment": asset, "dtype": "bfloat16"})
+    line = refusal(plain.model_copy(update={"embedding_beside": beside}))
+    assert line.startswith(f"embedding_beside.alignment: {path}: expected one for the configured picture model, ")
 
 
 # Warehouse ------------------------------------------------------------------------------------------------------------

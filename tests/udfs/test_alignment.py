@@ -1,51 +1,61 @@
 """An alignment maps both sides into one space, is stored with its digest, and its cosines are calibrated."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from schemas.settings import AssetSettings, EmbeddingSettings
 from udfs.alignment import (
     Alignment,
     AlignmentError,
     Calibration,
+    Projections,
+    alignment_for,
     calibration_of,
-    image_text_cosine,
     load_alignment,
     save_alignment,
 )
+from udfs.assets import sha256_of
 
 CALIBRATION = Calibration(0.1, 0.2)
+PROJECTIONS = Projections(
+    image_mean=np.array([0, 0, 5], np.float32),
+    image_projection=np.array([[1, 0], [0, 1], [0, 0]], np.float32),
+    text_mean=np.zeros(2, np.float32),
+    text_projection=np.eye(2, dtype=np.float32),
+)
+"""Images of three dimensions, texts of two, into two: the image's first two, and the text as it is."""
+ALIGNED = Alignment("image", "text", PROJECTIONS, CALIBRATION)
+NATIVE = Alignment("image", "text", None, None)
 
 
-@pytest.fixture
-def alignment() -> Alignment:
-    """Images of three dimensions, texts of two, into two: the image's first two, and the text as it is."""
-    return Alignment(
-        model_version="image",
-        text_model_version="text",
-        image_mean=np.array([0, 0, 5], np.float32),
-        image_projection=np.array([[1, 0], [0, 1], [0, 0]], np.float32),
-        text_mean=np.zeros(2, np.float32),
-        text_projection=np.eye(2, dtype=np.float32),
-        calibration=CALIBRATION,
-    )
+@pytest.mark.parametrize(
+    ("image", "text", "cosine"),
+    [([3, 0, 9], [2, 0], 1), ([3, 3, 1], [1, 0], np.sqrt(0.5)), ([0, -1, 0], [0, 3], -1), ([0, 0, 1], [1, 0], 0)],
+)
+def test_a_cosine_is_that_of_the_projected_vectors(image: list[float], text: list[float], cosine: float) -> None:
+    found = ALIGNED.cosine(np.array(image, np.float32), np.array(text, np.float32))
+    assert found == pytest.approx(cosine, abs=1e-6)
+    assert found == round(found, 6)
 
 
-def test_cosines_are_those_of_the_projected_vectors_and_missing_text_has_none(alignment: Alignment) -> None:
-    images = np.array([[3, 0, 9], [3, 3, 1], [1, 0, 0]], np.float32)
-    texts = np.array([[2, 0], [1, 0], [0, 0]], np.float32)
-    cosines = image_text_cosine(images, texts, np.array([True, True, False]), alignment)
-    np.testing.assert_allclose(cosines, [1, np.sqrt(0.5), np.nan], rtol=1e-6)
-    np.testing.assert_allclose(CALIBRATION.standardise(cosines)[:2], (cosines[:2] - 0.1) / 0.2)
+def test_native_towers_need_no_projections_but_one_dimension() -> None:
+    image, text = np.array([3, 4], np.float32), np.array([1, 0], np.float32)
+    assert NATIVE.cosine(image, text) == 0.6
+    with pytest.raises(AlignmentError, match=r"of one space, found \(2,\) and \(1,\); fit an alignment"):
+        NATIVE.cosine(image, text[:1])
 
 
-def test_native_towers_need_no_alignment_but_one_dimension() -> None:
-    images, texts = np.array([[3, 4]], np.float32), np.array([[1, 0]], np.float32)
-    assert image_text_cosine(images, texts, np.array([True]), None) == pytest.approx([0.6])
-    with pytest.raises(AlignmentError, match=r"of one space, found \(1, 2\) and \(1, 1\); fit an alignment"):
-        image_text_cosine(images, texts[:, :1], np.array([True]), None)
+def test_many_vectors_at_once_give_the_same_cosines() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(50, 3)).astype(np.float32)
+    texts = generator.normal(size=(50, 2)).astype(np.float32)
+    at_once = np.einsum("nk,nk->n", ALIGNED.images(images), ALIGNED.texts(texts))
+    one_by_one = [ALIGNED.cosine(image, text) for image, text in zip(images, texts, strict=True)]
+    np.testing.assert_allclose(at_once, one_by_one, atol=2e-6)
 
 
 def test_unrelated_pairs_are_calibrated_to_mean_zero_and_deviation_one() -> None:
@@ -58,41 +68,75 @@ def test_unrelated_pairs_are_calibrated_to_mean_zero_and_deviation_one() -> None
     assert unrelated.std() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("alignment", [ALIGNED, NATIVE, replace(NATIVE, calibration=CALIBRATION)])
 def test_what_was_stored_comes_back_with_its_version(alignment: Alignment, tmp_path: Path) -> None:
     path = save_alignment(alignment, tmp_path / "alignments", {"run_id": "run"})
     loaded = load_alignment(path)
     assert loaded.version == alignment.version
-    assert path.stem == f"alignment-{alignment.version[:16]}"
-    images = np.array([[1, 2, 3]], np.float32)
-    assert np.array_equal(loaded.images(images), alignment.images(images))
+    assert loaded.calibration == alignment.calibration
+    assert path.name == f"alignment-{alignment.version[:16]}.safetensors"
+    assert f'"sha256": "{sha256_of(path)}"' in path.with_suffix(".json").read_text()
+    if alignment.projections:
+        images = np.array([[1, 2, 3]], np.float32)
+        assert np.array_equal(loaded.images(images), alignment.images(images))
 
 
-def test_versions_differ_with_every_part(alignment: Alignment) -> None:
+def test_versions_differ_with_every_part() -> None:
     others = [
-        replace(alignment, model_version="other"),
-        replace(alignment, text_mean=np.ones(2, np.float32)),
-        replace(alignment, calibration=Calibration(0.1, 0.3)),
+        replace(ALIGNED, model_version="other"),
+        replace(ALIGNED, text_model_version="other"),
+        replace(ALIGNED, projections=replace(PROJECTIONS, text_mean=np.ones(2, np.float32))),
+        replace(ALIGNED, calibration=Calibration(0.1, 0.3)),
+        replace(ALIGNED, projections=None),
+        NATIVE,
     ]
-    assert len({alignment.version, *(other.version for other in others)}) == 4
+    assert len({ALIGNED.version, *(other.version for other in others)}) == 7
 
 
-def test_a_changed_file_is_refused(alignment: Alignment, tmp_path: Path) -> None:
-    path = save_alignment(alignment, tmp_path, {})
-    path.write_text(path.read_text().replace('"deviation": 0.2', '"deviation": 0.25'))
-    with pytest.raises(AlignmentError, match="version expected"):
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda data: data.replace(b"0.2", b"0.3"), "version expected"),
+        (lambda data: data[:-1] + b"\x01", "version expected"),
+        (lambda data: data[:100], "not an alignment"),
+        (lambda _: b"[]", "not an alignment"),
+        (lambda data: data.replace(b"lensfeed.alignment", b"lensfeed.elsewhere"), "not an alignment"),
+    ],
+)
+def test_a_changed_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], problem: str) -> None:
+    path = save_alignment(ALIGNED, tmp_path, {})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(AlignmentError, match=problem):
         load_alignment(path)
-    path.with_suffix(".safetensors").write_bytes(b"other")
-    with pytest.raises(AlignmentError, match="SHA-256 expected"):
-        load_alignment(path)
-    path.write_text("[]")
-    with pytest.raises(AlignmentError, match="not the description of an alignment"):
-        load_alignment(path)
 
 
-def test_shapes_that_do_not_fit_are_refused(alignment: Alignment) -> None:
+def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(AlignmentError, match=r"image vectors: expected shape \(N, 3\), found \(1, 2\)"):
-        alignment.images(np.zeros((1, 2), np.float32))
+        ALIGNED.images(np.zeros((1, 2), np.float32))
     with pytest.raises(AlignmentError, match="into one space, found 1 and 2 dimensions"):
-        replace(alignment, image_projection=np.ones((3, 1), np.float32))
+        replace(PROJECTIONS, image_projection=np.ones((3, 1), np.float32))
     with pytest.raises(AlignmentError, match="expected a deviation above 0, found 0"):
         Calibration(0, 0)
+
+
+def embedding(**given: object) -> EmbeddingSettings:
+    """Settings of some visual tower, whose weights nobody reads."""
+    weights = {"path": "none.safetensors", "sha256": "0" * 64}
+    return EmbeddingSettings.model_validate({"weights": weights, "licence": "none", **given})
+
+
+def test_pictures_and_texts_are_compared_as_the_settings_say(tmp_path: Path) -> None:
+    path = save_alignment(ALIGNED, tmp_path, {})
+    asset = AssetSettings(path=str(path), sha256=sha256_of(path))
+    assert alignment_for(embedding(), "image", "text") is None
+    assert alignment_for(embedding(shares_text_space=True), "image", "text") == NATIVE
+    for shares in (False, True):
+        found = alignment_for(embedding(alignment=asset, shares_text_space=shares), "image", "text")
+        assert found is not None
+        assert found.version == ALIGNED.version
+    with pytest.raises(
+        AlignmentError, match="for the configured picture model, other, found one for image; fit it anew"
+    ):
+        alignment_for(embedding(alignment=asset), "other", "text")
+    with pytest.raises(AlignmentError, match="for the configured text model, other, found one for text; fit it anew"):
+        alignment_for(embedding(alignment=asset), "image", "other")

@@ -3,14 +3,17 @@
 import datetime as dt
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids
 from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED
 from tests.jobs.frames import frame, table_frame
+from udfs.alignment import Alignment, Calibration, Projections
 
 pytestmark = pytest.mark.spark
 
@@ -150,7 +153,7 @@ def feed_of(
     model: str = "model",
     text_model: str = "text model",
     *,
-    shared_space: bool = False,
+    alignment: Alignment | None = None,
 ) -> dict[str, Row]:
     facts = [fact for world in worlds for fact in world.facts.values()]
     rows = feed_rows(
@@ -172,7 +175,7 @@ def feed_of(
         model_version=model,
         text_model_version=text_model,
         text_dimension=3,
-        shared_space=shared_space,
+        alignment=alignment,
     )
     assert rows.columns == list(INDEX_FEED.column_names)
     return {row.image_id: row for row in rows.collect()}
@@ -207,12 +210,34 @@ def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkS
     assert (alone.has_text, alone.text_vector) == (False, [0.0, 0.0, 0.0])
 
 
-def test_towers_that_share_a_space_give_a_cosine_where_there_is_a_text(spark: SparkSession) -> None:
+NATIVE = Alignment("model", "text model", None, None)
+ALIGNED = Alignment(
+    "model",
+    "text model",
+    Projections(
+        image_mean=np.array([0.0, 0.8, 0.0], np.float32),
+        image_projection=np.array([[1, 0], [0, 0], [0, 1]], np.float32),
+        text_mean=np.zeros(3, np.float32),
+        text_projection=np.array([[0, 0], [3, 0], [0, 1]], np.float32),
+    ),
+    Calibration(0.25, 0.5),
+)
+
+
+def test_pictures_and_texts_are_compared_where_there_is_a_text_and_a_way_to(spark: SparkSession) -> None:
     world = World()
-    rows = feed_of(spark, [world], shared_space=True)
-    assert rows[world.first].image_text_cosine == pytest.approx(0.8)
-    assert rows[world.alone].image_text_cosine is None
-    assert {row.image_text_cosine for row in feed_of(spark, [world]).values()} == {None}
+    columns = ("image_text_cosine", "image_text_mean", "image_text_deviation", "alignment_version")
+    expected: list[tuple[Alignment | None, float | None, float | None, float | None]] = [
+        (None, None, None, None),
+        (NATIVE, 0.8, None, None),
+        (ALIGNED, 1.0, 0.25, 0.5),
+    ]
+    for alignment, cosine, *calibration in expected:
+        rows = feed_of(spark, [world], alignment=alignment)
+        version = alignment.version if alignment else None
+        first, alone = ([getattr(rows[image], name) for name in columns] for image in (world.first, world.alone))
+        assert first == [cosine, *calibration, version]
+        assert alone == [None, *calibration, version]
 
 
 CHANGES: dict[str, Callable[[World], Any]] = {
@@ -251,6 +276,12 @@ def test_the_row_digest_changes_exactly_when_a_column_does(spark: SparkSession) 
 
 def test_the_row_digest_names_the_models(spark: SparkSession) -> None:
     world = World()
-    kinds = ({}, {"model": "new model"}, {"text_model": "new text model"})
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"model": "new model"},
+        {"text_model": "new text model"},
+        {"alignment": NATIVE},
+        {"alignment": replace(NATIVE, calibration=Calibration(0.1, 0.2))},
+    )
     digests = [feed_of(spark, [world], **models)[world.first].row_digest for models in kinds]
     assert len(set(digests)) == len(digests)
