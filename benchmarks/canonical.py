@@ -6,8 +6,6 @@ of about 60 kB.
 
 import argparse
 import io
-import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import imagehash
 import numpy as np
 from PIL import Image, features
 
+from benchmarks.report import environment, publish
 from schemas.settings import CrawlSettings, ImageSettings
 from tests.pictures import encoded, names, photograph
 from udfs.canonical import canonicalise
@@ -89,12 +88,9 @@ def main() -> None:
             "opencv, area, no hashes": milliseconds(with_opencv, inputs),
         }
     versions = {"pillow": features.version("pil"), "libjpeg_turbo": features.version("libjpeg_turbo")}
-    environment = {"python": platform.python_version(), "opencv": cv2.__version__, **versions}
-    report = json.dumps({"unit": "CPU ms an image", "environment": environment, "results": results}, indent=2)
-    print(report)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report + "\n", encoding="utf-8")
+    measured_with = environment("opencv-python-headless", "imagehash") | versions
+    report = {"unit": "CPU ms an image", "environment": measured_with, "results": results}
+    publish(report, options.json)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ recall is reported for queries from the rest.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.report import environment, publish
 from readers.compact import Int8Calibration, float16_vectors, recall_against
 from readers.feed import feed_vectors
 from readers.snapshot import Snapshot
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     calibration = Int8Calibration.of(vectors[sampled], str(snapshot.model_version))
     decoded = calibration.decode(calibration.encode(vectors))
     report = {
+        "environment": environment("numpy"),
         "vectors": len(vectors),
         "dimension": vectors.shape[1],
         "queries": len(queries),
@@ -47,10 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "bytes a vector": {"float32": vectors.shape[1] * 4, "float16": vectors.shape[1] * 2, "int8": vectors.shape[1]},
     }
-    text = json.dumps(report, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
+    publish(report, options.json)
     return 0
 
 

@@ -17,16 +17,12 @@ never seen, and over the same pages with the validators of the first time, all a
 import argparse
 import asyncio
 import hashlib
-import json
 import multiprocessing
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +35,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.picture_server import HOSTS, make_pictures, serving, urls
 from benchmarks.process_tree import measured
+from benchmarks.report import environment, publish
 from schemas.settings import CrawlSettings
 from udfs.urls import host_of, url_id
 
@@ -50,6 +47,7 @@ PARALLEL = 64
 """Requests under way in each of them."""
 
 PEER = "img2dataset==1.47.0"
+PACKAGES = ("pyspark", "aiohttp", "pillow", "opencv-python-headless", "pyarrow")
 PEER_SHARD = 500
 CRAWL = CrawlSettings(
     allowed_networks=("127.0.0.0/8",), concurrency=PARALLEL, per_host_concurrency=PARALLEL, deadline_s=3600
@@ -309,20 +307,6 @@ def _slopes(few: int, many: int, spent: dict[int, dict[str, float]]) -> dict[str
     }
 
 
-def hardware() -> dict[str, Any]:
-    """Where the figures come from."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    named = ("pyspark", "aiohttp", "pillow", "opencv-python-headless", "pyarrow")
-    return {
-        "processor": model or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: version(name) for name in named},
-        "peer": PEER,
-    }
-
-
 def main() -> None:
     """Measure, print, and write where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -349,11 +333,8 @@ def main() -> None:
         results = recrawl(options.few or FEW_PAGES, options.many or MANY_PAGES)
     else:
         results = compare(make_peer(options.peer), options.few or FEW, options.many or MANY)
-    report = json.dumps({"at": begun, "environment": hardware(), **results}, indent=2)
-    print(report)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report + "\n", encoding="utf-8")
+    report = {"at": begun, "environment": environment(*PACKAGES) | {"peer": PEER}, **results}
+    publish(report, options.json)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.crawl import hardware
+from benchmarks.crawl import PACKAGES
 from benchmarks.picture_server import make_pictures, serving, urls
+from benchmarks.report import environment, publish
 from schemas.settings import CrawlSettings
 from tests.hostile_server import HostileServer
 from udfs.fetch import fetch_batches
@@ -105,11 +106,8 @@ def main() -> None:
         "runs": found,
         "growth": {"found": round(growth, 3), "at_most": MOST_GROWTH, "met": growth <= MOST_GROWTH},
     }
-    report = json.dumps({"environment": hardware(), **results}, indent=2)
-    print(report)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report + "\n", encoding="utf-8")
+    report = {"environment": environment(*PACKAGES), **results}
+    publish(report, options.json)
 
 
 if __name__ == "__main__":

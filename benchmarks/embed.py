@@ -7,16 +7,13 @@ more items cost once the model is loaded. `--device cuda` measures a GPU instead
 
 import argparse
 import io
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from benchmarks.embed_gpu import MODELS, measure
 from benchmarks.process_tree import descendants
+from benchmarks.report import environment, publish
 from jobs.session import THREAD_LIMITS, local_builder
 from jobs.stages.embed import embed_images
 from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0
@@ -191,10 +189,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see benchmarks/embed_gpu.py")
     options = parser.parse_args()
     report = on_cpu() if options.device == "cpu" else measure(MODELS, "cuda")
-    print(json.dumps(report, indent=2))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    publish(report, options.json)
 
 
 def on_cpu() -> dict[str, Any]:
@@ -218,11 +213,7 @@ def on_cpu() -> dict[str, Any]:
         contenders = {"embed_text_batches": our_text(texts), "encode": sentence_transformers(texts, folder)}
         textual = slopes(contenders, FEW_TEXTS, MANY_TEXTS)
     return {
-        "environment": {
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "timm", "transformers", "sentence-transformers", "pillow")},
-        },
+        "environment": environment("torch", "timm", "transformers", "sentence-transformers", "pillow", "pyspark"),
         "model": {"visual": VISUAL.model, "text": TEXTUAL.model},
         "mean_bytes": round(sum(map(len, images)) / len(images)),
         "CPU ms an image": visual,

@@ -7,13 +7,11 @@ random: they cost what trained ones cost. The target is `end to end / min(forwar
 
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import torch
 from pyspark.sql import SparkSession
 from safetensors.torch import save_file
 
+from benchmarks.report import environment
 from jobs.session import THREAD_LIMITS, local_builder
 from jobs.stages.embed import embed_images
 from schemas.settings import AssetSettings, EmbeddingSettings
@@ -149,12 +148,8 @@ def measure(
             found[name] = {key: round(rate, 1) for key, rate in rates.items()} | {"share": round(share, 3)}
         session.stop()
     return {
-        "environment": {
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "timm", "pyspark", "pillow")},
-        },
+        "environment": environment("torch", "timm", "pyspark", "pillow")
+        | {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"},
         "mean_bytes": round(sum(map(len, pictures)) / len(pictures)),
         "batch": BATCH,
         "workers to the device": SHARING,

@@ -4,16 +4,14 @@
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import datasketch
 import numpy as np
 from datasketch import MinHash
 
+from benchmarks.report import environment, publish
 from schemas.settings import DedupSettings
 from udfs.minhash import band_keys, candidate_rate, hamming64, recall, signatures, verify_within_buckets
 
@@ -68,12 +66,9 @@ def main() -> None:
     results = {f"{bands} x {rows}": layout(bands, rows, hashes) for bands, rows in LAYOUTS}
     few = hashes[:1000]
     popcounts = per_second(lambda: [hamming64(hashes, one) for one in few[:100]], 100 * HASHES)
-    versions = {"numpy": np.__version__, "datasketch": datasketch.__version__, "python": platform.python_version()}
-    report = json.dumps({"environment": versions, "hamming64 pairs/s": popcounts, "layouts": results}, indent=2)
-    print(report)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report + "\n", encoding="utf-8")
+    measured_with = environment("numpy", "datasketch")
+    report = {"environment": measured_with, "hamming64 pairs/s": popcounts, "layouts": results}
+    publish(report, options.json)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,11 @@ os.environ |= {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_T
 
 import argparse
 import io
-import json
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from benchmarks.report import environment, publish
 from jobs.config import load_policy
 from schemas.assets import OPEN_NSFW
 from schemas.settings import CrawlSettings, GateSettings
@@ -76,10 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         report = measure(scorers, pictures, options.rounds)
     report["cpu_ms_per_image_of_settings"] = measure_settings(options.weights, pictures[:BATCH], options.rounds)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    show(report)
+    publish(report, options.json)
     return 0 if report["within_targets"] else 1
 
 
@@ -164,15 +159,13 @@ def measure(scorers: dict[str, Scorer], pictures: Pictures, rounds: int) -> dict
         "largest_score_difference": max(
             float(np.abs(np.subtract(warm["lensfeed"], scores)).max()) for scores in warm.values()
         ),
+        "at_most_of_bare_loop": MOST_OF_BARE_LOOP,
+        "at_least_below_opennsfw2": LEAST_BELOW_OPENNSFW2,
         "within_targets": ours <= MOST_OF_BARE_LOOP * bare and theirs >= LEAST_BELOW_OPENNSFW2 * ours,
         "images_per_round": len(pictures),
         "batch": BATCH,
         "threads": 1,
-        "hardware": {"processor": processor(), "cores": os.cpu_count()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("onnxruntime", "opennsfw2", "keras", "torch", "pillow", "numpy")},
-        },
+        "environment": environment("onnxruntime", "opennsfw2", "keras", "torch", "pillow", "numpy"),
     }
 
 
@@ -186,22 +179,6 @@ def measure_settings(weights: Path, pictures: Pictures, rounds: int) -> dict[str
             scorer(pictures)
             spent[name].append((time.process_time() - started) * 1000 / len(pictures))
     return {name: round(statistics.median(times), 2) for name, times in spent.items()}
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def show(report: dict[str, Any]) -> None:
-    print(f"{'CPU ms an image':28}{'median':>8}")
-    for group in ("cpu_ms_per_image", "cpu_ms_per_image_of_settings"):
-        for name, milliseconds in report[group].items():
-            print(f"{name:28}{milliseconds:8.2f}")
-    print(f"of the bare loop: {report['of_bare_loop']} (at most {MOST_OF_BARE_LOOP})")
-    print(f"below opennsfw2.predict_images: {report['below_opennsfw2']} times (at least {LEAST_BELOW_OPENNSFW2})")
-    print(f"largest difference of a score: {report['largest_score_difference']:.1e}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ an index of its own, and every picture in it once the query. Needs `make setup`.
 
 import argparse
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.report import environment, publish
 from jobs.config import Config, load
 from jobs.labelled_set import LabelledSet, prepare
 from readers.labelled import read_labelled
@@ -58,16 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     visual_only = weights.model_copy(update={"text": 0.0, "sharpness": 0.0, "members": 0.0, "domains": 0.0})
     halves = {"tuned on": tuning, "reported on": ~tuning}
     domains = np.array([picture.labelled.domain for picture in pictures.pictures])
-    report = {"pictures": len(names), "weights": weights.model_dump(), "weights_version": weights.version}
+    report: dict[str, Any] = {
+        "environment": environment(),
+        "pictures": len(names),
+        "weights": weights.model_dump(),
+        "weights_version": weights.version,
+    }
     for half, inside in halves.items():
         part, gain = signals.take(inside), gains[np.ix_(inside, inside)]
         report[half] = compared(scores(part, gain, visual_only), scores(part, gain, weights), domains[inside])
     if options.weights:
         write_weights(weights, options.weights)
-    text = json.dumps(report, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
+    publish(report, options.json)
     return 0
 
 
