@@ -122,7 +122,7 @@ def markdown(
     """The report for people."""
     facts = [", ".join(f"{name}: {value}" for name, value in group.items()) for group in (counts, machine)]
     parts = ["# Embeddings compared", ". ".join(facts) + ".", f"**{advice}**", _table(comparisons)]
-    parts += ["## By domain: recall@1 / mAP, on an index of the domain alone and on the merged one"]
+    parts += ["## By domain: recall@1 / recall@10 / mAP, on an index of the domain alone and on the merged one"]
     parts += [_domain_table([one for one in comparisons if one.quality])]
     return "\n\n".join(parts) + "\n"
 
@@ -178,7 +178,9 @@ def _domain_table(measured: Sequence[Comparison]) -> str:
 
 
 def _cell(scores: RetrievalScores | None) -> str:
-    return f"{scores.recall_at_1:.2f} / {scores.mean_average_precision:.2f}" if scores else "one category"
+    if scores is None:
+        return "one category"
+    return f"{scores.recall_at_1:.2f} / {scores.recall_at_10:.2f} / {scores.mean_average_precision:.2f}"
 
 
 def pareto(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -95,7 +95,7 @@ def reembed(warehouse: Warehouse, *, batch: int, switch: bool) -> None:
     if switch and before != warehouse.versions:
         work = warehouse.work()
         warehouse.publish(work, partial(_switch, work))
-        log.info("reembed: the feed is under %s now; name it under embedding in the profile", model)
+        log.info("reembed: the feed is under %s and its alignment now; name it under embedding in the profile", model)
     else:
         log.info("reembed: what %s can embed is embedded; the feed stays as it is", model)
 

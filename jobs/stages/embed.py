@@ -22,7 +22,8 @@ def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, gol
     spark = pixels.sparkSession
     profile = embedding_profile(spark, settings)
     placed = settings if profile else _without_borrowed_gpus(spark, settings)
-    return pixels.repartition(tasks).mapInArrow(
+    # By key: what is dealt out in turn is sorted first, pixels and all, for a repeated task to deal alike.
+    return pixels.repartition(tasks, "image_id").mapInArrow(
         lambda batches: embed_batches(batches, placed, golden), EMBEDDED_DDL, profile=profile
     )
 
