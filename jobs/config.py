@@ -65,6 +65,9 @@ class SparkSettings(Settings):
     crawl_tasks: int = Field(default=2, ge=1)
     """Partitions of the crawl; a host belongs to one of them."""
     embed_tasks: int = Field(default=2, ge=1)
+    """Partitions of the pictures to embed."""
+    text_tasks: int = Field(default=1, ge=1)
+    """Partitions of the texts to embed, which cost a fifth of a picture each."""
     properties: dict[str, str] = Field(default_factory=dict)
 
 
@@ -73,6 +76,8 @@ class RunSettings(Settings):
 
     lease_ttl_s: float = Field(default=120, gt=0)
     """A lease whose holder has not renewed it for this long may be taken over."""
+    lease_wait_s: float = Field(default=0, ge=0)
+    """How long a job waits for another one to let go of the warehouse before it gives up."""
     keep_staging: bool = False
     """Keep a published run's staging folder, for looking into."""
 

@@ -10,13 +10,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.golden import golden_of_images, golden_of_texts
-from jobs.stages import outcomes
+from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.work import Work
 from schemas.settings import EmbeddingSettings
 from schemas.tables import TABLES
-from udfs.embed import model_version
+from udfs.embed import dimension, model_version
 from udfs.gate import gate_version
 from udfs.golden import Golden
 
@@ -104,7 +104,18 @@ def embed(
         result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
         embedded=f.col("error").isNull(),
     )
-    return vectors.where("error is null"), vectors.where("error is not null").select("image_id", "error")
+    good = vectors.where("error is null")
+    audit.check_vectors(good, dimension(settings))
+    return good, vectors.where("error is not null").select("image_id", "error")
+
+
+def staged_vectors(work: Work) -> list[DataFrame]:
+    """What the run has embedded, by model."""
+    return [work.staged(name).where("error is null") for name in _vector_datasets(work)]
+
+
+def _vector_datasets(work: Work) -> tuple[str, ...]:
+    return ("vectors", "vectors_beside") if work.config.embedding_beside else ("vectors",)
 
 
 def embedded_before(work: Work) -> DataFrame:
@@ -116,7 +127,8 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
     """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
     known = texts_before(work).select("text_id")
     wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
-    result = embed_texts(wanted.join(known, "text_id", "left_anti"), work.config.text, golden=text_golden(work))
+    unknown = wanted.join(known, "text_id", "left_anti")
+    result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
     staged = work.stage(
         "texts",
         result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
@@ -129,6 +141,14 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
     work.counts["texts_failed"] = found.rows - found.counted["embedded"]
     work.plan_rows("text_embeddings", "texts", where="error is null")
     return staged.where("error is null")
+
+
+def make_golden(work: Work) -> None:
+    """Golden vectors of all the models of the run, where they are new: a model that is none, or that has no vector for
+    them, is found out before anything is fetched."""
+    text_golden(work)
+    for settings in filter(None, (work.config.embedding, work.config.embedding_beside)):
+        golden_of_images(work.landing.storage, settings, model_version(settings, work.versions.canonical_version))
 
 
 def text_golden(work: Work) -> Golden:
@@ -165,7 +185,7 @@ def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled:
     new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
     work.plan_rows("images", "crawl", only="new_images")
     work.stage("kept_vectors", accepted.select("image_id"))
-    for name in ("vectors", "vectors_beside") if work.config.embedding_beside else ("vectors",):
+    for name in _vector_datasets(work):
         work.plan_rows("embeddings", name, only="kept_vectors", where="error is null")
     return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
 

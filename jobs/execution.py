@@ -30,6 +30,13 @@ from schemas.policy import Policy
 PURGING = frozenset({"redecide", "review"})
 """Jobs after which nothing that they took out may be left on disk."""
 
+SWITCHED = {
+    "model_version": "embedding model",
+    "text_model_version": "text model",
+    "alignment_version": "alignment of pictures and texts",
+}
+"""Versions that a feed may be switched to (jobs.reembed), in words."""
+
 
 @dataclass(frozen=True)
 class Warehouse:
@@ -120,7 +127,8 @@ def held(
     progress = Progress(what)
     landing = Landing(spark, config.warehouse)
     check_versions(Ledger(landing, 0).load().last_published(), versions, may_differ)
-    with Lease(landing.storage, f"{job} {what}", config.run.lease_ttl_s) as lease:
+    run = config.run
+    with Lease(landing.storage, f"{job} {what}", run.lease_ttl_s, run.lease_wait_s) as lease:
         landing.ensure_tables()
         ledger = Ledger(landing, lease.generation).load()
         warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
@@ -146,10 +154,11 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
             f"the warehouse is under another policy ({differing['policy_version']}): "
             "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
         )
-    if list(differing) == ["alignment_version"]:
+    if differing and differing.keys() <= SWITCHED.keys():
+        what = " and ".join(SWITCHED[name] for name in differing)
         raise UsageError(
-            f"the feed is under another alignment of pictures and texts ({differing['alignment_version']}): "
-            "run python -m jobs.reembed first, or name the alignment that it is under"
+            f"the feed is under another {what} ({'; '.join(differing.values())}): run python -m jobs.reembed first, or "
+            "name what it is under"
         )
     if differing:
         raise UsageError(

@@ -8,7 +8,8 @@ their cosines are measured and calibrated. Pairs are read through petastorm from
 `index_feed`. Near-duplicates and pairs with the same text stay on one side of the split. What is held out is looked up
 among *all* pairs and among the held-out ones, in both directions, beside chance and beside no alignment. Writes
 `alignment-<version>.safetensors`, which `embedding.alignment` names for the feed to carry the cosines (after
-`jobs.reembed`), and the figures as `.json`. Exit codes: 0 done, 1 failed, 2 bad usage.
+`jobs.reembed`), and the figures as `.json`; prints the lines that name it, as a profile takes them. Exit codes: 0 done,
+1 failed, 2 bad usage.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from jobs.command import run_command
@@ -26,7 +28,7 @@ from jobs.contrastive import Arrays, Settings, closed_form, fit
 from jobs.errors import UsageError
 from jobs.progress import Progress
 from readers.loaders import feed_loader
-from readers.metrics import matched_recall
+from readers.metrics import matched_ranks
 from readers.snapshot import Snapshot, SnapshotError
 from udfs.alignment import Alignment, Projections, calibration_of, save_alignment
 from udfs.assets import sha256_of
@@ -34,8 +36,14 @@ from udfs.assets import sha256_of
 CUTOFFS = (1, 5, 10)
 _BATCH = 4096
 _LEAST_PAIRS = 8
-_BLOCK = 2048
-"""Rows of the cosine matrix at a time."""
+_LEAST_HELD = 2
+"""Groups: with one there are no unrelated pairs to calibrate on."""
+_LEAST_FITTED = 3
+"""Groups: one chooses how to fit, and the closed form takes two that differ."""
+_GROUPED = 256
+_RANKED = 1024
+"""Rows of a matrix of all pairs at a time, where alike pictures are looked for and where queries are ranked: 5 bytes a
+cell, so for 50,000 pairs 64 and 256 MB."""
 
 Vectors = NDArray[np.float32]
 
@@ -84,14 +92,7 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(
             f"the feed of run {snapshot.run_id}: expected {_LEAST_PAIRS} pairs, found {len(pairs.vectors)}"
         )
-    most = min(pairs.vectors.shape[1], pairs.texts.shape[1])
-    if not 1 <= options.dimension <= most:
-        raise UsageError(f"--dimension: expected 1 to {most}, found {options.dimension}")
-    if options.native and pairs.vectors.shape[1] != pairs.texts.shape[1]:
-        raise UsageError(
-            f"--native: image vectors have {pairs.vectors.shape[1]} dimensions, text vectors {pairs.texts.shape[1]}: "
-            "they share no space"
-        )
+    _check_dimensions(options, pairs)
     groups = duplicate_groups(pairs, options.duplicate_cosine)
     held = split(groups, options.held_out, options.seed)
     with progress.stage("fit"):
@@ -114,7 +115,25 @@ def _run(options: argparse.Namespace) -> None:
         for name, values in figures.items():
             progress.say(f"{pool}: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
     progress.say(f"stored: {path}; for the feed to carry image_text_cosine, in the profile:")
-    progress.say(f"embedding.alignment: {{path: {path}, sha256: {sha256_of(path)}}}")
+    # On standard output and by themselves, unlike what is logged with its time: they are there to be pasted.
+    sys.stdout.write(_profile_lines(path))
+
+
+def _check_dimensions(options: argparse.Namespace, pairs: Pairs) -> None:
+    image, text = pairs.vectors.shape[1], pairs.texts.shape[1]
+    if options.native:
+        if image != text:
+            raise UsageError(
+                f"--native: image vectors have {image} dimensions, text vectors {text}: they share no space"
+            )
+    elif not 1 <= options.dimension <= min(image, text):
+        raise UsageError(f"--dimension: expected 1 to {min(image, text)}, found {options.dimension}")
+
+
+def _profile_lines(path: Path) -> str:
+    asset = {"path": str(path), "sha256": sha256_of(path)}
+    stated = yaml.safe_dump(asset, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+    return f"embedding:\n  alignment: {stated}"
 
 
 def measured(
@@ -128,14 +147,16 @@ def measured(
     """The alignment learned from what is not `held` (N,), its recall on what is, and how it was fitted; without
     settings the vectors share a space as they are, and are only calibrated."""
     if settings is None:
-        native = alignment_of(pairs, None, snapshot, seed)
+        native = alignment_of(pairs, groups, None, snapshot, seed)
         return native, evaluate(pairs, held, {"native": native}, seed), {}
     images, texts = pairs.vectors[~held], pairs.texts[~held]
     projections, fitted = fit(images, texts, groups[~held], settings)
     start = closed_form(images, texts, fitted["shrinkage"], settings.dimension)
     # On pairs that the fit has not seen: those that it has are further apart than others will be.
     unseen = Pairs(pairs.vectors[held], pairs.texts[held], 0)
-    aligned, start_only = (alignment_of(unseen, arrays, snapshot, seed) for arrays in (projections, start))
+    aligned, start_only = (
+        alignment_of(unseen, groups[held], arrays, snapshot, seed) for arrays in (projections, start)
+    )
     return aligned, evaluate(pairs, held, {"aligned": aligned, "closed form": start_only}, seed), fitted
 
 
@@ -163,48 +184,58 @@ def read_pairs(snapshot: Snapshot, most: int, seed: int) -> Pairs:
 
 
 def duplicate_groups(pairs: Pairs, duplicate_cosine: float) -> NDArray[np.int64]:
-    """A group number (N,), from 0, for each pair: connected by alike images or by the same text vector."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    _, same_text = np.unique(pairs.texts, axis=0, return_inverse=True)
-    order = np.argsort(same_text, kind="stable")
-    equal = same_text[order][1:] == same_text[order][:-1]
-    first, second = [order[:-1][equal]], [order[1:][equal]]
-    for start in range(0, len(pairs.vectors), _BLOCK):
-        rows, columns = np.nonzero(pairs.vectors[start : start + _BLOCK] @ pairs.vectors.T >= duplicate_cosine)
-        first.append(rows + start)
-        second.append(columns)
-    edges = (np.concatenate(first), np.concatenate(second))
-    count = len(pairs.vectors)
-    graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(count, count))
-    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    """A group (N,) for each pair, numbered from 0 as they appear: connected by alike images or the same text vector."""
+    _, first, same_text = np.unique(pairs.texts, axis=0, return_index=True, return_inverse=True)
+    # Each group goes by its first pair, and is joined to others as soon as that is known. Edges are never collected:
+    # a clique of n alike pictures has n * n. Beyond the pairs this holds N labels and _GROUPED rows of N cells.
+    labels = first[same_text.reshape(-1)].astype(np.int64)
+    for start in range(0, len(labels), _GROUPED):
+        alike = pairs.vectors[start : start + _GROUPED] @ pairs.vectors[start:].T >= duplicate_cosine
+        for row, likeness in enumerate(alike):
+            likeness[row] = True  # a zero is not even alike to itself
+            near = labels[start:][likeness]
+            if (near != near[0]).any():
+                labels[np.isin(labels, near)] = near.min()
+    groups: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return groups
 
 
 def split(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Which pairs (N,) are held out: whole groups in an order shuffled by `seed`, until `share` of the pairs is.
+    """Which pairs (N,) are held out: whole groups in an order shuffled by `seed`, each that fits into `share` of them.
 
-    Raises UsageError where one side stays empty.
+    Raises UsageError where that leaves too few groups on a side to measure on or to fit on.
     """
-    shuffled = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
-    sizes = np.bincount(groups)[shuffled]
-    chosen = shuffled[np.cumsum(sizes) <= share * len(groups)]
-    held = np.isin(groups, chosen)
-    if held.all() or not held.any():
-        raise UsageError(f"--held-out {share}: of {len(sizes)} groups of pairs, none is left on one side")
+    sizes = np.bincount(groups)
+    room = int(share * len(groups))
+    chosen = []
+    for group in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[group] <= room:
+            chosen.append(group)
+            room -= sizes[group]
+    held: NDArray[np.bool_] = np.isin(groups, chosen)
+    fitted = len(sizes) - len(chosen)
+    if len(chosen) < _LEAST_HELD or fitted < _LEAST_FITTED:
+        raise UsageError(
+            f"--held-out {share}: expected at least {_LEAST_HELD} groups of alike pairs held out and {_LEAST_FITTED} "
+            f"not, found {len(chosen)} and {fitted} ({held.sum()} and {(~held).sum()} pairs; the largest group has "
+            f"{sizes.max()}); another share may do"
+        )
     return held
 
 
-def alignment_of(pairs: Pairs, arrays: Arrays | None, snapshot: Snapshot, seed: int) -> Alignment:
-    """The alignment of these projections (null: of one space as it is), calibrated on unrelated ones of `pairs`."""
+def alignment_of(
+    pairs: Pairs, groups: NDArray[np.int64], arrays: Arrays | None, snapshot: Snapshot, seed: int
+) -> Alignment:
+    """The alignment of these projections (null: of one space as it is), calibrated on `pairs` of different `groups`
+    (N,)."""
     plain = Alignment(
         model_version=str(snapshot.model_version),
         text_model_version=str(snapshot.text_model_version),
         projections=Projections(**arrays) if arrays else None,
         calibration=None,
     )
-    return replace(plain, calibration=calibration_of(plain.images(pairs.vectors), plain.texts(pairs.texts), seed))
+    images, texts = plain.images(pairs.vectors), plain.texts(pairs.texts)
+    return replace(plain, calibration=calibration_of(images, texts, seed, groups=groups))
 
 
 def evaluate(
@@ -235,9 +266,15 @@ def evaluate(
 
 
 def _recall(queries: Vectors, found: Vectors, asked: NDArray[np.int64], pool: NDArray[np.int64]) -> dict[str, float]:
-    similarities = queries[asked] @ found[pool].T
+    among = found[pool]
     matches = np.searchsorted(pool, asked)
-    return {f"recall@{k}": matched_recall(similarities, matches, k) for k in CUTOFFS}
+    ranks = np.concatenate(
+        [
+            matched_ranks(queries[asked[start : start + _RANKED]] @ among.T, matches[start : start + _RANKED])
+            for start in range(0, len(asked), _RANKED)
+        ]
+    )
+    return {f"recall@{k}": float((ranks <= k).mean()) for k in CUTOFFS}
 
 
 if __name__ == "__main__":

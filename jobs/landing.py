@@ -112,6 +112,15 @@ class Landing:
             )
         return self._read[table, pinned]
 
+    def files(self, table: str) -> DataFrame:
+        """`read` of the table's newest version with one more column, `file`: where the row lies."""
+        return self.read(table).withColumn("file", f.input_file_name())
+
+    def read_files(self, table: str, files: Sequence[str]) -> DataFrame:
+        """The rows that lie in those files, as `files` names them; no other file is opened."""
+        schema = struct_type(TABLES[table])
+        return self.spark.read.schema(schema).parquet(*map(literal, files)).select(*schema.fieldNames())
+
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
         names = self.storage.names(table, "_delta_log")

@@ -19,6 +19,8 @@ from jobs.errors import RunError
 from jobs.storage import Storage
 
 _FOLDER = "_lease"
+POLL_S = 2.0
+"""Between two looks of a job that waits."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ def _alive(pid: int, started: float) -> bool:
 
 
 class Lease:
-    """Context manager; raises RunError when somebody else holds the warehouse."""
+    """Context manager; raises RunError when somebody else holds the warehouse for longer than `wait_s` seconds."""
 
-    def __init__(self, storage: Storage, holder: str, ttl_s: float) -> None:
+    def __init__(self, storage: Storage, holder: str, ttl_s: float, wait_s: float = 0) -> None:
         self._storage = storage
+        self._wait_s = wait_s
         me = psutil.Process()
         self._record = LeaseRecord(0, holder, socket.gethostname(), os.getpid(), me.create_time(), time.time(), ttl_s)
         self._stop = threading.Event()
@@ -65,6 +68,21 @@ class Lease:
         return self._record.generation
 
     def __enter__(self) -> "Lease":
+        until = time.monotonic() + self._wait_s
+        while True:
+            try:
+                self._take()
+            except RunError:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+                time.sleep(min(POLL_S, left))
+            else:
+                self._renewer.start()
+                return self
+
+    def _take(self) -> None:
+        """One try. Raises RunError where it is another's."""
         generations = self._generations()
         newest = max(generations, default=0)
         if newest:
@@ -75,8 +93,6 @@ class Lease:
             raise RunError(f"another driver took the warehouse {self._storage.root} at this very moment; try again")
         for generation in sorted(generations)[:-1]:
             self._storage.delete(_FOLDER, f"{generation}.json")
-        self._renewer.start()
-        return self
 
     def _generations(self) -> list[int]:
         names = [name.removesuffix(".json") for name in self._storage.names(_FOLDER)]

@@ -15,7 +15,6 @@ from jobs.stages.manifest import ManifestFiles, read_manifest
 from jobs.stages.pregate import fetch_requests, judge_rows
 from jobs.work import Work
 from schemas.tables import TABLES
-from udfs.embed import dimension
 
 
 @dataclass
@@ -32,10 +31,10 @@ class DateRun:
         work = self.work
         with work.progress.stage("manifest and pre-gate"):
             rows = self.stage_rows(manifest)
+        with work.progress.stage("golden vectors"):
+            contents.make_golden(work)
         with work.progress.stage("crawl and gate"):
             crawled, answers = self.stage_crawl(rows, deadline_at)
-        with work.progress.stage("golden vectors"):
-            contents.text_golden(work)
         # Pictures and texts have nothing to do with each other.
         with work.progress.stage("embed"), ThreadPoolExecutor(1) as beside:
             reading = beside.submit(self.stage_texts, rows, answers)
@@ -49,8 +48,7 @@ class DateRun:
         derive(work, Facts(before.where(of_date), sightings, after, vectors, texts, crawled))
         with work.progress.stage("audit"):
             audit.check_accounting(rows, sightings, work.counts)
-            audit.check_gate_first(crawled, vectors)
-            audit.check_vectors(vectors, dimension(work.config.embedding))
+            audit.check_gate_first(crawled, contents.staged_vectors(work))
             audit.check_clusters(work.staged("clusters"))
         work.write_plan()
         return inputs_digest(rows)

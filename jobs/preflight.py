@@ -19,9 +19,9 @@ from udfs.canonical import canonical_version
 from udfs.embed import EmbedderError, dimension, model_version
 from udfs.gate import gate_version, missing_signals
 from udfs.minhash import recall
-from udfs.text import TextModelError, text_dimension, text_model_version
+from udfs.text import CLIP_PREFIX, TextModelError, text_dimension, text_model_version
 
-_PACKAGED_MODEL = "tf_efficientnet_lite0"
+_PACKAGED_MODEL, _PACKAGED_DIMENSION = "tf_efficientnet_lite0", 1280
 
 
 def parse_date(text: str) -> dt.date:
@@ -55,11 +55,12 @@ def check(config: Config) -> tuple[Policy, Versions]:
             _check_model(config.embedding_beside)
             if model_version(config.embedding_beside, pixels) == visual:
                 raise UsageError("embedding_beside: is the very model of embedding; leave it out, or name another")
-        texts, length = text_model_version(config.text), text_dimension(config.text)
-        alignment = _check_alignment("embedding", config.embedding, length, (visual, texts))
+        texts = text_model_version(config.text)
+        written = (config.text.model, text_dimension(config.text))
+        alignment = _check_alignment("embedding", config.embedding, written, (visual, texts))
         if config.embedding_beside is not None:  # to be switched to
             beside = model_version(config.embedding_beside, pixels)
-            _check_alignment("embedding_beside", config.embedding_beside, length, (beside, texts))
+            _check_alignment("embedding_beside", config.embedding_beside, written, (beside, texts))
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
@@ -91,28 +92,36 @@ def _check_model(settings: EmbeddingSettings) -> None:
 
     Asking timm costs some ten seconds of CPU: of the packaged model the answer is known.
     """
-    if (settings.model, settings.weights.sha256) == (_PACKAGED_MODEL, EFFICIENTNET_LITE0.sha256):
-        return
-    found = dimension(settings.model_copy(update={"dimension": None}))
+    is_packaged = (settings.model, settings.weights.sha256) == (_PACKAGED_MODEL, EFFICIENTNET_LITE0.sha256)
+    found = _PACKAGED_DIMENSION if is_packaged else dimension(settings.model_copy(update={"dimension": None}))
     if settings.dimension not in {None, found}:
         raise UsageError(f"embedding.dimension: {settings.model} makes vectors of {found}, not of {settings.dimension}")
 
 
-def _check_alignment(group: str, embedding: EmbeddingSettings, text_length: int, models: tuple[str, str]) -> str | None:
+def _check_alignment(
+    group: str, embedding: EmbeddingSettings, written: tuple[str, int], models: tuple[str, str]
+) -> str | None:
     """The version of how pictures and texts are compared; UsageError for an alignment of other models than `models`
-    (picture, text), and for spaces that cannot be one."""
+    (picture, text), and for spaces that cannot be one. `written`: name and dimension of the text tower."""
     try:
         alignment = alignment_for(embedding, *models)
     except AlignmentError as error:
         raise UsageError(f"{group}.alignment: {error}") from None
     if alignment is None:
         return None
-    length = dimension(embedding)
-    if alignment.projections is None and length != text_length:
-        raise UsageError(
-            f"{group}: the text's vectors have {text_length} dimensions, the pictures' {length}: they share no space; "
-            "fit an alignment (jobs.fit_alignment)"
-        )
+    if alignment.projections is None:
+        name, length = written
+        remedy = "fit an alignment (jobs.fit_alignment)"
+        if not name.startswith(CLIP_PREFIX):
+            raise UsageError(
+                f"{group}: pictures share a space with the text tower of their own checkpoint only ({CLIP_PREFIX}...), "
+                f"not with {name}; {remedy}"
+            )
+        if length != dimension(embedding):
+            raise UsageError(
+                f"{group}: the text's vectors have {length} dimensions, the pictures' {dimension(embedding)}: they "
+                f"share no space; {remedy}"
+            )
     return alignment.version
 
 

@@ -21,7 +21,6 @@ from jobs.work import Work
 from schemas.outcomes import TRANSIENT, FailureCode
 from schemas.policy import Policy
 from schemas.tables import TABLES
-from udfs.embed import dimension
 from udfs.gate import gate_version
 from udfs.rules import refused_url
 
@@ -44,16 +43,14 @@ class Revision:
     ) -> None:
         """Decide rows of `sightings` again from what is stored and stage what differs.
 
-        `embed_errors` (`image_id, error`): contents that have no vector any more; `images` (`image_id`): those of which
-        everything that follows is worked out again.
+        `embed_errors` (`image_id, error`): contents that have no vector, instead of those that are known to have none;
+        `images` (`image_id`): those of which everything that follows is worked out again.
         """
         work = self.work
         with work.progress.stage("decide again"):
             rows = work.stage("rows", judge_rows(recorded_rows(concerned), work.policy, work.overrides))
             answers = self._recorded_answers(rows, work.landing.read("fetches"), None)
-            errors = _known_embed_errors(concerned)
-            if embed_errors is not None:
-                errors = embed_errors.unionByName(errors.join(embed_errors, "image_id", "left_anti"))
+            errors = _known_embed_errors(concerned) if embed_errors is None else embed_errors
             changed = self._stage_sightings(rows, answers, errors)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
@@ -66,6 +63,8 @@ class Revision:
         a URL answers for all its dates.
         """
         work = self.work
+        with work.progress.stage("golden vectors"):
+            contents.make_golden(work)
         with work.progress.stage("refetch and gate"):
             rows = judge_rows(recorded_rows(selected), work.policy, work.overrides)
             owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
@@ -85,8 +84,7 @@ class Revision:
             changed = self._stage_sightings(rows, answers, embed_errors.unionByName(known))
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         with work.progress.stage("audit of what was fetched"):
-            audit.check_gate_first(crawled, vectors)
-            audit.check_vectors(vectors, dimension(work.config.embedding))
+            audit.check_gate_first(crawled, contents.staged_vectors(work))
         self._derive(changed, vectors.select("image_id", "vector"), texts, crawled)
 
     # Facts ------------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 Arrays are queries by results, best result first. Numpy alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_BLOCK = 256
+"""Queries at a time: what is worked out on the way takes up to 30 bytes a cell, the result one."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,18 @@ class RetrievalScores:
 def leave_one_out(vectors: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.bool_]:
     """Every item once as the query against all others, by cosine: which results (N, N - 1) have the query's label.
 
-    `vectors` (N, D) of unit length, `labels` (N,); equal cosines rank by position.
+    `vectors` (N, D) of unit length, `labels` (N,); equal cosines rank by position. Holds the result and some rows of
+    the cosine matrix, never the whole of it.
     """
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -np.inf)
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]
-    relevant: NDArray[np.bool_] = labels[order] == labels[:, None]
+    # Cells of text would be four bytes for every character of the longest label.
+    _, codes = np.unique(labels, return_inverse=True)
+    relevant = np.empty((len(vectors), max(len(vectors) - 1, 0)), bool)
+    for block in _blocks(len(vectors)):
+        cosines = vectors[block] @ vectors.T
+        own = np.arange(len(vectors))[block]
+        cosines[np.arange(len(own)), own] = -np.inf
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]
+        relevant[block] = codes[order] == codes[block, None]
     return relevant
 
 
@@ -44,8 +53,7 @@ def retrieval_scores(relevant: NDArray[np.bool_]) -> RetrievalScores:
     asked = relevant[relevant.any(axis=1)]
     if not len(asked):
         raise ValueError(f"expected a query with a relevant item, found none among {len(relevant)}")
-    precision = np.cumsum(asked, axis=1) / np.arange(1, asked.shape[1] + 1)
-    average = (precision * asked).sum(axis=1) / asked.sum(axis=1)
+    average = np.concatenate([_average_precision(asked[block]) for block in _blocks(len(asked))])
     return RetrievalScores(
         queries=len(asked),
         recall_at_1=float(asked[:, 0].mean()),
@@ -54,11 +62,22 @@ def retrieval_scores(relevant: NDArray[np.bool_]) -> RetrievalScores:
     )
 
 
-def matched_recall(similarities: NDArray[np.float32], matches: NDArray[np.int64], k: int) -> float:
-    """Share of queries (Q, N) whose match, column `matches` (Q,), is among the k best; ties count against it."""
+def _average_precision(relevant: NDArray[np.bool_]) -> Floats:
+    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
+    average: Floats = (precision * relevant).sum(axis=1) / relevant.sum(axis=1)
+    return average
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BLOCK):
+        yield slice(start, start + _BLOCK)
+
+
+def matched_ranks(similarities: NDArray[np.float32], matches: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rank (Q,), from 1, of each query's match, column `matches` (Q,) of its row (Q, N); ties count against it."""
     own = np.take_along_axis(similarities, matches[:, None], axis=1)
-    as_good = (similarities >= own).sum(axis=1)
-    return float((as_good <= k).mean())
+    ranks: NDArray[np.int64] = (similarities >= own).sum(axis=1)
+    return ranks
 
 
 def ndcg(gains: Floats, ideal: Floats, k: int) -> Floats:

@@ -192,16 +192,29 @@ def alignment_for(embedding: EmbeddingSettings, model_version: str, text_model_v
     return alignment
 
 
-def calibration_of(images: Vectors, texts: Vectors, seed: int = 0, pairs: int = 100_000) -> Calibration:
+def calibration_of(
+    images: Vectors, texts: Vectors, seed: int = 0, pairs: int = 100_000, groups: NDArray[np.int64] | None = None
+) -> Calibration:
     """Mean and deviation of the cosine of unrelated pairs: rows of `images` and `texts` (N, K), unit, with another's.
 
-    Raises AlignmentError for fewer than two rows.
+    `pairs` are drawn by `seed`; those of one of `groups` (N,) belong together, near-duplicates say, and do not count.
+    Raises AlignmentError where that leaves none, and for fewer than two rows.
     """
     if len(images) < 2:
         raise AlignmentError(f"calibration: expected two pairs at least, found {len(images)}")
+    if groups is not None and len(groups) != len(images):
+        raise AlignmentError(f"calibration: expected a group for each of {len(images)} pairs, found {len(groups)}")
     generator = np.random.default_rng(seed)
     first = generator.integers(0, len(images), pairs)
     other = (first + generator.integers(1, len(images), pairs)) % len(images)
+    if groups is not None:
+        unrelated = groups[first] != groups[other]
+        first, other = first[unrelated], other[unrelated]
+        if not len(first):
+            raise AlignmentError(
+                f"calibration: expected pairs of different groups, found none among {pairs} drawn from "
+                f"{len(images)} pairs (groups: {len(np.unique(groups))})"
+            )
     cosines = np.einsum("nk,nk->n", images[first], texts[other], dtype=np.float64)
     return Calibration(float(cosines.mean()), float(cosines.std()))
 

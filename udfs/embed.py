@@ -160,7 +160,9 @@ def _load(settings: EmbeddingSettings, device: Device) -> Embedder:
         torch.compile(model) if settings.compile and device == "cuda" else model, description, device, settings.dtype
     )
     size = settings.cpu_batch_size if device == "cpu" else settings.batch_size
-    return Embedder(description, device, geometry(description), FixedBatches(forward, size), settings.dtype)
+    transform = geometry(description)
+    sound = np.asarray(transform(Image.fromarray(golden_pictures()[0])))
+    return Embedder(description, device, transform, FixedBatches(forward, size, sound), settings.dtype)
 
 
 def _forward(

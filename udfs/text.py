@@ -141,7 +141,8 @@ class TextEmbedder:
             def forward(tokens: Sequence[Tokens], size: int) -> Vectors:
                 return self.forward(tokens, size, length)
 
-            self._batches[length] = FixedBatches(forward, self.batch_size)
+            sound = self.tokenize(GOLDEN_TEXTS[:1])[0][:length]
+            self._batches[length] = FixedBatches(forward, self.batch_size, sound)
         return self._batches[length]
 
 

@@ -40,6 +40,8 @@ class FixedBatches(Generic[Item]):
     """`(items, size)` to raw vectors `(len(items), dimension)`; computes on exactly `size` rows."""
     size: int
     """Rows a batch. Shrinks when GPU memory runs out, and stays so for the life of the process."""
+    sound: Item | None = None
+    """An item that has a vector. Where it has none either, it is not the items that are at fault but the process."""
 
     def run(self, items: Sequence[Item]) -> list[Embedded]:
         """One result an item, in order; `start` and wait."""
@@ -50,7 +52,7 @@ class FixedBatches(Generic[Item]):
 
         A batch that fails is tried again item by item, so that only the culprit fails. Raises (here or in the call)
         what a GPU raises that cannot go on: memory for not even one item; a sticky CUDA error, after which nothing in
-        this process counts.
+        this process counts; and whatever the sound item provokes as well, for then it is no item's fault.
         """
         parts: list[Callable[[], list[Embedded]]] = []
         started = 0
@@ -79,10 +81,22 @@ class FixedBatches(Generic[Item]):
             if len(part) > 1:
                 alone = [self.start([item]) for item in part]
                 return lambda: [result for one in alone for result in one()]
+            self._blame(error)
             _log.warning("no vector for one item", exc_info=True)
             failed = Embedded(error=f"{type(error).__name__}: {error}")
             return lambda: [failed]
         return lambda: unit_vectors(raw() if callable(raw) else raw)
+
+    def _blame(self, error: Exception) -> None:
+        """Raises the error unless the sound item does without it: CUDA's libraries raise RuntimeErrors too."""
+        if self.sound is None:
+            return
+        try:
+            raw = self.forward([self.sound], self.size)
+            if callable(raw):
+                raw()
+        except Exception:  # noqa: BLE001 - whatever it is now, the first error tells more
+            raise error from None
 
     def _shrink(self) -> None:
         import torch

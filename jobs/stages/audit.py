@@ -1,6 +1,6 @@
 """The audit: expectations on a staged run. A run that breaks one is never prepared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
@@ -39,15 +39,17 @@ def check_distinct(sightings: DataFrame) -> None:
         raise RunError(f"accounting: {repeated} sightings were decided more than once")
 
 
-def check_gate_first(crawled: DataFrame, embeddings: DataFrame) -> None:
-    """Promise 2, on what was staged: pixels only beside an allow, vectors only of images allowed. Raises RunError."""
+def check_gate_first(crawled: DataFrame, embeddings: Iterable[DataFrame]) -> None:
+    """Promise 2, on what was staged: pixels only beside an allow, vectors, of whichever model, only of images allowed.
+    Raises RunError."""
     leaked = crawled.where(f.col("pixels").isNotNull() & ~f.col("decision").eqNullSafe("allow")).count()
     if leaked:
         raise RunError(f"gate: {leaked} staged rows hold pixels without an allow")
     allowed = crawled.where("decision = 'allow'").select("image_id")
-    stray = embeddings.join(allowed, "image_id", "left_anti").count()
-    if stray:
-        raise RunError(f"gate: {stray} staged vectors belong to images that this run has not allowed")
+    for vectors in embeddings:
+        stray = vectors.join(allowed, "image_id", "left_anti").count()
+        if stray:
+            raise RunError(f"gate: {stray} staged vectors belong to images that this run has not allowed")
 
 
 def check_vectors(embeddings: DataFrame, dimension: int) -> None:

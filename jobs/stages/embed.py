@@ -31,7 +31,7 @@ def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, gol
 def embed_texts(texts: DataFrame, settings: TextSettings, tasks: int = 1, golden: Golden | None = None) -> DataFrame:
     """`text_id, text` -> `text_id, vector, error`, a row a row. Every process first has to make the golden vectors."""
     placed = _without_borrowed_gpus(texts.sparkSession, settings)
-    spread = texts.coalesce(1) if tasks == 1 else texts.repartition(tasks)
+    spread = texts.coalesce(1) if tasks == 1 else texts.repartition(tasks, "text_id")
     return spread.mapInArrow(lambda batches: embed_text_batches(batches, placed, golden), TEXT_EMBEDDED_DDL)
 
 

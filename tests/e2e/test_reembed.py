@@ -1,5 +1,5 @@
-"""Another model: filled beside the old one, switched to, kept up to date by nights, switched back. Another alignment of
-pictures and texts: switched to."""
+"""Another model: filled beside the old one, switched to, kept up to date by nights, switched back. Another text model
+and alignment: switched to."""
 
 import hashlib
 import json
@@ -9,14 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
 from safetensors.torch import save_file
 
-from jobs import reembed
+from jobs import contents, reembed
+from jobs.config import load
+from jobs.preflight import check
+from jobs.stages.embed import embed_images
 from readers.snapshot import Snapshot
+from schemas.settings import EmbeddingSettings
 from tests.e2e.conftest import World
-from tests.e2e.small import DAYS, SmallWorld, small_world
+from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
 from udfs.alignment import Alignment, Calibration, Projections, save_alignment
 from udfs.assets import sha256_of
+from udfs.golden import Golden
 
 pytestmark = pytest.mark.spark
 
@@ -80,33 +87,34 @@ def test_there_and_back_with_a_night_between(
     assert digest_of(warehouse) == before
 
 
-def some_alignment(warehouse: Path, folder: Path) -> tuple[Alignment, str]:
-    """An alignment for the models of a warehouse, learned from nothing, and the setting that names it."""
-    snapshot, generator = Snapshot.open(str(warehouse)), np.random.default_rng(0)
-    row = snapshot.rows("index_feed", ["vector", "text_vector"]).slice(0, 1).to_pylist()[0]
-    image, text = len(row["vector"]), len(row["text_vector"])
-    arrays = [generator.normal(size=shape).astype(np.float32) for shape in (image, (image, 16), text, (text, 16))]
+def some_alignment(folder: Path, *settings: str) -> tuple[Alignment, str]:
+    """An alignment for the models of the profile with these settings, from nothing; and the setting that names it."""
+    _, versions = check(load(PROFILE, ["manifest.path=none", f"warehouse={folder}", *settings]))
+    generator = np.random.default_rng(0)
+    arrays = [generator.normal(size=shape).astype(np.float32) for shape in (1280, (1280, 16), 384, (384, 16))]
     alignment = Alignment(
-        str(snapshot.model_version), str(snapshot.text_model_version), Projections(*arrays), Calibration(0.1, 0.2)
+        versions.model_version, versions.text_model_version, Projections(*arrays), Calibration(0.1, 0.2)
     )
     path = save_alignment(alignment, folder, {})
     return alignment, f"embedding.alignment={json.dumps({'path': str(path), 'sha256': sha256_of(path)})}"
 
 
-def test_an_alignment_is_switched_to_and_leaves_what_it_had_left_from_the_start(
+def test_a_text_model_and_an_alignment_are_switched_to_and_leave_what_they_had_left_from_the_start(
     small: SmallWorld, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:
     switched, always = tmp_path / "switched", tmp_path / "always"
     assert small.night(FIRST, switched) == 0
-    alignment, setting = some_alignment(switched, tmp_path / "alignments")
-    before = digest_of(switched)
-    assert small.night(FIRST, switched, "--force", settings=[setting]) == 2  # two alignments never mix
-    assert reembed.main(small.arguments(switched, setting)) == 0
+    text = "text.max_tokens=64"  # a version of its own
+    alignment, setting = some_alignment(tmp_path / "alignments", text)
+    before, texts = digest_of(switched), Snapshot.open(str(switched)).row_count("text_embeddings")
+    assert small.night(FIRST, switched, "--force", settings=[text, setting]) == 2  # two alignments never mix
+    assert reembed.main(small.arguments(switched, text, setting)) == 0
+    assert Snapshot.open(str(switched)).row_count("text_embeddings") == 2 * texts
     assert small.night(FIRST, switched, "--force") == 2
     after = digest_of(switched)
-    assert {name for name in after if after[name] != before[name]} == {"index_feed", "all"}
-    assert small.night(FIRST, always, settings=[setting]) == 0
-    assert digest_of(always) == after
+    assert {name for name in after if after[name] != before[name]} == {"index_feed", "text_embeddings", "all"}
+    assert small.night(FIRST, always, settings=[text, setting]) == 0
+    assert digest_of(always)["index_feed"] == after["index_feed"]
 
     snapshot = Snapshot.open(str(switched))
     assert snapshot.alignment_version == alignment.version
@@ -117,6 +125,62 @@ def test_an_alignment_is_switched_to_and_leaves_what_it_had_left_from_the_start(
         assert row["image_text_cosine"] == cosine
         assert (row["image_text_mean"], row["image_text_deviation"]) == (0.1, 0.2)
     assert len({row["image_text_cosine"] for row in feed}) == len(feed)
+
+
+@pytest.mark.slow
+def test_what_one_model_has_no_vector_for_is_owed_to_the_other(
+    small: SmallWorld,
+    other: str,
+    tmp_path: Path,
+    digest_of: Callable[[Path], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    switched, always_new, always_old = (tmp_path / name for name in ("switched", "always_new", "always_old"))
+    both, new = f"embedding_beside={other}", f"embedding={other}"
+    assert small.night(FIRST, always_old) == 0
+    victim = min(Snapshot.open(str(always_old)).rows("images", ["image_id"]).column(0).to_pylist())
+
+    def failing(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, golden: Golden | None) -> DataFrame:
+        """The embedding stage, with a fault injected: the other model has no vector for one picture."""
+        hit = (f.col("image_id") == victim) & f.lit(settings.model == OTHER)
+        made = embed_images(pixels, settings, tasks, golden)
+        return made.withColumn("vector", f.when(~hit, f.col("vector"))).withColumn(
+            "error", f.when(hit, "injected").otherwise(f.col("error"))
+        )
+
+    monkeypatch.setattr(contents, "embed_images", failing)
+    assert small.night(FIRST, switched, settings=[both]) == 0
+    before = digest_of(switched)
+    arguments = [*small.arguments(switched, both), "--model", OTHER]
+    assert reembed.main([*arguments, "--most-failed", "0"]) == 1
+    assert digest_of(switched) == before
+    assert reembed.main([*arguments, "--most-failed", "0.5"]) == 0
+    assert outcomes_of(switched, victim) == {("failed", "embed_error")}
+    assert victim not in Snapshot.open(str(switched)).rows("images", ["image_id"]).column(0).to_pylist()
+
+    assert small.night(FIRST, always_new, settings=[new]) == 0
+    assert outcomes_of(always_new, victim) == {("failed", "embed_error")}
+    kept = digest_of(switched)
+    assert {name for name, value in digest_of(always_new).items() if kept[name] != value} == {"embeddings", "all"}
+
+    back = [*small.arguments(switched, both), "--model", "tf_efficientnet_lite0"]
+    assert reembed.main(back) == 0
+    assert outcomes_of(switched, victim) == {("accepted", None)}
+    queue = Snapshot.open(str(switched)).rows("refetch_queue", ["image_id"]).column(0).to_pylist()
+    assert queue == [victim]
+    for warehouse in (switched, always_old):
+        assert small.night(SECOND, warehouse, settings=[both] if warehouse == switched else []) == 0
+    found, expected = digest_of(switched), digest_of(always_old)
+    assert {name for name in found if found[name] != expected[name]} == {
+        "embeddings",
+        "all",
+    }  # the other model's beside
+
+
+def outcomes_of(warehouse: Path, image: str) -> set[tuple[str, str | None]]:
+    """Outcome and failure code of the sightings of an image."""
+    rows = Snapshot.open(str(warehouse)).rows("sightings", ["image_id", "outcome", "failure_code"]).to_pylist()
+    return {(row["outcome"], row["failure_code"]) for row in rows if row["image_id"] == image}
 
 
 def test_a_model_that_is_not_configured_is_refused(small: SmallWorld, tmp_path: Path) -> None:

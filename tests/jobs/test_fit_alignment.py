@@ -1,19 +1,24 @@
 """From a published feed to a stored alignment: what it learns, how it splits, what it refuses."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from jobs.contrastive import Settings, fit
-from jobs.fit_alignment import Pairs, duplicate_groups, main, read_pairs, split
+from jobs.errors import UsageError
+from jobs.fit_alignment import Pairs, duplicate_groups, evaluate, main, measured, read_pairs, split
 from jobs.progress import log
 from readers.snapshot import Snapshot
+from schemas.settings import EmbeddingSettings
 from tests.readers.tiny_warehouse import TinyWarehouse, feed_row
-from udfs.alignment import Alignment, load_alignment
+from udfs.alignment import Alignment, alignment_for, calibration_of, load_alignment
 
 COUNT, IMAGE, TEXT = 240, 24, 12
 
@@ -26,6 +31,37 @@ def pairs_of(seed: int, count: int = COUNT) -> tuple[NDArray[np.float32], NDArra
     texts = causes @ generator.normal(size=(6, TEXT)) + 0.5 * generator.normal(size=(count, TEXT))
     image, text = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (images, texts))
     return image.astype(np.float32), text.astype(np.float32)
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Each row (N, D) at unit length."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(seed: int, count: int = 900) -> Pairs:
+    """Pairs of which many are alike: chains of pictures, each alike to the next alone, cliques, equal texts."""
+    generator = np.random.default_rng(seed)
+    centres = unit(generator.normal(size=(count, IMAGE)))
+    steps = generator.normal(size=(count, IMAGE)) * generator.choice([0.02, 0.08, 0.2], (count, 1))
+    origins = generator.integers(0, np.arange(1, count + 1))
+    fresh = generator.random(count) < 0.4
+    for n in np.flatnonzero(~fresh):
+        centres[n] = unit((centres[origins[n]] + steps[n])[None])[0]
+    texts = unit(generator.normal(size=(count, TEXT)))
+    repeated = generator.random(count) < 0.1
+    texts[repeated] = texts[origins[repeated]]
+    mixed = generator.permutation(count)
+    return Pairs(centres[mixed], texts[mixed], 0)
+
+
+def peak_of(action: Callable[[], object]) -> int:
+    """Bytes that an action holds at most, beyond what there is."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def publish(feed: TinyWarehouse, count: int = COUNT) -> str:
@@ -82,6 +118,24 @@ def standardised(alignment: Alignment) -> list[NDArray[np.float64]]:
     ]
 
 
+def test_what_is_printed_last_is_what_a_profile_takes(
+    feed: TinyWarehouse, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    into = tmp_path / "alignment: of 2026, # 1"
+    assert main(["--warehouse", publish(feed), "--into", str(into), "--dimension", "6"]) == 0
+    (path,) = into.glob("*.safetensors")
+    printed = capsys.readouterr().out
+    first, second = printed.splitlines()
+    assert first == "embedding:"
+    assert second.startswith("  alignment: {path: ")
+    stated = yaml.safe_load(printed)
+    weights = {"path": "none.safetensors", "sha256": "0" * 64}
+    embedding = EmbeddingSettings.model_validate({"weights": weights, "licence": "none", **stated["embedding"]})
+    assert embedding.alignment is not None
+    assert embedding.alignment.path == str(path)
+    assert alignment_for(embedding, "model-1", "text-1") is not None
+
+
 def test_the_same_feed_gives_the_same_alignment(feed: TinyWarehouse, tmp_path: Path) -> None:
     root = publish(feed)
     for name in ("first", "second"):
@@ -111,6 +165,134 @@ def test_alike_images_and_equal_texts_are_one_group_and_stay_on_one_side() -> No
         assert 0.3 < held.mean() <= 0.5
 
 
+def by_all_edges(pairs: Pairs, duplicate_cosine: float) -> list[int]:
+    """Groups (N,) the plain way: every edge, followed from each pair not yet reached."""
+    alike = pairs.vectors @ pairs.vectors.T >= duplicate_cosine
+    alike |= (pairs.texts[:, None] == pairs.texts[None]).all(axis=2)
+    found = [-1] * len(alike)
+    for first in range(len(alike)):
+        reached = [first] if found[first] < 0 else []
+        number = max(found) + 1
+        for one in reached:
+            if found[one] < 0:
+                found[one] = number
+                reached += np.flatnonzero(alike[one]).tolist()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_the_components_of_all_edges_numbered_as_they_appear(seed: int) -> None:
+    pairs = clustered(seed)
+    groups = duplicate_groups(pairs, 0.9)
+    sizes = np.bincount(groups)
+    assert (sizes == 1).any()
+    assert (sizes > 5).any()
+    assert groups.tolist() == by_all_edges(pairs, 0.9)
+
+
+def test_a_picture_without_any_likeness_is_a_group_of_its_own() -> None:
+    images, texts = pairs_of(2, 10)
+    images[3:5] = 0  # not even alike to itself
+    assert duplicate_groups(Pairs(images, texts, 0), 0.999).tolist() == list(range(10))
+
+
+def test_thousands_of_alike_pictures_are_grouped_without_a_list_of_their_edges() -> None:
+    count = 4000
+    images = np.tile(pairs_of(2, 1)[0], (count, 1))
+    pairs = Pairs(images, pairs_of(3, count)[1], 0)
+    assert not duplicate_groups(pairs, 0.9).any()
+    # Their edges would be two indices of 8 bytes for each of count ** 2.
+    assert peak_of(lambda: duplicate_groups(pairs, 0.9)) < count**2
+
+
+def test_recall_is_that_of_the_whole_matrix_in_less_memory() -> None:
+    count = 5000
+    images, texts = pairs_of(4, count)
+    pairs = Pairs(images, texts, 0)
+    held = np.random.default_rng(0).random(count) < 0.6
+    native = Alignment("image", "text", None, None)
+    space = Pairs(images[:, :TEXT], texts, 0)
+    found = evaluate(space, held, {"native": native}, 0)["all pairs"]
+    similarities = native.images(space.vectors)[held] @ native.texts(texts).T
+    own = similarities[np.arange(held.sum()), np.flatnonzero(held)]
+    ranks = (similarities >= own[:, None]).sum(axis=1)
+    for k in (1, 5, 10):
+        assert found["image to text, native"][f"recall@{k}"] == pytest.approx(np.mean(ranks <= k), abs=2 / held.sum())
+    # A matrix of 4 bytes a cell and a mask are more.
+    assert peak_of(lambda: evaluate(pairs, held, {}, 0)) < 3 * held.sum() * count
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_group_too_big_to_be_held_out_leaves_room_for_those_that_fit(seed: int) -> None:
+    sizes = [400, *[1] * 300, *[30] * 10]
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    held = split(groups, 0.3, seed)
+    assert 0.28 < held.mean() <= 0.3
+    assert not held[0]
+    assert all(len(set(held[groups == group])) == 1 for group in range(len(sizes)))
+    assert np.array_equal(held, split(groups, 0.3, seed))
+
+
+def test_splits_differ_with_the_seed() -> None:
+    groups = np.arange(100)
+    assert not np.array_equal(split(groups, 0.5, 0), split(groups, 0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "found"),
+    [
+        ([1] * 10, 0.1, "found 1 and 9 (1 and 9 pairs; the largest group has 1)"),
+        ([1] * 10, 0.8, "found 8 and 2 (8 and 2 pairs; the largest group has 1)"),
+        ([70, *[1] * 30], 0.5, "found 30 and 1 (30 and 70 pairs; the largest group has 70)"),
+        ([50, 50], 0.4, "found 0 and 2 (0 and 100 pairs; the largest group has 50)"),
+        ([9], 0.5, "found 0 and 1 (0 and 9 pairs; the largest group has 9)"),
+    ],
+)
+def test_too_few_groups_on_a_side_are_refused_with_what_there_is(sizes: list[int], share: float, found: str) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    with pytest.raises(UsageError) as refused:
+        split(groups, share, 0)
+    assert f"--held-out {share}: expected at least 2 groups of alike pairs held out and 3 not, {found}" in str(
+        refused.value
+    )
+
+
+def test_the_least_that_is_not_refused_can_be_fitted_and_measured(feed: TinyWarehouse, tmp_path: Path) -> None:
+    images, texts = pairs_of(1, 8)
+    images[5:] = images[4]
+    rows = [feed_row(n, vector=images[n].tolist(), text_vector=texts[n].tolist(), has_text=True) for n in range(8)]
+    feed.write("index_feed", rows)
+    feed.event("run", "published")
+    arguments = ["--warehouse", str(feed.root), "--dimension", "6"]
+    ends = {
+        seed: main([*arguments, "--into", str(tmp_path / f"{seed}"), "--seed", f"{seed}", "--held-out", "0.25"])
+        for seed in range(3)
+    }
+    assert ends == {0: 0, 1: 0, 2: 0}  # two of the four that are unlike any other are held out
+    assert main([*arguments, "--into", str(tmp_path / "half"), "--held-out", "0.5"]) == 2  # all four fit
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_pairs_of_one_group_take_no_part_in_the_calibration(feed: TinyWarehouse, native: bool) -> None:
+    publish(feed)
+    snapshot = Snapshot.open(str(feed.root))
+    images, texts = pairs_of(1, 60)
+    if native:
+        images = texts + np.float32(0)
+    images[:30], texts[:30] = images[0], texts[0]
+    pairs = Pairs(images, texts, 0)
+    groups = duplicate_groups(pairs, 0.9)
+    assert not groups[:30].any()
+    held = np.arange(60) < 45
+    settings = None if native else Settings(dimension=6, epochs=2)
+    alignment, _, _ = measured(pairs, groups, held, snapshot, settings, 0)
+    shown = np.ones(60, bool) if native else held
+    sides = alignment.images(images[shown]), alignment.texts(texts[shown])
+    assert alignment.calibration == calibration_of(*sides, 0, groups=groups[shown])
+    assert alignment.calibration != calibration_of(*sides, 0)
+
+
 def test_the_contrastive_loss_improves_on_a_poor_start() -> None:
     images, texts = pairs_of(3, 600)
     settings = Settings(dimension=6, shrinkages=(1000.0,), epochs=40, learning_rate=3e-2, dropout=0.0)
@@ -133,21 +315,21 @@ def test_the_shrinkage_is_the_one_under_which_unseen_pairs_are_told_apart_best()
 
 def test_towers_that_share_a_space_are_only_calibrated(feed: TinyWarehouse, tmp_path: Path) -> None:
     vectors = pairs_of(1, 60)[1]
-    noisy = vectors + 0.1 * np.random.default_rng(0).normal(size=vectors.shape)
+    noisy = unit(vectors + 0.1 * np.random.default_rng(0).normal(size=vectors.shape))
     feed.write(
         "index_feed",
         [feed_row(n, vector=noisy[n].tolist(), text_vector=vectors[n].tolist(), has_text=True) for n in range(60)],
     )
     feed.event("run", "published")
-    assert (
-        main(["--warehouse", str(feed.root), "--into", str(tmp_path / "native"), "--native", "--dimension", "6"]) == 0
-    )
+    # Fewer dimensions than are fitted by default, and than are asked for: nothing is fitted.
+    for dimension in ([], ["--dimension", "99"]):
+        assert main(["--warehouse", str(feed.root), "--into", str(tmp_path / "native"), "--native", *dimension]) == 0
     (path,) = (tmp_path / "native").glob("*.safetensors")
     alignment = load_alignment(path)
     assert alignment.projections is None
     assert alignment.calibration is not None
-    unrelated = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)) @ vectors.T
-    assert alignment.calibration.mean == pytest.approx(unrelated[~np.eye(60, dtype=bool)].mean(), abs=0.01)
+    unrelated = (noisy @ vectors.T)[~np.eye(60, dtype=bool)]
+    assert alignment.calibration.mean == pytest.approx(unrelated.mean(), abs=0.005)
     figures = json.loads(path.with_suffix(".json").read_text())["recall"]["all pairs"]
     assert figures["image to text, native"]["recall@1"] > 0.9
 
@@ -159,10 +341,9 @@ def test_towers_that_share_a_space_are_only_calibrated(feed: TinyWarehouse, tmp_
         (["--dimension", "99"], "--dimension: expected 1 to 12, found 99"),
         (["--pairs", "3"], "--pairs: expected at least 8, found 3"),
         (["--run", "other"], "other"),
-        (
-            ["--native", "--dimension", "6"],
-            "--native: image vectors have 24 dimensions, text vectors 12: they share no",
-        ),
+        (["--native"], "--native: image vectors have 24 dimensions, text vectors 12: they share no"),
+        (["--dimension", "6", "--held-out", "0.001"], "--held-out 0.001: expected at least 2 groups"),
+        (["--dimension", "6", "--held-out", "0.999"], "--held-out 0.999: expected at least 2 groups"),
     ],
 )
 def test_bad_usage_ends_with_exit_code_two_and_says_what_was_expected(

@@ -2,6 +2,7 @@ import datetime as dt
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,6 @@ def test_a_sound_configuration_passes_and_leaves_nothing_behind(tmp_path: Path) 
         ("images", {"max_side": 640}, {"canonical_version", "model_version", "rule_version"}),
         ("embedding", {"dtype": "bfloat16"}, {"model_version"}),
         ("embedding", {"batch_size": 3, "threads": 2}, set()),
-        ("embedding", {"dimension": 384, "shares_text_space": True}, {"model_version", "alignment_version"}),
         ("text", {"max_tokens": 64}, {"text_model_version"}),
         ("dedup", {"max_hamming": 6}, {"rule_version"}),
         ("dedup", {"target_recall": 0.5}, set()),
@@ -143,17 +143,33 @@ def test_an_unknown_model_is_refused_with_the_nearest_known_ones_however_much_is
     assert line.startswith("embedding.model: timm knows no 'tf_eficientnet_lite0'; nearest: tf_efficientnet_lite0")
 
 
-def test_a_dimension_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
-    assert refusal(config(tmp_path, embedding={"model": "efficientnet_lite0", "dimension": 512})) == (
-        "embedding.dimension: efficientnet_lite0 makes vectors of 1280, not of 512"
+@pytest.mark.parametrize("model", ["efficientnet_lite0", "tf_efficientnet_lite0"])
+def test_a_dimension_that_is_not_the_models_is_refused(tmp_path: Path, model: str) -> None:
+    assert refusal(config(tmp_path, embedding={"model": model, "dimension": 512})) == (
+        f"embedding.dimension: {model} makes vectors of 1280, not of 512"
     )
 
 
 def test_towers_that_cannot_share_a_space_are_refused(tmp_path: Path) -> None:
     assert refusal(config(tmp_path, embedding={"shares_text_space": True})) == (
-        "embedding: the text's vectors have 384 dimensions, the pictures' 1280: they share no space; fit an alignment "
+        "embedding: pictures share a space with the text tower of their own checkpoint only (open_clip:...), not with "
+        "all-MiniLM-L6-v2; fit an alignment (jobs.fit_alignment)"
+    )
+    clip = {"model": "open_clip:ViT-B-32-quickgelu"}
+    assert refusal(config(tmp_path, embedding={"shares_text_space": True}, text=clip)) == (
+        "embedding: the text's vectors have 512 dimensions, the pictures' 1280: they share no space; fit an alignment "
         "(jobs.fit_alignment)"
     )
+
+
+def test_towers_that_share_a_space_have_a_version_of_how_they_are_compared(tmp_path: Path) -> None:
+    clip = {"model": "open_clip:ViT-B-32-quickgelu"}
+    picture = {"model": "resnet18", "dimension": None}  # 512 dimensions, as that CLIP's text tower
+    plain = check(config(tmp_path, embedding=picture, text=clip))[1]
+    shared = check(config(tmp_path, embedding=picture | {"shares_text_space": True}, text=clip))[1]
+    assert plain.alignment_version is None
+    assert shared.alignment_version is not None
+    assert replace(shared, alignment_version=None) == plain
 
 
 def test_an_alignment_of_other_models_is_refused_also_beside(tmp_path: Path) -> None:

@@ -1,11 +1,21 @@
 """Retrieval metrics against hand-worked rankings."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from readers.metrics import bootstrap_interval, leave_one_out, matched_recall, ndcg, retrieval_scores
+from readers.metrics import bootstrap_interval, leave_one_out, matched_ranks, ndcg, retrieval_scores
 
 TRUE, FALSE = True, False
+
+
+def labelled(count: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+    """Unit vectors (N, 16) whose cosines are exact in any order of summation, so many are equal; a label for each."""
+    generator = np.random.default_rng(3)
+    vectors = generator.choice([-0.25, 0.25], (count, 16)).astype(np.float32)
+    return vectors, generator.choice(["cat", "dog", "a much longer label than the others"], count)
 
 
 def test_scores_of_a_ranking_worked_by_hand() -> None:
@@ -35,9 +45,39 @@ def test_no_item_finds_itself() -> None:
     assert not relevant[0, 0]  # the nearest of the first is the second, of another label
 
 
-def test_ties_count_against_the_match() -> None:
-    similarities = np.array([[0.5, 0.5], [0.1, 0.9]], np.float32)
-    assert matched_recall(similarities, np.array([0, 1]), 1) == 0.5
+def test_a_ranking_in_blocks_is_that_of_all_queries_at_once() -> None:
+    vectors, labels = labelled(700)
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    at_once = labels[np.argsort(-cosines, axis=1, kind="stable")[:, :-1]] == labels[:, None]
+    assert np.array_equal(leave_one_out(vectors, labels), at_once)
+
+
+def test_scores_of_many_queries_are_those_of_each_alone() -> None:
+    relevant = np.random.default_rng(4).random((700, 30)) < 0.1
+    found = retrieval_scores(relevant)
+    alone = [retrieval_scores(query[None]) for query in relevant if query.any()]
+    assert found.queries == len(alone)
+    for name in ("recall_at_1", "recall_at_10", "mean_average_precision"):
+        assert getattr(found, name) == pytest.approx(np.mean([getattr(one, name) for one in alone]))
+
+
+def test_ranking_all_items_takes_hardly_more_memory_than_its_result() -> None:
+    count = 2500
+    vectors, labels = labelled(count)
+    tracemalloc.start()
+    try:
+        retrieval_scores(leave_one_out(vectors, labels))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A matrix of cosines and one of positions alone would be 12 bytes a cell.
+    assert peak < 6 * count**2
+
+
+def test_a_rank_counts_the_match_and_whatever_is_as_good() -> None:
+    similarities = np.array([[0.5, 0.5, 0.4], [0.1, 0.9, 0.8], [0.7, 0.9, 0.1]], np.float32)
+    assert matched_ranks(similarities, np.array([0, 1, 2])).tolist() == [2, 1, 3]
 
 
 def test_ndcg_is_one_for_the_ideal_order_and_what_was_worked_by_hand_else() -> None:

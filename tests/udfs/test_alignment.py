@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from schemas.settings import AssetSettings, EmbeddingSettings
 from udfs.alignment import (
@@ -66,6 +67,37 @@ def test_unrelated_pairs_are_calibrated_to_mean_zero_and_deviation_one() -> None
     unrelated = calibration.standardise((images @ texts.T)[~np.eye(400, dtype=bool)].astype(np.float64))
     assert unrelated.mean() == pytest.approx(0, abs=0.02)
     assert unrelated.std() == pytest.approx(1, abs=0.02)
+
+
+def test_pairs_of_one_group_are_not_taken_for_unrelated() -> None:
+    # Two groups of alike pairs: 1 within a group, 0 or 0.6 between them.
+    images = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
+    texts = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]], np.float32)
+    calibration = calibration_of(images, texts, groups=np.array([7, 7, 2, 2]))
+    assert calibration.mean == pytest.approx(0.15, abs=0.01)
+    assert calibration.deviation == pytest.approx(np.sqrt(0.36 / 4 - 0.15**2), abs=0.01)
+    assert calibration_of(images, texts).mean > 0.3
+
+
+def test_groups_that_part_no_pairs_change_no_calibration() -> None:
+    images, texts = np.random.default_rng(0).normal(size=(2, 30, 4)).astype(np.float32)
+    assert calibration_of(images, texts, groups=np.arange(30)) == calibration_of(images, texts)
+
+
+@pytest.mark.parametrize(
+    ("count", "groups", "problem"),
+    [
+        (1, None, "expected two pairs at least, found 1"),
+        (3, np.zeros(3, np.int64), r"of different groups, found none among 100000 drawn from 3 pairs \(groups: 1\)"),
+        (3, np.arange(2), "expected a group for each of 3 pairs, found 2"),
+    ],
+)
+def test_a_calibration_without_unrelated_pairs_is_refused(
+    count: int, groups: NDArray[np.int64] | None, problem: str
+) -> None:
+    vectors = np.eye(4, dtype=np.float32)[:count]
+    with pytest.raises(AlignmentError, match=problem):
+        calibration_of(vectors, vectors, groups=groups)
 
 
 @pytest.mark.parametrize("alignment", [ALIGNED, NATIVE, replace(NATIVE, calibration=CALIBRATION)])

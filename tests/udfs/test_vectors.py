@@ -70,6 +70,21 @@ def test_an_item_that_breaks_its_batch_fails_alone(poisoned: set[int], size: int
     assert {results[index].error for index in poisoned} <= {"ValueError: cannot infer this"}
 
 
+def test_what_a_sound_item_provokes_too_is_the_process_s_fault_and_fails_the_task() -> None:
+    broken = False
+
+    def forward(items: Sequence[float], size: int) -> Vectors:
+        if broken or 0.2 in items:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
+        return angle(items, size)
+
+    batches = FixedBatches(forward, 2, sound=0.5)
+    assert [result.vector is not None for result in batches.run([0.1, 0.2, 0.3])] == [True, False, True]
+    broken = True
+    with pytest.raises(RuntimeError, match="CUBLAS_STATUS_EXECUTION_FAILED"):
+        batches.run([0.1, 0.2, 0.3])
+
+
 def test_running_out_of_gpu_memory_shrinks_the_batch_for_good() -> None:
     sizes: list[int] = []
 
