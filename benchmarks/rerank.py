@@ -4,7 +4,8 @@
 
 Gain 2 for a result of the query's category, 1 for one of its domain, 0 otherwise. Near-duplicates are left out.
 Captions lose every word that names a domain or category of the set, for they would give the answer away. Each half is
-an index of its own, and every picture in it once the query. Needs `make setup`.
+an index of its own, and every picture in it once the query. Tuned twice: all signals, and text alone (sharpness
+and cluster size count nothing), so that what text brings is not what the others bring. Needs `make setup`.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from benchmarks.report import environment, publish
@@ -25,7 +25,7 @@ from jobs.config import Config, load
 from jobs.labelled_set import LabelledSet, prepare
 from readers.labelled import read_labelled
 from readers.metrics import bootstrap_interval, ndcg
-from readers.rerank import Signals, Weights, measured_scale, query_features, rerank
+from readers.rerank import Signals, Weights, measured_scale, query_features, rerank, save_weights
 from udfs.canonical import canonical_version
 from udfs.embed import load_embedder, model_version
 from udfs.text import clean_text, load_text_embedder, text_model_version
@@ -35,7 +35,13 @@ DEPTH = 100
 TEXT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 SHARPNESS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 MEMBERS = (-0.5, 0.0, 0.5)
+NOT_USED = (0.0,)
 ENDINGS = ("ies", "es", "s")
+COMMENT = """\
+Weights of the reference re-ranker (readers/rerank.py), tuned by benchmarks/rerank.py on one half of the
+labelled set. The scales belong to these two models: measure them anew for others
+(readers.rerank.measured_scale). Whoever has clicks should train these instead.
+`version` is the digest of the rest: load_weights refuses a file that was changed without it."""
 
 Floats = NDArray[np.float64]
 
@@ -54,21 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [picture.labelled.name for picture in pictures.pictures]
     tuning = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 == 0 for name in names])
     gains = gains_of(pictures)
-    weights = tuned(signals.take(tuning), gains[np.ix_(tuning, tuning)], versions)
-    visual_only = weights.model_copy(update={"text": 0.0, "sharpness": 0.0, "members": 0.0, "domains": 0.0})
-    halves = {"tuned on": tuning, "reported on": ~tuning}
+    half = signals.take(tuning), gains[np.ix_(tuning, tuning)]
+    weights = tuned(*half, versions)
+    text_alone = tuned(*half, versions, sharpness=NOT_USED, members=NOT_USED)
     domains = np.array([picture.labelled.domain for picture in pictures.pictures])
-    report: dict[str, Any] = {
-        "environment": environment(),
-        "pictures": len(names),
-        "weights": weights.model_dump(),
-        "weights_version": weights.version,
-    }
-    for half, inside in halves.items():
-        part, gain = signals.take(inside), gains[np.ix_(inside, inside)]
-        report[half] = compared(scores(part, gain, visual_only), scores(part, gain, weights), domains[inside])
+    halves = {"tuned on": tuning, "reported on": ~tuning}
+
+    def against_visual_only(chosen: Weights) -> dict[str, Any]:
+        visual_only = chosen.model_copy(update=dict.fromkeys(("text", "sharpness", "members", "domains"), 0.0))
+        found: dict[str, Any] = {"weights": chosen.model_dump(), "weights_version": chosen.version}
+        for name, inside in halves.items():
+            part, gain = signals.take(inside), gains[np.ix_(inside, inside)]
+            found[name] = compared(scores(part, gain, visual_only), scores(part, gain, chosen), domains[inside])
+        return found
+
+    report = {"environment": environment(), "pictures": len(names), **against_visual_only(weights)}
+    report["text alone"] = against_visual_only(text_alone)
     if options.weights:
-        write_weights(weights, options.weights)
+        save_weights(weights, options.weights, COMMENT)
     publish(report, options.json)
     return 0
 
@@ -126,7 +135,13 @@ def gains_of(pictures: LabelledSet) -> Floats:
     return gains
 
 
-def tuned(signals: Signals, gains: Floats, versions: tuple[str, str]) -> Weights:
+def tuned(
+    signals: Signals,
+    gains: Floats,
+    versions: tuple[str, str],
+    sharpness: Sequence[float] = SHARPNESS,
+    members: Sequence[float] = MEMBERS,
+) -> Weights:
     """The weights of a grid with the highest mean nDCG; of equals, the first. Nothing varies in domains here: 0."""
     weights = Weights(
         depth=DEPTH,
@@ -140,11 +155,11 @@ def tuned(signals: Signals, gains: Floats, versions: tuple[str, str]) -> Weights
     )
     features = [query_features(signals.take([n]), signals, weights) for n in range(len(gains))]
 
-    def merit(text: float, sharpness: float, members: float) -> float:
-        counted = np.array([1.0, text, sharpness, members, 0.0])
+    def merit(*chosen: float) -> float:
+        counted = np.array([1.0, *chosen, 0.0])
         return float(np.mean(query_scores(gains, [feature @ counted for feature in features])))
 
-    best = max(product(TEXT, SHARPNESS, MEMBERS), key=lambda chosen: merit(*chosen))
+    best = max(product(TEXT, sharpness, members), key=lambda chosen: merit(*chosen))
     return weights.model_copy(update=dict(zip(("text", "sharpness", "members"), best, strict=True)))
 
 
@@ -179,16 +194,6 @@ def compared(before: Floats, after: Floats, domains: NDArray[np.str_]) -> dict[s
         "interval 95 %": [float(low), float(high)],
         "difference by domain": {name: float(difference[domains == name].mean()) for name in sorted(set(domains))},
     }
-
-
-def write_weights(weights: Weights, path: Path) -> None:
-    """The weights as YAML."""
-    head = (
-        "# Weights of the reference re-ranker (readers/rerank.py), tuned by benchmarks/rerank.py on one half of the\n"
-        "# labelled set. The scales belong to these two models: measure them anew for others\n"
-        "# (readers.rerank.measured_scale). Whoever has clicks should train these instead.\n"
-    )
-    path.write_text(head + yaml.safe_dump({"weights": weights.model_dump()}, sort_keys=False))
 
 
 if __name__ == "__main__":

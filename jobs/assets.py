@@ -38,11 +38,21 @@ _HUB_FILE = "model.safetensors"
 def local_assets(config: Config) -> Config:
     """The configuration with every asset's path on this machine; a job calls it before anything looks at an asset.
 
-    Opens the session if a file has to come from a file system of Hadoop's. Raises UsageError for an address that
-    cannot be read, and for a file that is not the pinned one; of local paths preflight says what is wrong with them.
+    Opens the session if a file has to come from a file system of Hadoop's. Raises as `brought`.
     """
-    remote = {place: asset for place, asset in assets_of(config) if ":" in asset.path.partition("/")[0]}
-    return with_assets(config, {place: _brought(place, asset, config) for place, asset in remote.items()})
+    return brought(config, config)
+
+
+def brought(settings: S, config: Config | None) -> S:
+    """Any settings with every asset's path on this machine.
+
+    `config` is the profile whose session reads the file systems of Hadoop; None for none. Raises UsageError for an
+    address that cannot be read, and for a file that is not the pinned one; local paths are left as they are, unread.
+    """
+    remote = {place: asset for place, asset in assets_of(settings) if ":" in asset.path.partition("/")[0]}
+    # The session takes its process off the hub (HF_HUB_OFFLINE), so what it has to read comes last.
+    order = sorted(remote, key=lambda place: _scheme(remote[place].path) not in _WITHOUT_SESSION)
+    return with_assets(settings, {place: _brought(place, remote[place], config) for place in order})
 
 
 def with_assets(settings: S, changed: Mapping[str, AssetSettings], group: str = "") -> S:
@@ -61,14 +71,14 @@ def with_assets(settings: S, changed: Mapping[str, AssetSettings], group: str = 
     return settings.model_copy(update={name: replaced(value, f"{group}{name}") for name, value in fields.items()})
 
 
-def _brought(place: str, asset: AssetSettings, config: Config) -> AssetSettings:
-    scheme = asset.path.partition(":")[0]
+def _brought(place: str, asset: AssetSettings, config: Config | None) -> AssetSettings:
+    scheme = _scheme(asset.path)
     if scheme == "file":
         return asset.model_copy(update={"path": unquote(urlsplit(asset.path).path)})
     kept = _cache() / asset.sha256 / _file_name(asset.path)
     if not (kept.is_file() and sha256_of(kept) == asset.sha256):
-        bring: Callable[[str, Path], None] = {"hf-hub": _from_hub, "timm": _from_timm}.get(
-            scheme, lambda address, into: copy_from_hadoop(open_session(config), address, into)
+        bring: Callable[[str, Path], None] = _WITHOUT_SESSION.get(
+            scheme, lambda address, into: _from_hadoop(config, address, into)
         )
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +92,10 @@ def _brought(place: str, asset: AssetSettings, config: Config) -> AssetSettings:
             reason = str(error).strip().split("\n")[0]
             raise UsageError(f"{place}: {asset.path} cannot be fetched: {type(error).__name__}: {reason}") from None
     return asset.model_copy(update={"path": str(kept)})
+
+
+def _scheme(address: str) -> str:
+    return address.partition(":")[0]
 
 
 def _accept(draft: Path, kept: Path, asset: AssetSettings) -> None:
@@ -120,6 +134,18 @@ def _from_timm(address: str, into: Path) -> None:
     if configuration is None or not configuration.hf_hub_id:
         raise UsageError(f"{address}: timm names no hub repository for {name}; give the weights' path or address")
     _from_hub(f"hf-hub:{configuration.hf_hub_id}", into)
+
+
+def _from_hadoop(config: Config | None, address: str, into: Path) -> None:
+    if config is None:
+        raise UsageError(
+            f"{address}: expected a profile whose Spark session reads {_scheme(address)}://, found none; "
+            f"give one by --profile FILE"
+        )
+    copy_from_hadoop(open_session(config), address, into)
+
+
+_WITHOUT_SESSION: dict[str, Callable[[str, Path], None]] = {"hf-hub": _from_hub, "timm": _from_timm}
 
 
 def copy_from_hadoop(spark: SparkSession, address: str, into: Path) -> None:

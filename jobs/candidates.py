@@ -2,13 +2,17 @@
 
 Timm models run exactly as executors run them (`udfs.embed`). The penultimate layer of open_nsfw's thin ResNet-50 is a
 second trained network that set-up brings anyway, and a colour histogram is the floor that any network has to beat.
+
+Decoding and the forward pass are timed apart: executors decode on other threads while the GPU computes, and published
+rates are of the forward pass alone.
 """
 
 import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +23,11 @@ from jobs.config import load_settings
 from jobs.errors import UsageError
 from schemas.settings import AssetSettings, EmbeddingSettings, Settings
 from udfs.assets import locate
-from udfs.embed import load_embedder
+from udfs.devices import Device, claim_device
+from udfs.embed import Pixels, load_embedder
 from udfs.nsfw import preprocess
-from udfs.vectors import Vectors, unit_vectors
-from udfs.vision import ModelDescription, describe
+from udfs.vectors import Embedded, Vectors, unit_vectors
+from udfs.vision import EmbedderError, ModelDescription, describe
 
 _NO_WEIGHTS = AssetSettings(path="", sha256="0" * 64)
 """Stands for weights that are not there: a model's shape and cost do not depend on them."""
@@ -30,11 +35,19 @@ _HISTOGRAM_BINS = 8
 """A channel: 512 dimensions in all."""
 _WARM_UP, _ALONE = 3, 50
 """Pictures embedded one at a time: before the clock counts, and for the median."""
-_GROUP = 128
-"""Pictures decoded together at most."""
+_BATCHES = 4
+"""Batches handed over at once: a GPU is given the next before the one before is waited for, as on executors."""
+_LEAST_SECONDS = 1.0
+"""Of forward passes behind a rate: a few hundred pictures are a tenth of that on a GPU."""
+_ON_CPU: dict[str, Any] = {"cpu_batch_size": 1}
+"""What a query costs."""
+_ON_GPU: dict[str, Any] = {"dtype": "float16", "batch_size": 128}
+"""As conf/nightly-gpu.yaml."""
 
-Embed = Callable[[Sequence[bytes]], list[Vectors | None]]
-"""Canonical JPEGs to unit vectors; None where there is none."""
+CPU = "cpu"
+
+Forward = Callable[[Sequence[Any]], list[Embedded]]
+"""Decoded pictures to one result each."""
 
 
 class Published(Settings):
@@ -58,7 +71,7 @@ class Candidate(Settings):
     text_tower: str | None = None
     """What embeds text into the same space; null for none."""
     preprocessing: dict[str, Any] = Field(default_factory=dict)
-    """Settings of `embedding` (`mean`, `std`, `fit`, `pooling`, ...) where they differ from timm's."""
+    """Settings of `embedding` (`mean`, `std`, `fit`, `dtype`, ...) where neither timm's nor the device's will do."""
     published: Published | None = None
 
     @property
@@ -66,10 +79,10 @@ class Candidate(Settings):
         """Whether it can be run here; what has no weights needs none."""
         return self.kind == "colour_histogram" or self.weights is not None
 
-    def embedding(self) -> EmbeddingSettings:
-        """The settings of a `timm` candidate, one image a batch on a CPU: what a query costs."""
-        given = {"model": self.model, "weights": self.weights or _NO_WEIGHTS, "licence": self.licence}
-        return EmbeddingSettings.model_validate({"cpu_batch_size": 1, **given, **self.preprocessing})
+    def embedding(self, device: Device = "cpu") -> EmbeddingSettings:
+        """The settings of a `timm` candidate: float32, one image a batch, on a CPU; float16, 128 images, on a GPU."""
+        given = {"model": self.model, "weights": self.weights or _NO_WEIGHTS, "licence": self.licence, "device": device}
+        return EmbeddingSettings.model_validate(given | (_ON_GPU if device == "cuda" else _ON_CPU) | self.preprocessing)
 
 
 class Candidates(Settings):
@@ -89,16 +102,42 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Running:
+    """A loaded candidate, with decoding and the forward pass apart."""
+
+    decode: Callable[[bytes], Any]
+    """A canonical JPEG to the model's input: decoding, resizing, cropping."""
+    together: Forward
+    """In batches of `batch()` rows; the last one is padded and costs what a full one costs."""
+    alone: Forward
+    """In batches of one."""
+    batch: Callable[[], int]
+    """Rows a batch; shrinks where a GPU's memory runs out."""
+    device: str = CPU
+    """`cpu`, or the GPU's name."""
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Measured:
     """All pictures' vectors, and what they cost on this device."""
 
     vectors: Vectors
     """(N, D) unit vectors; zeros where there is none."""
     latency_ms: float
-    """Median wall-clock time of one picture by itself: decoding, preprocessing, forward pass."""
-    images_per_second: float
-    """All pictures, in batches on a GPU and one by one on a CPU, by this process on one thread."""
+    """Median wall-clock time of one picture by itself: decoding, preprocessing, forward pass of a batch of one."""
+    decode_per_second: float
+    """Pictures that one thread decodes and preprocesses."""
+    forward_per_second: float
+    """Pictures that pass the model, copies to and from it included: in full batches on a GPU, one by one on a CPU."""
     device: str
+    """`cpu`, or the GPU's name."""
+    dtype: str
+
+    @property
+    def images_per_second(self) -> float:
+        """Of one thread that decodes and waits for the model in turn; for a GPU, executors have more threads."""
+        return 1 / (1 / self.decode_per_second + 1 / self.forward_per_second)
 
 
 def load_candidates(path: str) -> tuple[Candidate, ...]:
@@ -115,41 +154,97 @@ def shape(candidate: Candidate) -> Shape:
     return Shape(_HISTOGRAM_BINS**3, 0, 0.0)
 
 
-def embed(candidate: Candidate, pictures: Sequence[bytes]) -> Embedded:
-    """Vectors of canonical JPEGs, and what they cost. Raises what loading the model raises."""
-    together, device = _embedder(candidate)
-    alone = [_seconds(together, [pixels])[1] for pixels in pictures[: _WARM_UP + _ALONE]][_WARM_UP:]
-    vectors, seconds = _seconds(together, pictures)
-    dimension = next(len(vector) for vector in vectors if vector is not None)
-    filled = [np.zeros(dimension, np.float32) if vector is None else vector for vector in vectors]
-    return Embedded(np.stack(filled), float(np.median(alone)) * 1e3, len(pictures) / seconds, device)
+def embed(candidate: Candidate, pictures: Sequence[bytes]) -> Measured:
+    """Vectors of canonical JPEGs, and what they cost. Raises what loading the model raises, and as `measure`."""
+    return measure(load(candidate), pictures)
 
 
-def _seconds(together: Embed, pictures: Sequence[bytes]) -> tuple[list[Vectors | None], float]:
-    begun = time.perf_counter()
-    vectors = [one for start in range(0, len(pictures), _GROUP) for one in together(pictures[start : start + _GROUP])]
-    return vectors, time.perf_counter() - begun
+def measure(model: Running, pictures: Sequence[bytes], clock: Callable[[], float] = time.perf_counter) -> Measured:
+    """Vectors of pictures (N > 0), and what they cost by `clock`, in seconds; EmbedderError where none has a vector."""
+    alone = []
+    for pixels in islice(cycle(pictures), _WARM_UP + _ALONE):
+        begun = clock()
+        model.alone([model.decode(pixels)])
+        alone.append(clock() - begun)
+    model.together([model.decode(pictures[0])])  # one picture fills a batch: its shape's kernels are chosen here
+    found: list[Embedded] = []
+    decoded: list[Any] = []
+    decoding, passing, rows = 0.0, 0.0, 0
+    size = model.batch() * _BATCHES
+    for start in range(0, len(pictures), size):
+        begun = clock()
+        decoded = [model.decode(pixels) for pixels in pictures[start : start + size]]
+        ready = clock()
+        found += model.together(decoded)
+        decoding, passing = decoding + ready - begun, passing + clock() - ready
+        rows += _rows(len(decoded), model.batch())
+    while passing < _LEAST_SECONDS:
+        ready = clock()
+        model.together(decoded)
+        passing += clock() - ready
+        rows += _rows(len(decoded), model.batch())
+    return Measured(
+        vectors=_stacked(found),
+        latency_ms=float(np.median(alone[_WARM_UP:])) * 1e3,
+        decode_per_second=len(pictures) / decoding,
+        forward_per_second=rows / passing,
+        device=model.device,
+        dtype=model.dtype,
+    )
 
 
-def _embedder(candidate: Candidate) -> tuple[Embed, str]:
+def _rows(pictures: int, batch: int) -> int:
+    """What the model computes on, padding included."""
+    return math.ceil(pictures / batch) * batch
+
+
+def _stacked(found: Sequence[Embedded]) -> Vectors:
+    dimension = next((len(one.vector) for one in found if one.vector is not None), None)
+    if dimension is None:
+        raise EmbedderError(f"expected vectors of {len(found)} pictures, found none: {found[0].error}")
+    return np.stack([np.zeros(dimension, np.float32) if one.vector is None else one.vector for one in found])
+
+
+def load(candidate: Candidate) -> Running:
+    """The candidate on a GPU where there is one and it can use it. Raises what loading the model raises."""
     if candidate.kind == "timm":
-        embedder = load_embedder(candidate.embedding())
-        return lambda jpegs: [
-            one.vector for one in embedder.embed([embedder.decode(j) for j in jpegs])
-        ], embedder.device
-    raw = _open_nsfw(candidate) if candidate.kind == "open_nsfw" else _histogram
+        return _timm(candidate, claim_device("auto"))
+    decode, raw = _open_nsfw(candidate) if candidate.kind == "open_nsfw" else (_small, _histogram)
 
-    def one(pixels: bytes) -> Vectors | None:
-        with Image.open(io.BytesIO(pixels), formats=("JPEG",)) as image:
-            return unit_vectors(raw(image.convert("RGB"))[None])[0].vector
+    def forward(decoded: Sequence[Any]) -> list[Embedded]:
+        return [unit_vectors(raw(one)[None])[0] for one in decoded]
 
-    return lambda jpegs: [one(pixels) for pixels in jpegs], "cpu"
+    return Running(lambda pixels: decode(_opened(pixels)), forward, forward, lambda: 1)
 
 
-def _histogram(image: Image.Image) -> Vectors:
+def _timm(candidate: Candidate, device: Device) -> Running:
+    import torch
+
+    embedder = load_embedder(candidate.embedding(device))
+    alone = replace(embedder, batches=replace(embedder.batches, size=1))
+    return Running(
+        embedder.decode,
+        embedder.embed,
+        alone.embed,
+        lambda: embedder.batches.size,
+        torch.cuda.get_device_name() if embedder.device == "cuda" else CPU,
+        embedder.dtype,
+    )
+
+
+def _opened(pixels: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(pixels), formats=("JPEG",)) as image:
+        return image.convert("RGB")
+
+
+def _small(image: Image.Image) -> Pixels:
+    return np.asarray(image.resize((64, 64), Image.Resampling.BOX))
+
+
+def _histogram(small: Pixels) -> Vectors:
     """Square roots of the joint colour histogram's shares: their dot product is the Bhattacharyya coefficient."""
-    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX)) // (256 // _HISTOGRAM_BINS)
-    bins = (small.reshape(-1, 3) * (_HISTOGRAM_BINS**2, _HISTOGRAM_BINS, 1)).sum(axis=1)
+    steps = small // (256 // _HISTOGRAM_BINS)
+    bins = (steps.reshape(-1, 3) * (_HISTOGRAM_BINS**2, _HISTOGRAM_BINS, 1)).sum(axis=1)
     return np.sqrt(np.bincount(bins, minlength=_HISTOGRAM_BINS**3)).astype(np.float32)
 
 
@@ -186,7 +281,8 @@ def _onnx_shape(candidate: Candidate) -> Shape:
     return Shape(kernels[classifier.input[1]][0], parameters, operations / 1e9)
 
 
-def _open_nsfw(candidate: Candidate) -> Callable[[Image.Image], Vectors]:
+def _open_nsfw(candidate: Candidate) -> tuple[Callable[[Image.Image], Any], Callable[[Any], Vectors]]:
+    """What makes the network's input of a picture, and the penultimate layer's output of that."""
     import onnx
     import onnxruntime
 
@@ -198,11 +294,11 @@ def _open_nsfw(candidate: Candidate) -> Callable[[Image.Image], Vectors]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def raw(image: Image.Image) -> Vectors:
-        vector: Vectors = session.run([features], {name: preprocess(image)[None]})[0][0]
+    def raw(decoded: Any) -> Vectors:
+        vector: Vectors = session.run([features], {name: decoded[None]})[0][0]
         return vector
 
-    return raw
+    return preprocess, raw
 
 
 def _open_nsfw_model(candidate: Candidate) -> tuple[Any, Any]:

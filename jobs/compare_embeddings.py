@@ -1,11 +1,13 @@
 """Compares embeddings on labelled pictures of many domains, and recommends one for given limits.
 
     python -m jobs.compare_embeddings --labelled DIR|TABLE --into DIR [--candidates conf/compare.yaml]
-        [--max-latency-ms MS] [--max-dimension N] [--max-gpu-hours H] [--needs-text]
+        [--profile FILE] [--max-latency-ms MS] [--max-dimension N] [--max-gpu-hours H] [--needs-text]
 
 `--labelled` is read as `readers.labelled` says: folders `domain/category`, or a Parquet or Delta table. Every picture
 is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
-`comparison.md`, `comparison.json` and `comparison.png`. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+`comparison.md`, `comparison.json` and `comparison.png`. Weights are brought from wherever `jobs.assets` can bring them;
+for those on a file system of Hadoop's (`s3a://`), `--profile` names whose Spark session reads it. Exit codes: 0 done, 1
+failed, 2 bad usage or configuration.
 """
 
 import argparse
@@ -19,16 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.candidates import Candidate, Embedded, embed, load_candidates, shape
+from jobs.assets import brought
+from jobs.candidates import CPU, Candidate, Candidates, Measured, embed, load_candidates, shape
 from jobs.command import run_command
-from jobs.comparison import Comparison, Cost, Limits, Quality, chart, markdown, recommend
+from jobs.comparison import Comparison, Cost, Limits, Quality, behind_the_best, chart, markdown, recommend
+from jobs.config import load
 from jobs.errors import UsageError
 from jobs.labelled_set import LabelledSet, prepare
 from jobs.progress import Progress
 from readers.labelled import LabelledError, read_labelled
 from readers.metrics import leave_one_out, retrieval_scores
 from schemas.settings import DedupSettings, ImageSettings
-from udfs.assets import AssetError
+from udfs.assets import AssetError, locate
 from udfs.vision import EmbedderError
 
 PICTURES = 1_000_000_000
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labelled", type=Path, required=True, metavar="DIR|TABLE", help="labelled pictures")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the report is written")
     parser.add_argument("--candidates", default="conf/compare.yaml", metavar="FILE", help="what is compared")
+    parser.add_argument("--profile", metavar="FILE", help="whose Spark session reads weights on s3a:// and the like")
     parser.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="of one picture on this device")
     parser.add_argument("--max-dimension", type=_positive, metavar="N", help="of a vector")
     parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 pictures")
@@ -57,7 +62,7 @@ def _positive(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> None:
-    candidates = load_candidates(options.candidates)
+    candidates = weights_here(load_candidates(options.candidates), options.profile)
     if options.into.exists() and not options.into.is_dir():
         raise UsageError(f"--into {options.into}: expected a folder, found a file")
     limits = Limits(options.max_latency_ms, options.max_dimension, options.max_gpu_hours, options.needs_text)
@@ -82,8 +87,23 @@ def _run(options: argparse.Namespace) -> None:
     progress.say(f"written: {options.into / 'comparison.md'}")
 
 
+def weights_here(candidates: Sequence[Candidate], profile: str | None) -> tuple[Candidate, ...]:
+    """The candidates with the weights of all of them on this machine, so that none fails after hours of others.
+
+    Raises UsageError for weights that cannot be brought or are not the pinned ones.
+    """
+    here = brought(Candidates(candidates=tuple(candidates)), load(profile) if profile else None).candidates
+    for candidate in here:
+        try:
+            if candidate.weights:
+                locate(candidate.weights)
+        except AssetError as error:
+            raise UsageError(f"candidate {candidate.name}: {error}") from None
+    return here
+
+
 def compared(candidate: Candidate, pictures: LabelledSet) -> Comparison:
-    """What can be said of one candidate; raises UsageError for weights that are stated and not there."""
+    """What can be said of one candidate; raises UsageError for weights that are not the model's."""
     try:
         counted = shape(candidate)
         measured = embed(candidate, [one.pixels for one in pictures.pictures]) if candidate.is_available else None
@@ -93,37 +113,42 @@ def compared(candidate: Candidate, pictures: LabelledSet) -> Comparison:
     return Comparison(candidate, counted, cost_of(candidate, counted.dimension, measured), quality)
 
 
-def cost_of(candidate: Candidate, dimension: int, measured: Embedded | None) -> Cost:
-    """GPU-hours from what was measured on a GPU, else from the published forward rate, else unknown."""
+def cost_of(candidate: Candidate, dimension: int, measured: Measured | None) -> Cost:
+    """GPU-hours from the forward rate measured on a GPU, else from the published one, else unknown."""
     rate, source = None, None
-    if measured and measured.device == "cuda":
-        rate, source = measured.images_per_second, "measured"
+    if measured and measured.device != CPU:
+        rate, source = measured.forward_per_second, f"measured, {measured.device}, {measured.dtype}"
     elif candidate.published:
         rate, source = candidate.published.images_per_second, f"published, {candidate.published.hardware}"
     return Cost(
         latency_ms=measured.latency_ms if measured else None,
         images_per_second=measured.images_per_second if measured else None,
+        decode_per_second=measured.decode_per_second if measured else None,
+        forward_per_second=measured.forward_per_second if measured else None,
         device=measured.device if measured else None,
+        dtype=measured.dtype if measured else None,
         gpu_hours=PICTURES / rate / 3600 if rate else None,
         gpu_hours_source=source,
         storage_gb=PICTURES * dimension * 4 / 1e9,
     )
 
 
-def quality_of(measured: Embedded, pictures: LabelledSet) -> Quality:
+def quality_of(measured: Measured, pictures: LabelledSet) -> Quality:
     """Scores on one index of all domains, over all queries and by domain, and on an index of each domain alone."""
     labels = np.array([picture.labelled.category for picture in pictures.pictures])
     domains = np.array([picture.labelled.domain for picture in pictures.pictures])
     relevant = leave_one_out(measured.vectors, labels)
-    merged, alone = {}, {}
+    merged, alone, precisions = {}, {}, {}
     for domain in sorted(set(domains)):
         inside = domains == domain
         if relevant[inside].any():
             merged[domain] = retrieval_scores(relevant[inside])
+            queries = [retrieval_scores(query[None]) for query in relevant[inside] if query.any()]
+            precisions[domain] = np.array([one.mean_average_precision for one in queries])
             # With one category every result is relevant, which says nothing.
             if len(set(labels[inside])) > 1:
                 alone[domain] = retrieval_scores(leave_one_out(measured.vectors[inside], labels[inside]))
-    return Quality(retrieval_scores(relevant), merged, alone)
+    return Quality(retrieval_scores(relevant), merged, alone, precisions)
 
 
 def write(into: Path, comparisons: Sequence[Comparison], limits: Limits, pictures: LabelledSet) -> None:
@@ -144,6 +169,7 @@ def write(into: Path, comparisons: Sequence[Comparison], limits: Limits, picture
         "machine": machine,
         "limits": asdict(limits),
         "recommendation": advice,
+        "best_above": {name: asdict(gained) for name, gained in behind_the_best(comparisons).items()},
         "candidates": [comparison.document() for comparison in comparisons],
     }
     (into / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")

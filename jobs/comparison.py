@@ -1,14 +1,18 @@
 """The report of a comparison of embeddings: table, chart, and a recommendation in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jobs.candidates import Candidate, Shape
 from readers.metrics import RetrievalScores
 
 NOT_AVAILABLE = "weights not available"
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,18 @@ class Cost:
     """What a candidate costs; null where it was not measured and nobody published it."""
 
     latency_ms: float | None
+    """Of one picture by itself, decoding included."""
     images_per_second: float | None
-    """One at a time on a CPU, in batches on a GPU."""
+    """Of one thread that decodes and waits for the model in turn."""
+    decode_per_second: float | None
+    """Of one thread that only decodes."""
+    forward_per_second: float | None
+    """Of the model alone: one by one on a CPU, in batches on a GPU."""
     device: str | None
+    """`cpu`, or the GPU's name."""
+    dtype: str | None
     gpu_hours: float | None
-    """For 1e9 pictures."""
+    """For 1e9 pictures at the rate of the forward pass alone."""
     gpu_hours_source: str | None
     storage_gb: float
     """Of 1e9 vectors in float32."""
@@ -46,6 +57,8 @@ class Quality:
     """Queries of each domain on that index."""
     alone: Mapping[str, RetrievalScores]
     """Queries of each domain on an index of that domain, where it has two categories at least."""
+    precisions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Average precision of each query (Q,) of a domain on the merged index, in the order of the pictures."""
 
     @property
     def macro_map(self) -> float:
@@ -66,8 +79,43 @@ class Comparison:
     def document(self) -> dict[str, Any]:
         """JSON types only."""
         described = self.candidate.model_dump(mode="json", exclude={"weights", "preprocessing"})
-        quality = asdict(self.quality) | {"macro_map": self.quality.macro_map} if self.quality else NOT_AVAILABLE
+        quality: Any = NOT_AVAILABLE
+        if self.quality:
+            quality = asdict(self.quality) | {"macro_map": self.quality.macro_map}
+            del quality["precisions"]
         return described | asdict(self.shape) | asdict(self.cost) | {"quality": quality}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one macro-averaged mAP is above another."""
+
+    mean: float
+    low: float
+    high: float
+    """The 95 % interval."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} higher, 95 % interval {self.low:.3f} to {self.high:.3f}"
+
+
+def difference(above: Quality, below: Quality) -> Difference:
+    """Of two candidates over the same queries; the interval by bootstrap over the queries of each domain."""
+    generator = np.random.default_rng(0)
+    means, draws = [], []
+    for domain, precisions in above.precisions.items():
+        gained = precisions - below.precisions[domain]
+        means.append(gained.mean())
+        draws.append(gained[generator.integers(0, len(gained), (RESAMPLES, len(gained)))].mean(axis=1))
+    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
+    return Difference(float(np.mean(means)), float(low), float(high))
+
+
+def behind_the_best(comparisons: Sequence[Comparison]) -> dict[str, Difference]:
+    """By how much the best measured candidate is above each of the others, by their names."""
+    named = [(one.candidate.name, one.quality) for one in comparisons if one.quality]
+    measured = sorted(named, key=lambda pair: -pair[1].macro_map)
+    return {name: difference(measured[0][1], quality) for name, quality in measured[1:]}
 
 
 def recommend(comparisons: Sequence[Comparison], limits: Limits) -> str:
@@ -92,7 +140,10 @@ def _choice(kept: Sequence[Comparison], refused: str) -> str:
     reason = f"its macro-averaged mAP on the merged index, {_merit(best):.3f}, is the highest within the limits"
     if others:
         second = others[0]
-        reason += f" (next: {second.candidate.name}, {_merit(second):.3f})"
+        reason += f" (next: {second.candidate.name}, {_merit(second):.3f}"
+        if best.quality and second.quality and best.quality.precisions:
+            reason += f"; {difference(best.quality, second.quality)}"
+        reason += ")"
     cheaper = [one for one in others if (one.cost.latency_ms or 0) < (best.cost.latency_ms or 0)]
     price = f"; {cheaper[0].candidate.name} would be faster" if cheaper else "; none of the others is faster"
     return f"Take {best.candidate.name}: {reason}, at {best.cost.latency_ms:.1f} ms a picture{price}."
@@ -130,7 +181,8 @@ def markdown(
 def _table(comparisons: Sequence[Comparison]) -> str:
     head = (
         "candidate | recall@1 | recall@10 | mAP | mAP, domains weighted alike | dimension | parameters, M | GMACs | "
-        "ms a picture | pictures/s | GPU-hours for 1e9 | GB for 1e9, float32 | text tower | licence"
+        "ms a picture | pictures/s | of decoding alone | of the forward pass alone | GPU-hours for 1e9 | "
+        "GB for 1e9, float32 | text tower | licence"
     )
     lines = [head, " | ".join("---" for _ in head.split(" | "))]
     lines += [" | ".join(_row(one)) for one in comparisons]
@@ -155,6 +207,8 @@ def _row(one: Comparison) -> list[str]:
         f"{one.shape.gmacs:.2f}",
         f"{cost.latency_ms:.1f}" if cost.latency_ms else "",
         f"{cost.images_per_second:.0f} ({cost.device})" if cost.images_per_second else "",
+        f"{cost.decode_per_second:.0f}" if cost.decode_per_second else "",
+        f"{cost.forward_per_second:.0f} ({cost.dtype})" if cost.forward_per_second else "",
         hours,
         f"{cost.storage_gb:,.0f}",
         one.candidate.text_tower or "none",

@@ -39,6 +39,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         "crawl",
         crawled.withColumn("run_id", f.lit(work.run_id))
         .withColumn("source_bytes", f.col("bytes"))
+        .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
         .withColumn("canonical_version", f.lit(work.versions.canonical_version)),
         not_modified=f.col("not_modified"),
     )
@@ -75,30 +76,31 @@ def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame
 
     Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
     """
-    pictured = crawled.where("pixels is not null")
+    pictured = crawled.where("has_pixels")
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
     config = work.config
 
     def missing(version: str, name: str) -> DataFrame:
         embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
-        wanted = work.stage(name, sources.join(embedded, "image_id", "left_anti").select("url_id"))
-        return pictured.join(wanted, "url_id", "left_semi").select("image_id", "pixels")
+        return work.stage(name, sources.join(embedded, "image_id", "left_anti").select("url_id"))
 
     if config.embedding_beside is not None:
         version = model_version(config.embedding_beside, work.versions.canonical_version)
-        embed(work, missing(version, "missing_beside"), config.embedding_beside, version, "vectors_beside")
+        wanted = missing(version, "missing_beside")
+        embed(work, pictured, wanted, config.embedding_beside, version, "vectors_beside")
     version = work.versions.model_version
-    found = embed(work, missing(version, "missing_vectors"), config.embedding, version, "vectors")
+    found = embed(work, pictured, missing(version, "missing_vectors"), config.embedding, version, "vectors")
     work.counts["embedded"] = work.rows("vectors").counted["embedded"]
     return found
 
 
 def embed(
-    work: Work, pixels: DataFrame, settings: EmbeddingSettings, version: str, name: str
+    work: Work, pixels: DataFrame, only: DataFrame, settings: EmbeddingSettings, version: str, name: str
 ) -> tuple[DataFrame, DataFrame]:
-    """`image_id, pixels` -> staged under `name`: good vectors as rows of `embeddings`, failures (`image_id, error`)."""
+    """`image_id, pixels` of the rows that `only` chooses (one column) -> staged under `name`: good vectors as rows of
+    `embeddings`, failures (`image_id, error`)."""
     golden = golden_of_images(work.landing.storage, settings, version)
-    result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden)
+    result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden, only)
     vectors = work.stage(
         name,
         result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
@@ -180,7 +182,7 @@ def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled:
     work.plan_removal("embeddings", "removed_contents")
     if crawled is None:
         return kept
-    fresh = crawled.where("pixels is not null").join(accepted, "image_id", "left_semi")
+    fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")
     sources = fresh.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
     new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
     work.plan_rows("images", "crawl", only="new_images")

@@ -79,7 +79,7 @@ def _stage_liveness(work: Work, facts: Facts) -> _Touched:
     )
     ids = seen.unionByName(shown_before).unionByName(state_changes.select("image_id"))
     if facts.crawled is not None:  # pictures that were owed: their sightings need not have changed
-        ids = ids.unionByName(facts.crawled.where("pixels is not null").select("image_id"))
+        ids = ids.unionByName(facts.crawled.where("has_pixels").select("image_id"))
     if facts.images is not None:
         ids = ids.unionByName(facts.images)
     affected = work.stage("affected", ids.where("image_id is not null").distinct())

@@ -220,8 +220,7 @@ def _fill_images(work: Work, files: Sequence[str]) -> None:
     missing = missing_vectors(work.landing, work.versions.model_version)
     pixels = work.landing.read_files("images", files).select("image_id", "pixels")
     with work.progress.stage("embed"):
-        wanted = pixels.join(missing, "image_id", "left_semi")
-        contents.embed(work, wanted, work.config.embedding, work.versions.model_version, "vectors")
+        contents.embed(work, pixels, missing, work.config.embedding, work.versions.model_version, "vectors")
     work.counts["embedded"] = work.rows("vectors").counted["embedded"]
     work.plan_rows("embeddings", "vectors", where="error is null")
     work.write_plan()

@@ -79,7 +79,7 @@ class Revision:
             concerned = work.stage("concerned", self._concerned(fetches))
             rows = work.stage("rows", judge_rows(recorded_rows(concerned), work.policy, work.overrides))
             answers = self._recorded_answers(rows, work.after("fetches", fetches), crawled)
-            tried = crawled.where("pixels is not null").select("image_id")
+            tried = crawled.where("has_pixels").select("image_id")
             known = _known_embed_errors(concerned).join(tried, "image_id", "left_anti")
             changed = self._stage_sightings(rows, answers, embed_errors.unionByName(known))
             texts = contents.embed_texts_of(work, _accepted(rows, changed))

@@ -3,6 +3,11 @@
 A reference, to be replaced by whoever trains a ranker on clicks. The feed carries signals and no blended score; their
 weights are in a versioned file (`conf/rerank.yaml`). Cosines of different models are on different scales: each is
 first expressed in deviations above what unrelated pairs have (`Scale`, measured for each model).
+
+    weights = load_weights(Path("conf/rerank.yaml"))
+    check_models(weights, snapshot)
+    feed_ids, items = feed_signals(snapshot)
+    best = feed_ids[rerank(query, items, weights)]
 """
 
 from dataclasses import dataclass
@@ -14,13 +19,15 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from readers.feed import feed_vectors, text_vectors
+from readers.snapshot import Snapshot
 from schemas.settings import Settings
 
 Floats = NDArray[np.float64]
 
 
 class RerankError(Exception):
-    """The weights' file holds something else. The message says what was expected and found."""
+    """The weights' file holds something else, or weights for other models. Says what was expected and found."""
 
 
 class Scale(Settings):
@@ -81,16 +88,53 @@ class Signals:
 
 
 def load_weights(path: Path) -> Weights:
-    """The weights of a file; RerankError where it is missing or holds something else."""
+    """What `save_weights` wrote; RerankError where it is missing, is something else or was changed."""
     try:
         read = yaml.safe_load(path.read_text())
-        return Weights.model_validate(read["weights"])
+        weights = Weights.model_validate(read["weights"])
+        expected = read["version"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, ("weights", *first["loc"])))
         raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
+    if weights.version != expected:
+        raise RerankError(f"{path}: version expected {expected}, found {weights.version}")
+    return weights
+
+
+def save_weights(weights: Weights, path: Path, comment: str = "") -> None:
+    """Write them as YAML under their version; `comment` goes above."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    document = {"version": weights.version, "weights": weights.model_dump()}
+    path.write_text(head + yaml.safe_dump(document, sort_keys=False))
+
+
+def check_models(weights: Weights, snapshot: Snapshot) -> None:
+    """RerankError where the scales are not those of the models whose vectors the snapshot's feed holds."""
+    models = (
+        ("visual_scale", snapshot.model_version, weights.visual_scale),
+        ("text_scale", snapshot.text_model_version, weights.text_scale),
+    )
+    for name, expected, scale in models:
+        if scale.model_version != expected:
+            raise RerankError(
+                f"weights {weights.version}: {name}.model_version expected {expected}, as in run {snapshot.run_id!r}, "
+                f"found {scale.model_version}; measure the scale of that model (readers.rerank.measured_scale)"
+            )
+
+
+def feed_signals(snapshot: Snapshot) -> tuple[NDArray[np.int64], Signals]:
+    """Ids (N,), int64, and signals of the live representatives, in the order of `readers.feed.feed_vectors`.
+
+    All in memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length.
+    """
+    feed_ids, vectors = feed_vectors(snapshot)
+    _, has_text, texts = text_vectors(snapshot)
+    rows = snapshot.rows("index_feed", ["sharpness", "member_count", "domain_count"])
+    sharpness, members, domains = (rows[name].to_numpy() for name in rows.column_names)
+    return feed_ids, Signals(vectors, texts, has_text, sharpness, members, domains)
 
 
 def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ def check_distinct(sightings: DataFrame) -> None:
 def check_gate_first(crawled: DataFrame, embeddings: Iterable[DataFrame]) -> None:
     """Promise 2, on what was staged: pixels only beside an allow, vectors, of whichever model, only of images allowed.
     Raises RunError."""
-    leaked = crawled.where(f.col("pixels").isNotNull() & ~f.col("decision").eqNullSafe("allow")).count()
+    leaked = crawled.where(f.col("has_pixels") & ~f.col("decision").eqNullSafe("allow")).count()
     if leaked:
         raise RunError(f"gate: {leaked} staged rows hold pixels without an allow")
     allowed = crawled.where("decision = 'allow'").select("image_id")

@@ -12,9 +12,16 @@ from udfs.golden import Golden
 from udfs.text import TEXT_EMBEDDED_DDL, embed_text_batches
 
 
-def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, golden: Golden | None = None) -> DataFrame:
+def embed_images(
+    pixels: DataFrame,
+    settings: EmbeddingSettings,
+    tasks: int,
+    golden: Golden | None = None,
+    only: DataFrame | None = None,
+) -> DataFrame:
     """`image_id, pixels` -> `image_id, vector, error`, a row a row: the vector is null exactly where there is an error.
 
+    `only`: one column, by which rows of `pixels` are chosen that have the same; unique in both.
     On a cluster, with `gpus_per_task`, the stage runs on executors that have a GPU; the shuffle before it keeps what
     comes earlier, decoding included, from being limited to as many tasks as there are GPUs. Every process first has to
     make the golden vectors.
@@ -22,8 +29,12 @@ def embed_images(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, gol
     spark = pixels.sparkSession
     profile = embedding_profile(spark, settings)
     placed = settings if profile else _without_borrowed_gpus(spark, settings)
-    # By key: what is dealt out in turn is sorted first, pixels and all, for a repeated task to deal alike.
-    return pixels.repartition(tasks, "image_id").mapInArrow(
+    key = only.columns[0] if only is not None else "image_id"
+    # By a key: what is dealt out in turn is sorted first, pixels and all, for a repeated task to deal alike. And before
+    # the choice: so pixels are exchanged once, and it is the ids that come to them (a semi-join would be pushed below).
+    dealt = pixels.repartition(tasks, key)
+    chosen = dealt if only is None else dealt.join(only.hint("shuffle_hash"), key)
+    return chosen.select("image_id", "pixels").mapInArrow(
         lambda batches: embed_batches(batches, placed, golden), EMBEDDED_DDL, profile=profile
     )
 

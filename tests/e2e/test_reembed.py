@@ -140,10 +140,12 @@ def test_what_one_model_has_no_vector_for_is_owed_to_the_other(
     assert small.night(FIRST, always_old) == 0
     victim = min(Snapshot.open(str(always_old)).rows("images", ["image_id"]).column(0).to_pylist())
 
-    def failing(pixels: DataFrame, settings: EmbeddingSettings, tasks: int, golden: Golden | None) -> DataFrame:
+    def failing(
+        pixels: DataFrame, settings: EmbeddingSettings, tasks: int, golden: Golden | None, only: DataFrame
+    ) -> DataFrame:
         """The embedding stage, with a fault injected: the other model has no vector for one picture."""
         hit = (f.col("image_id") == victim) & f.lit(settings.model == OTHER)
-        made = embed_images(pixels, settings, tasks, golden)
+        made = embed_images(pixels, settings, tasks, golden, only)
         return made.withColumn("vector", f.when(~hit, f.col("vector"))).withColumn(
             "error", f.when(hit, "injected").otherwise(f.col("error"))
         )

@@ -8,9 +8,11 @@ import huggingface_hub
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.assets import copy_from_hadoop, local_assets
+from jobs import assets
+from jobs.assets import brought, copy_from_hadoop, local_assets
 from jobs.config import Config, load
 from jobs.errors import UsageError
+from schemas.settings import AssetSettings
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -98,6 +100,38 @@ def test_a_hub_that_cannot_be_asked_is_a_clear_error(monkeypatch: pytest.MonkeyP
 def test_an_address_that_names_no_repository_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match=r"embedding\.weights: .*(expected hf-hub:ORG/REPO|timm)"):
         local_assets(with_weights(path))
+
+
+def test_any_settings_are_brought_and_need_no_profile_for_the_hub(hub: list[tuple[Any, ...]]) -> None:
+    embedding = brought(with_weights("timm:resnet50.a1_in1k").embedding, None)
+    assert Path(embedding.weights.path).read_bytes() == CONTENT
+    assert hub == [("timm/resnet50.a1_in1k", "model.safetensors", None)]
+
+
+def test_a_file_system_of_hadoops_without_a_profile_is_refused_with_what_is_missing() -> None:
+    embedding = with_weights("s3a://bucket/w.bin").embedding
+    with pytest.raises(
+        UsageError, match=r"^weights: s3a://bucket/w\.bin: expected a profile .*s3a://, found none; .*--pro"
+    ):
+        brought(embedding, None)
+
+
+def test_the_hub_is_asked_before_the_session_takes_the_process_off_it(
+    hub: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_before: list[int] = []
+
+    def copy(_: Any, address: str, into: Path) -> None:
+        asked_before.append(len(hub))
+        into.write_bytes(CONTENT)
+
+    monkeypatch.setattr(assets, "open_session", lambda _: None)
+    monkeypatch.setattr(assets, "copy_from_hadoop", copy)
+    config = with_weights("s3a://bucket/w.bin")
+    text = config.text.model_copy(update={"weights": AssetSettings(path="hf-hub:org/repo", sha256=SHA256)})
+    found = local_assets(config.model_copy(update={"text": text}))
+    assert asked_before == [1]
+    assert Path(found.embedding.weights.path).read_bytes() == CONTENT
 
 
 @pytest.mark.spark

@@ -1,11 +1,31 @@
 """The reference re-ranker: what each signal does to an order, what the mask hides, what the weights' file must hold."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from readers.rerank import RerankError, Scale, Signals, Weights, load_weights, measured_scale, rerank
+from jobs.config import load
+from readers.feed import feed_vectors
+from readers.rerank import (
+    RerankError,
+    Scale,
+    Signals,
+    Weights,
+    check_models,
+    feed_signals,
+    load_weights,
+    measured_scale,
+    rerank,
+    save_weights,
+)
+from readers.snapshot import Snapshot
+from tests.readers.tiny_warehouse import DIMENSION, TEXT_DIMENSION, TinyWarehouse, feed_row, unit_vector
+from udfs.canonical import canonical_version
+from udfs.embed import model_version
+from udfs.text import text_model_version
 
 VISUAL_ONLY = Weights(
     depth=10,
@@ -78,10 +98,99 @@ def test_a_scale_is_that_of_unrelated_pairs() -> None:
     assert scale.deviation == pytest.approx(cosines.std(), abs=0.01)
 
 
-def test_the_committed_weights_load_and_have_a_version_of_their_own() -> None:
-    weights = load_weights(Path("conf/rerank.yaml"))
+@pytest.fixture
+def snapshot(warehouse: TinyWarehouse) -> Snapshot:
+    """Feed ids 0, 2, 3, 4 in two files; each has a sharpness, cluster size and number of domains of its own."""
+
+    def row(number: int) -> dict[str, Any]:
+        return feed_row(number, sharpness=number / 10, member_count=number + 1, domain_count=number + 2)
+
+    warehouse.write("index_feed", [row(n) for n in (4, 1, 0)])
+    warehouse.write("index_feed", [row(3), row(2)])
+    warehouse.delete("index_feed", "feed_id", 1)
+    warehouse.event("run", "published")
+    return Snapshot.open(str(warehouse.root))
+
+
+def test_signals_of_a_feed_are_each_representatives_own_in_the_order_of_its_vectors(snapshot: Snapshot) -> None:
+    feed_ids, signals = feed_signals(snapshot)
+    assert feed_ids.tolist() == feed_vectors(snapshot)[0].tolist()
+    assert sorted(feed_ids) == [0, 2, 3, 4]
+    for row, number in enumerate(feed_ids.tolist()):
+        assert signals.vectors[row] == pytest.approx(unit_vector(number, DIMENSION))
+        assert signals.has_text[row] == (number % 2 == 0)
+        assert np.linalg.norm(signals.texts[row]) == pytest.approx(float(number % 2 == 0))
+        assert (signals.sharpness[row], signals.members[row], signals.domains[row]) == (
+            number / 10,
+            number + 1,
+            number + 2,
+        )
+    dtypes = [signals.vectors.dtype, signals.texts.dtype, signals.has_text.dtype, signals.sharpness.dtype]
+    assert [*map(str, dtypes), str(signals.members.dtype)] == ["float32", "float32", "bool", "float64", "int64"]
+    assert signals.texts.shape == (4, TEXT_DIMENSION)
+
+
+def test_an_item_of_the_feed_finds_itself_first(snapshot: Snapshot) -> None:
+    _, signals = feed_signals(snapshot)
+    for row in range(4):
+        assert rerank(signals.take([row]), signals, VISUAL_ONLY)[0] == row
+
+
+def test_an_empty_feed_has_no_signals(warehouse: TinyWarehouse) -> None:
+    warehouse.event("run", "published")
+    feed_ids, signals = feed_signals(Snapshot.open(str(warehouse.root)))
+    assert len(feed_ids) == len(signals.members) == len(signals.sharpness) == 0
+
+
+def for_models(visual: str, text: str) -> Weights:
+    scales = {
+        "visual_scale": VISUAL_ONLY.visual_scale.model_copy(update={"model_version": visual}),
+        "text_scale": VISUAL_ONLY.text_scale.model_copy(update={"model_version": text}),
+    }
+    return VISUAL_ONLY.model_copy(update=scales)
+
+
+def test_weights_for_the_feeds_models_are_accepted(snapshot: Snapshot) -> None:
+    check_models(for_models("model-1", "text-1"), snapshot)
+
+
+@pytest.mark.parametrize(
+    ("visual", "text", "problem"),
+    [
+        ("model-2", "text-1", r"visual_scale\.model_version expected model-1, as in run 'run', found model-2"),
+        ("model-1", "text-2", r"text_scale\.model_version expected text-1, as in run 'run', found text-2"),
+    ],
+)
+def test_weights_for_other_models_than_the_feeds_are_refused(
+    snapshot: Snapshot, visual: str, text: str, problem: str
+) -> None:
+    with pytest.raises(RerankError, match=problem):
+        check_models(for_models(visual, text), snapshot)
+
+
+def test_the_committed_weights_are_for_the_local_profiles_models() -> None:
+    weights, config = load_weights(Path("conf/rerank.yaml")), load("conf/local.yaml")
     assert weights.visual > 0
-    assert weights.version != weights.model_copy(update={"text": weights.text + 1}).version
+    assert weights.visual_scale.model_version == model_version(config.embedding, canonical_version(config.images))
+    assert weights.text_scale.model_version == text_model_version(config.text)
+
+
+def test_saved_weights_come_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.yaml"
+    save_weights(VISUAL_ONLY, path, "two lines\nof comment")
+    assert load_weights(path) == VISUAL_ONLY
+    assert path.read_text().startswith("# two lines\n# of comment\nversion: ")
+    path.write_text(path.read_text().replace("text: 0", "text: 1"))
+    changed = VISUAL_ONLY.model_copy(update={"text": 1.0})
+    with pytest.raises(RerankError, match=f"version expected {VISUAL_ONLY.version}, found {changed.version}"):
+        load_weights(path)
+
+
+def test_a_file_without_a_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.yaml"
+    path.write_text(yaml.safe_dump({"weights": VISUAL_ONLY.model_dump()}))
+    with pytest.raises(RerankError, match="KeyError: 'version'"):
+        load_weights(path)
 
 
 @pytest.mark.parametrize(

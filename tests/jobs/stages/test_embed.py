@@ -9,8 +9,9 @@ from pyspark.sql import SparkSession
 
 from jobs.config import load
 from jobs.stages import embed
-from jobs.stages.embed import embedding_profile
+from jobs.stages.embed import embed_images, embedding_profile
 from schemas.settings import EmbeddingSettings
+from tests.jobs.frames import frame
 
 PROFILE = load("conf/nightly-gpu.yaml").embedding
 
@@ -34,6 +35,17 @@ def changed(**changes: Any) -> EmbeddingSettings:
 
 def test_local_mode_has_one_kind_of_executor(spark: SparkSession) -> None:
     assert embedding_profile(spark, PROFILE) is None
+
+
+def test_pixels_are_exchanged_once_and_only_the_chosen_are_embedded(spark: SparkSession) -> None:
+    rows = [(f"url {n}", f"image {n % 7}", b"no picture") for n in range(20)]
+    pixels = frame(spark, "url_id string, image_id string, pixels binary", rows)
+    only = frame(spark, "url_id string", [("url 3",), ("url 11",)])
+    embedded = embed_images(pixels, load("conf/local.yaml").embedding, 3, only=only)
+    plan = embedded._jdf.queryExecution().executedPlan().toString()  # what Spark's explain() prints
+    assert len(re.findall(r"Exchange.*hashpartitioning\(url_id", plan)) == 2  # the pixels, and the ids that choose
+    assert len(re.findall(r"Exchange", plan)) == 2
+    assert sorted(row.image_id for row in embedded.collect()) == ["image 3", "image 4"]
 
 
 @pytest.mark.usefixtures("on_a_cluster")

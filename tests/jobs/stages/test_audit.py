@@ -1,0 +1,68 @@
+"""The audit stops a run whose staged result breaks what the tables promise, and says what is wrong."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.errors import RunError
+from jobs.stages.audit import check_accounting, check_clusters, check_distinct, check_gate_first, check_vectors
+from tests.jobs.frames import frame
+
+pytestmark = pytest.mark.spark
+
+SIGHTING = "ingest_date date, source_file string, row_number bigint"
+CRAWLED = "image_id string, decision string, has_pixels boolean"
+
+
+def vectors(spark: SparkSession, *rows: Sequence[float]):  # type: ignore[no-untyped-def]
+    return frame(spark, "image_id string, vector array<float>", [(str(n), list(row)) for n, row in enumerate(rows)])
+
+
+def test_unit_vectors_of_the_models_dimension_pass(spark: SparkSession) -> None:
+    check_vectors(vectors(spark, (0.6, 0.8), (1.0, 0.0), (-0.6, 0.8004)), 2)
+
+
+@pytest.mark.parametrize("bad", [(0.6, 0.8, 0.0), (0.6, 0.7), (0.0, 0.0), (math.nan, 1.0), (math.inf, 0.0), ()])
+def test_any_other_vector_stops_the_run(spark: SparkSession, bad: tuple[float, ...]) -> None:
+    with pytest.raises(RunError, match="embeddings: 1 staged vectors are not unit vectors of dimension 2"):
+        check_vectors(vectors(spark, (0.6, 0.8), bad), 2)
+
+
+def test_pixels_without_an_allow_stop_the_run(spark: SparkSession) -> None:
+    allowed = [("a", "allow", True), ("b", "block", False), ("c", None, False)]
+    check_gate_first(frame(spark, CRAWLED, allowed), [])
+    for decision in ("block", "review", None):
+        crawled = frame(spark, CRAWLED, [*allowed, ("d", decision, True)])
+        with pytest.raises(RunError, match="gate: 1 staged rows hold pixels without an allow"):
+            check_gate_first(crawled, [])
+
+
+def test_vectors_of_what_is_not_allowed_stop_the_run_whichever_model_made_them(spark: SparkSession) -> None:
+    crawled = frame(spark, CRAWLED, [("0", "allow", True), ("1", "block", False)])
+    good, stray = vectors(spark, (0.6, 0.8)), vectors(spark, (0.6, 0.8), (0.6, 0.8))
+    check_gate_first(crawled, [good, good])
+    with pytest.raises(RunError, match="gate: 1 staged vectors belong to images that this run has not allowed"):
+        check_gate_first(crawled, [good, stray])
+
+
+def test_rows_that_are_lost_or_decided_twice_stop_the_run(spark: SparkSession) -> None:
+    rows = frame(spark, SIGHTING, [(None, "f", n) for n in range(3)])
+    check_accounting(rows, rows, {"sightings": 3})
+    check_distinct(rows)
+    lost, twice = rows.where("row_number < 2"), rows.unionByName(rows.where("row_number = 0"))
+    with pytest.raises(RunError, match="the manifest has 3 rows, but there are 2 sightings with 2 distinct keys"):
+        check_accounting(rows, lost, {"sightings": 2})
+    with pytest.raises(RunError, match="there are 4 sightings with 3 distinct keys"):
+        check_accounting(rows, twice, {"sightings": 4})
+    with pytest.raises(RunError, match="1 sightings were decided more than once"):
+        check_distinct(twice)
+
+
+def test_a_representative_that_is_a_member_elsewhere_stops_the_run(spark: SparkSession) -> None:
+    columns = "image_id string, representative_id string, _change string"
+    sound = [("a", "a", "insert"), ("b", "a", "update"), ("c", "b", "delete")]
+    check_clusters(frame(spark, columns, sound))
+    with pytest.raises(RunError, match="clusters: 1 representatives are members of another cluster"):
+        check_clusters(frame(spark, columns, [*sound, ("d", "b", "insert")]))
