@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.errors import PythonException
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.config import load
 from jobs.session import open_session
 from jobs.stages.embed import embed_images, embedding_profile
 from schemas.settings import EmbeddingSettings
+from udfs.assets import shipped_name
 from udfs.embed import EMBEDDED_DDL, embed_batches
 from udfs.golden import Golden
 
@@ -88,6 +90,43 @@ def killed_once(settings: EmbeddingSettings, marker: str) -> Callable[[Batches],
     return dying
 
 
+def executor_killed_once(settings: EmbeddingSettings, marker: str) -> Callable[[Batches], Batches]:
+    """The embedding on an executor that dies, JVM and all, after a first batch, the first time that any gets so far."""
+
+    def dying(batches: Batches) -> Batches:
+        for batch in embed_batches(batches, settings):
+            yield batch
+            try:
+                Path(marker).mkdir()
+            except FileExistsError:
+                continue
+            daemon = psutil.Process().parent()
+            executor = daemon and daemon.parent()
+            assert executor is not None
+            assert "java" in executor.name()
+            executor.kill()
+
+    return dying
+
+
+def other_bytes(spark: SparkSession, settings: EmbeddingSettings, folder: Path) -> EmbeddingSettings:
+    """The settings with weights of another digest, under whose name something else was shipped."""
+    pinned = settings.weights.model_copy(update={"sha256": "f" * 64})
+    file = folder / shipped_name(pinned)
+    file.write_bytes(b"other bytes")
+    spark.sparkContext.addFile(str(file))
+    return settings.model_copy(update={"weights": pinned})
+
+
+def failure(frame: DataFrame) -> str:
+    """What the stage fails with."""
+    try:
+        frame.collect()
+    except PythonException as error:
+        return str(error)
+    return "did not fail"
+
+
 def rows(frame: DataFrame) -> list[dict[str, Any]]:
     return [row.asDict() for row in frame.collect()]
 
@@ -124,10 +163,11 @@ def main(folder: Path) -> None:
     report["killed"] = rows(pictures.mapInArrow(dying, EMBEDDED_DDL, profile=profile))
     report["died"] = (folder / "killed").exists()
     other = Golden(golden.samples, tuple(row[::-1] for row in golden.vectors))
-    try:
-        embed_images(pictures, settings.model_copy(update={"batch_size": 3}), 2, other).collect()
-    except PythonException as error:
-        report["other golden"] = str(error)
+    report["other golden"] = failure(embed_images(pictures, settings.model_copy(update={"batch_size": 3}), 2, other))
+    report["other weights"] = failure(embed_images(pictures, other_bytes(spark, settings, folder), 2, golden))
+    dying = executor_killed_once(settings.model_copy(update={"batch_size": 2}), str(folder / "executor"))
+    report["executor killed"] = rows(pictures.mapInArrow(dying, EMBEDDED_DDL, profile=profile))
+    report["executor died"] = (folder / "executor").exists()
     (folder / "report.json").write_text(json.dumps(report))
     spark.stop()
 

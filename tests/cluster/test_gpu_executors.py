@@ -115,6 +115,18 @@ def test_a_worker_killed_within_a_partition_loses_and_repeats_nothing(
     assert_the_same(report["killed"], local)
 
 
+def test_an_executor_lost_within_a_partition_loses_and_repeats_nothing(
+    report: dict[str, Any], local: dict[str, Any]
+) -> None:
+    assert report["executor died"]
+    assert_the_same(report["executor killed"], local)
+
+
+def test_other_weights_than_the_pinned_ones_fail_the_stage(report: dict[str, Any]) -> None:
+    assert "AssetError: " in report["other weights"]
+    assert f"SHA-256 expected {'f' * 64}, found " in report["other weights"]
+
+
 def test_an_executor_that_makes_other_vectors_fails_the_stage(report: dict[str, Any]) -> None:
     assert "GoldenError: golden vectors: expected a mean cosine of at least 0.999990" in report["other golden"]
 

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from safetensors.torch import save_file
 
 from jobs import contents, reembed
 from jobs.config import load
+from jobs.landing import Landing
+from jobs.ledger import Ledger
 from jobs.preflight import check
 from jobs.stages.embed import embed_images
 from readers.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
 from tests.e2e.conftest import World
+from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
 from udfs.alignment import Alignment, Calibration, Projections, save_alignment
 from udfs.assets import sha256_of
@@ -177,6 +180,42 @@ def test_what_one_model_has_no_vector_for_is_owed_to_the_other(
         "embeddings",
         "all",
     }  # the other model's beside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "target", "last"),
+    [
+        ("jobs.landing", "Landing.versions", "prepared"),
+        ("jobs.reembed", "_fill_texts", "started"),
+        ("jobs.reembed", "_finish", "published"),
+    ],
+    ids=["within the first part", "within a later part", "between filling and switching"],
+)
+def test_a_job_that_was_killed_goes_on_where_it_was(
+    small: SmallWorld,
+    other: str,
+    tmp_path: Path,
+    digest_of: Callable[[Path], dict[str, str]],
+    spark: SparkSession,
+    module: str,
+    target: str,
+    last: str,
+) -> None:
+    killed, clean = tmp_path / "killed", tmp_path / "clean"
+    for warehouse in (killed, clean):
+        assert small.night(FIRST, warehouse) == 0
+    before = digest_of(killed)["index_feed"]
+    wanted = [f"embedding_beside={other}", "text.max_tokens=64"]
+    arguments = {warehouse: [*small.arguments(warehouse, *wanted), "--model", OTHER] for warehouse in (killed, clean)}
+    run_killed("reembed", arguments[killed], module, target)
+    assert Ledger(Landing(spark, str(killed)), 0).load().events[-1].event == last
+    assert digest_of(killed)["index_feed"] == before
+    for warehouse in (killed, clean):
+        assert reembed.main(arguments[warehouse]) == 0
+    assert digest_of(killed) == digest_of(clean)
+    events = [event.event for event in Ledger(Landing(spark, str(killed)), 0).load().events]
+    assert events.count("published") == 4  # a night, the pictures, the texts, the switch: nothing was done twice
 
 
 def outcomes_of(warehouse: Path, image: str) -> set[tuple[str, str | None]]:
