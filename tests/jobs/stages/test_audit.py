@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.errors import RunError
 from jobs.stages.audit import check_accounting, check_clusters, check_distinct, check_gate_first, check_vectors
@@ -16,7 +16,7 @@ SIGHTING = "ingest_date date, source_file string, row_number bigint"
 CRAWLED = "image_id string, decision string, has_pixels boolean"
 
 
-def vectors(spark: SparkSession, *rows: Sequence[float]):  # type: ignore[no-untyped-def]
+def vectors(spark: SparkSession, *rows: Sequence[float]) -> DataFrame:
     return frame(spark, "image_id string, vector array<float>", [(str(n), list(row)) for n, row in enumerate(rows)])
 
 
