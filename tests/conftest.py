@@ -12,15 +12,21 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.config import load
 from jobs.landing import Landing
-from jobs.session import open_session
+from jobs.session import LOCAL_JAVA_OPTIONS, open_session
 
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The local profile's session; tests share it, so what a test sets in its configuration it sets back."""
     config = load("conf/local.yaml")
-    # Spark would leave its catalog's folder in the working directory.
-    properties = config.spark.properties | {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("catalog"))}
+    properties = config.spark.properties | {
+        # Spark would leave its catalog's folder in the working directory.
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("catalog")),
+        # A night's JVM is too short-lived for the second compiler; this one lives for half an hour.
+        "spark.driver.extraJavaOptions": " ".join(
+            option for option in LOCAL_JAVA_OPTIONS if not option.startswith("-XX:TieredStopAtLevel")
+        ),
+    }
     session = open_session(
         config.model_copy(update={"spark": config.spark.model_copy(update={"properties": properties})})
     )
