@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from delta.tables import DeltaTable
@@ -117,9 +118,11 @@ class Landing:
         return self.read(table).withColumn("file", f.input_file_name())
 
     def read_files(self, table: str, files: Sequence[str]) -> DataFrame:
-        """The rows that lie in those files, as `files` names them; no other file is opened."""
+        """The rows that lie in those files, as `files` names them; no other file is opened. Not for tables with
+        partitions, whose columns are not in their files."""
         schema = struct_type(TABLES[table])
-        return self.spark.read.schema(schema).parquet(*map(literal, files)).select(*schema.fieldNames())
+        paths = [literal(unquote(name)) for name in files]  # Spark names files as URLs, and takes them as paths
+        return self.spark.read.schema(schema).parquet(*paths).select(*schema.fieldNames())
 
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""

@@ -2,13 +2,13 @@
 
     python -m jobs.reembed --profile conf/local.yaml [--model NAME] [--batch 1000000] [--no-switch] [--most-failed 0.01]
 
-`NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every live image without a vector
-of that model gets one, and every accepted text one of the profile's text model, in parts that are published one by one:
-a job that is stopped goes on where it was, and nights may come in between. When none is missing the feed is switched to
-these models, and to the alignment that the profile names for them, in one run. While both visual models are configured,
-nights embed with both. After a switch, name the model under `embedding` in the profile: nights under the other are
-refused. What one model has no vector for, the other is asked about at the switch: it is owed a fetch, for its pixels
-were not kept. Exit codes as for every job.
+`NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every stored picture without a
+vector of that model gets one, and every accepted text one of the profile's text model, in parts that are published one
+by one: a job that is stopped goes on where it was, and nights may come in between. When none is missing the feed is
+switched to these models, and to the alignment that the profile names for them, in one run. While both visual models are
+configured, nights embed with both. After a switch, name the model under `embedding` in the profile: nights under the
+other are refused. What one model has no vector for, the other is asked about at the switch: it is owed a fetch, for its
+pixels were not kept. Exit codes as for every job.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
@@ -32,6 +32,7 @@ from jobs.config import Config, load
 from jobs.errors import RunError, UsageError
 from jobs.execution import SWITCHED, Warehouse, held
 from jobs.landing import Landing
+from jobs.lease import POLL_S
 from jobs.ledger import Versions
 from jobs.preflight import check
 from jobs.progress import log
@@ -40,11 +41,12 @@ from jobs.session import open_session
 from jobs.stages.pregate import judge_rows, recorded_rows
 from jobs.work import Work
 from schemas.outcomes import FailureCode
+from schemas.tables import SIGHTINGS
 
 Place = TypeVar("Place")
 
-_PAUSE = 0.05, 10.0
-"""Between two parts, for a night that waits: this share of what the part took, in seconds at most."""
+_SHARE, _MOST_PAUSE_S = 0.05, 10.0
+"""Between two parts, for a night that waits to look: this share of what the part took, so many seconds at most."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,19 @@ class Plan:
     """Images, or texts, embedded by one run."""
     switch: bool
     most_failed: float
-    """Share of the live images that may have no vector of the new model."""
+    """Share of the stored pictures that may have no vector of the new model."""
+
+
+Waiting = dict[Place, tuple[int, int]]
+"""By file or date, what has no vector there yet: how many, and a hash of which."""
 
 
 @dataclass
 class Tried:
-    """What this process has asked the models about: what they have no vector for now, they will have none for then."""
+    """What the models had no vector for when this process asked: asking again would not help."""
 
-    files: set[str] = field(default_factory=set)
-    dates: set[dt.date] = field(default_factory=set)
+    files: Waiting[str] = field(default_factory=dict)
+    dates: Waiting[dt.date] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="of the live images that may have no vector of the model for the feed to be switched (0.01)",
+        help="of the pictures that may have no vector of the model for the feed to be switched (0.01)",
     )
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options))
@@ -132,8 +138,7 @@ def reembed(hold: Callable[[], AbstractContextManager[Warehouse]], plan: Plan) -
             if not _fill_part(warehouse, plan.batch, tried):
                 _finish(warehouse, plan)
                 return
-        share, most = _PAUSE
-        time.sleep(min(share * (time.monotonic() - begun), most))
+        time.sleep(min(max(_SHARE * (time.monotonic() - begun), 1.5 * POLL_S), _MOST_PAUSE_S))
 
 
 def _finish(warehouse: Warehouse, plan: Plan) -> None:
@@ -164,51 +169,56 @@ def _before(warehouse: Warehouse) -> Versions:
 def _fill_part(warehouse: Warehouse, batch: int, tried: Tried) -> bool:
     """Embed and publish the next part of what is missing; False where nothing is."""
     before, work = _before(warehouse), warehouse.work()
-    files, images = _next_files(work, batch, tried)
+    files, left = _part(_waiting_images(work), tried.files, batch)
     if files:
         warehouse.publish(work, partial(_fill_images, work, files), versions=before)
-        tried.files.update(files)
-        log.info("reembed: %d images embedded, %d more to go", work.counts["embedded"], images)
+        log.info("reembed: %d images embedded, %d more to go", work.counts["embedded"], left)
+        if work.counts["embedded"] < work.rows("vectors").rows:
+            tried.files |= _of(_waiting_images(warehouse.work()), files)
         return True
-    dates, texts = _next_dates(work, batch, tried)
+    dates, left = _part(_waiting_texts(work), tried.dates, batch)
     if dates:
         warehouse.publish(work, partial(_fill_texts, work, dates), versions=before)
-        tried.dates.update(dates)
-        log.info("reembed: %d texts embedded, at most %d more to go", work.counts["texts_embedded"], texts)
+        log.info("reembed: %d texts embedded, at most %d more to go", work.counts["texts_embedded"], left)
+        if work.counts["texts_failed"]:
+            tried.dates |= _of(_waiting_texts(warehouse.work()), dates)
         return True
     return False
 
 
 def missing_vectors(landing: Landing, model_version: str) -> DataFrame:
-    """`image_id` of live images without a vector of that model."""
+    """`image_id` of stored pictures without a vector of that model, live or not: what is shown may change."""
     embedded = landing.read("embeddings").where(f.col("model_version") == model_version)
-    return landing.read("clusters").select("image_id").join(embedded, "image_id", "left_anti")
+    return landing.read("images").select("image_id").join(embedded, "image_id", "left_anti")
 
 
-def _next_files(work: Work, batch: int, tried: Tried) -> tuple[list[str], int]:
-    """Files of `images` that hold about as many images without a vector as a part takes, and how many are left then.
-
-    By files, so that filling reads each picture once however many parts it takes.
-    """
+def _waiting_images(work: Work) -> Waiting[str]:
+    """By files of `images`, so that filling reads each picture once however many parts it takes."""
     lying = work.landing.files("images").select("image_id", "file")
     missing = missing_vectors(work.landing, work.versions.model_version)
-    counted = lying.join(missing, "image_id", "left_semi").groupBy("file").count().orderBy("file").collect()
-    waiting = [(row["file"], row["count"]) for row in counted if row["file"] not in tried.files]
-    return _part(waiting, batch)
+    return _counted(lying.join(missing, "image_id", "left_semi"), "file", "image_id")
 
 
-def _next_dates(work: Work, batch: int, tried: Tried) -> tuple[list[dt.date], int]:
-    """The same of dates and accepted texts without a vector of the text model."""
-    counted = _without_text_vector(work).groupBy("ingest_date").count().orderBy("ingest_date").collect()
-    waiting = [(row["ingest_date"], row["count"]) for row in counted if row["ingest_date"] not in tried.dates]
-    return _part(waiting, batch)
+def _waiting_texts(work: Work) -> Waiting[dt.date]:
+    return _counted(_without_text_vector(work), "ingest_date", "text_id")
 
 
-def _part(waiting: Sequence[tuple[Place, int]], batch: int) -> tuple[list[Place], int]:
-    """The first places, until they hold `batch`, one at least; and what the others hold."""
-    held = sum(total <= batch for total in accumulate(count for _, count in waiting))
-    chosen = max(held, 1)
-    return [place for place, _ in waiting[:chosen]], sum(count for _, count in waiting[chosen:])
+def _counted(rows: DataFrame, place: str, key: str) -> Waiting[Any]:
+    which = f.sum(f.xxhash64(key).cast("decimal(38,0)")).alias("which")
+    counted = rows.groupBy(place).agg(f.count("*").alias("rows"), which).orderBy(place).collect()
+    return {row[place]: (row["rows"], int(row["which"])) for row in counted}
+
+
+def _part(waiting: Waiting[Place], tried: Waiting[Place], batch: int) -> tuple[list[Place], int]:
+    """The first places where not just what was tried is waiting, until they hold `batch`, one at least; and how many
+    wait at the others."""
+    untried = [(place, count) for place, (count, which) in waiting.items() if tried.get(place) != (count, which)]
+    chosen = max(1, sum(total <= batch for total in accumulate(count for _, count in untried)))
+    return [place for place, _ in untried[:chosen]], sum(count for _, count in untried[chosen:])
+
+
+def _of(waiting: Waiting[Place], places: Sequence[Place]) -> Waiting[Place]:
+    return {place: waiting[place] for place in places if place in waiting}
 
 
 def _without_text_vector(work: Work) -> DataFrame:
@@ -239,25 +249,24 @@ def _fill_texts(work: Work, dates: Sequence[dt.date]) -> None:
 def _switch(work: Work, other_model: bool, most_failed: float) -> None:
     """Every live image is worked out again under the run's models; what has no vector of the visual one is an
     `embed_error`, and what was one for the visual model before is decided as if nobody knew."""
-    images = work.landing.read("clusters").select("image_id")
+    live = work.landing.read("clusters").select("image_id")
     failed = missing_vectors(work.landing, work.versions.model_version).withColumn(
         "error", f.lit(f"no vector of {work.config.embedding.model}")
     )
     failed = work.stage("without_vector", failed)
-    count, live = work.rows("without_vector").rows, images.count()
+    count, stored = work.rows("without_vector").rows, work.landing.read("images").count()
     work.counts["without_vector"] = count
-    if count > most_failed * live:
+    if count > most_failed * stored:
         raise RunError(
-            f"{count} of {live} live images have no vector of {work.config.embedding.model}, more than the share of "
+            f"{count} of {stored} pictures have no vector of {work.config.embedding.model}, more than the share of "
             f"{most_failed:g} that --most-failed allows: the feed stays as it is"
         )
     sightings = work.landing.read("sightings")
     concerned = sightings.join(failed, "image_id", "left_semi")
     if other_model:
-        concerned = concerned.unionByName(
-            sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value).select(*concerned.columns)
-        )
-    Revision(work).decide_again(concerned, embed_errors=failed if other_model else None, images=images)
+        known = sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value)
+        concerned = concerned.unionByName(known.select(*concerned.columns)).dropDuplicates(list(SIGHTINGS.keys))
+    Revision(work).decide_again(concerned, embed_errors=failed if other_model else None, images=live)
 
 
 if __name__ == "__main__":
