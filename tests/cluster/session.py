@@ -75,8 +75,8 @@ def noting(settings: EmbeddingSettings) -> Callable[[Batches], Batches]:
     return noted
 
 
-def killed_once(settings: EmbeddingSettings, marker: str) -> Callable[[Batches], Batches]:
-    """The embedding in a worker that dies after its first batch, the first time that any gets so far."""
+def killed_once(settings: EmbeddingSettings, marker: str, kill: Callable[[], None]) -> Callable[[Batches], Batches]:
+    """The embedding in a worker that calls `kill` after its first batch, the first time that any gets so far."""
 
     def dying(batches: Batches) -> Batches:
         for batch in embed_batches(batches, settings):
@@ -85,28 +85,23 @@ def killed_once(settings: EmbeddingSettings, marker: str) -> Callable[[Batches],
                 Path(marker).mkdir()
             except FileExistsError:
                 continue
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
 
     return dying
 
 
-def executor_killed_once(settings: EmbeddingSettings, marker: str) -> Callable[[Batches], Batches]:
-    """The embedding on an executor that dies, JVM and all, after a first batch, the first time that any gets so far."""
+def kill_worker() -> None:
+    """This Python worker."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def dying(batches: Batches) -> Batches:
-        for batch in embed_batches(batches, settings):
-            yield batch
-            try:
-                Path(marker).mkdir()
-            except FileExistsError:
-                continue
-            daemon = psutil.Process().parent()
-            executor = daemon and daemon.parent()
-            assert executor is not None
-            assert "java" in executor.name()
-            executor.kill()
 
-    return dying
+def kill_executor() -> None:
+    """The JVM that this Python worker's daemon belongs to."""
+    daemon = psutil.Process().parent()
+    executor = daemon and daemon.parent()
+    assert executor is not None
+    assert "java" in executor.name()
+    executor.kill()
 
 
 def other_bytes(spark: SparkSession, settings: EmbeddingSettings, folder: Path) -> EmbeddingSettings:
@@ -159,13 +154,14 @@ def main(folder: Path) -> None:
     )
     report["noted"] = rows(noted)
     report["embedded"] = rows(embed_images(pictures, settings, 2, golden))
-    dying = killed_once(settings.model_copy(update={"batch_size": 2}), str(folder / "killed"))
+    pairs = settings.model_copy(update={"batch_size": 2})
+    dying = killed_once(pairs, str(folder / "killed"), kill_worker)
     report["killed"] = rows(pictures.mapInArrow(dying, EMBEDDED_DDL, profile=profile))
     report["died"] = (folder / "killed").exists()
     other = Golden(golden.samples, tuple(row[::-1] for row in golden.vectors))
     report["other golden"] = failure(embed_images(pictures, settings.model_copy(update={"batch_size": 3}), 2, other))
     report["other weights"] = failure(embed_images(pictures, other_bytes(spark, settings, folder), 2, golden))
-    dying = executor_killed_once(settings.model_copy(update={"batch_size": 2}), str(folder / "executor"))
+    dying = killed_once(pairs, str(folder / "executor"), kill_executor)
     report["executor killed"] = rows(pictures.mapInArrow(dying, EMBEDDED_DDL, profile=profile))
     report["executor died"] = (folder / "executor").exists()
     (folder / "report.json").write_text(json.dumps(report))
