@@ -290,8 +290,10 @@ WHERE_AND_HOW_FAST = {
     "spark.class_archive",
     "spark.crawl_tasks",
     "spark.embed_tasks",
+    "spark.text_tasks",
     "spark.properties",
     "run.lease_ttl_s",
+    "run.lease_wait_s",
     "run.keep_staging",
 }
 """Every setting that may differ between two runs that must leave equal warehouses. All others decide contents."""

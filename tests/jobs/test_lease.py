@@ -55,6 +55,21 @@ def test_a_second_holder_is_refused_while_the_first_lives_and_is_told_who_that_i
         assert later.generation == lease.generation + 1
 
 
+def test_who_waits_gets_the_warehouse_as_soon_as_it_is_let_go_and_gives_up_in_time(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.lease.POLL_S", 0.05)
+    first = Lease(storage, "reembed", TTL).__enter__()
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="held by reembed"), Lease(storage, "nightly", TTL, wait_s=0.5):
+        pass
+    assert 0.5 <= time.monotonic() - begun < 5
+    threading.Timer(0.3, first.__exit__, (None, None, None)).start()
+    with Lease(storage, "nightly", TTL, wait_s=60) as lease:
+        assert lease.generation == first.generation + 1
+    assert time.monotonic() - begun < 30
+
+
 def test_generations_grow_and_old_files_do_not_pile_up(storage: Storage, warehouse: Path) -> None:
     generations = []
     for _ in range(4):
