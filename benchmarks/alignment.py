@@ -23,6 +23,7 @@ from readers.snapshot import Snapshot
 HELD_OUT = 0.5
 DUPLICATE_COSINE = 0.9
 LEAST_TIMES_CHANCE = 8
+DIRECTIONS = ("image to text", "text to image")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pools = {pool: _summary([recall[pool] for recall in recalls]) for pool in recalls[0]}
     worst = min(pools["all pairs"][f"{way}, aligned"]["times chance"]["mean"] for way in DIRECTIONS)
     report = {
-        "environment": environment("numpy", "torch", "scipy"),
+        "environment": environment("numpy", "torch"),
         "pairs": len(groups),
         "groups": int(groups.max()) + 1,
         "splits": fits,
@@ -54,9 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     publish(report, options.json)
     return 0 if report["met"] else 1
-
-
-DIRECTIONS = ("image to text", "text to image")
 
 
 def _summary(figures: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:

@@ -78,20 +78,13 @@ def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame
     """
     pictured = crawled.where("has_pixels")
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
-    config = work.config
-
-    def missing(version: str, name: str) -> DataFrame:
+    found = {}
+    for name, (settings, version) in _models(work).items():
         embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
-        return work.stage(name, sources.join(embedded, "image_id", "left_anti").select("url_id"))
-
-    if config.embedding_beside is not None:
-        version = model_version(config.embedding_beside, work.versions.canonical_version)
-        wanted = missing(version, "missing_beside")
-        embed(work, pictured, wanted, config.embedding_beside, version, "vectors_beside")
-    version = work.versions.model_version
-    found = embed(work, pictured, missing(version, "missing_vectors"), config.embedding, version, "vectors")
-    work.counts["embedded"] = work.rows("vectors").counted["embedded"]
-    return found
+        missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
+        found[name] = embed(work, pictured, missing, settings, version, name)
+    work.counts["embedded"] = work.rows(_VECTORS).counted["embedded"]
+    return found[_VECTORS]
 
 
 def embed(
@@ -113,11 +106,20 @@ def embed(
 
 def staged_vectors(work: Work) -> list[DataFrame]:
     """What the run has embedded, by model."""
-    return [work.staged(name).where("error is null") for name in _vector_datasets(work)]
+    return [work.staged(name).where("error is null") for name in _models(work)]
 
 
-def _vector_datasets(work: Work) -> tuple[str, ...]:
-    return ("vectors", "vectors_beside") if work.config.embedding_beside else ("vectors",)
+_VECTORS = "vectors"
+"""What the vectors of the feed's model are staged under."""
+
+
+def _models(work: Work) -> dict[str, tuple[EmbeddingSettings, str]]:
+    """The visual models that the run keeps up to date, with their versions, by what their vectors are staged under."""
+    models = {_VECTORS: (work.config.embedding, work.versions.model_version)}
+    beside = work.config.embedding_beside
+    if beside is not None:
+        models[f"{_VECTORS}_beside"] = (beside, model_version(beside, work.versions.canonical_version))
+    return models
 
 
 def embedded_before(work: Work) -> DataFrame:
@@ -149,8 +151,8 @@ def make_golden(work: Work) -> None:
     """Golden vectors of all the models of the run, where they are new: a model that is none, or that has no vector for
     them, is found out before anything is fetched."""
     text_golden(work)
-    for settings in filter(None, (work.config.embedding, work.config.embedding_beside)):
-        golden_of_images(work.landing.storage, settings, model_version(settings, work.versions.canonical_version))
+    for settings, version in _models(work).values():
+        golden_of_images(work.landing.storage, settings, version)
 
 
 def text_golden(work: Work) -> Golden:
@@ -187,7 +189,7 @@ def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled:
     new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
     work.plan_rows("images", "crawl", only="new_images")
     work.stage("kept_vectors", accepted.select("image_id"))
-    for name in _vector_datasets(work):
+    for name in _models(work):
         work.plan_rows("embeddings", name, only="kept_vectors", where="error is null")
     return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
 

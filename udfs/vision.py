@@ -7,6 +7,7 @@ CLIP weights need the architecture with QuickGELU (timm issue 2031); DINOv3 pool
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import pickle
@@ -50,6 +51,7 @@ class ModelDescription:
     fit: Literal["model", "pad"]
 
 
+@functools.cache
 def describe(settings: EmbeddingSettings) -> ModelDescription:
     """The model that the settings ask for, what they leave open filled in from timm.
 
