@@ -39,6 +39,10 @@ class Int8Calibration:
         with `quantile` below 1 that quantile of its magnitudes; what lies beyond is clipped."""
         if sample.ndim != 2 or not len(sample):
             raise CompactError(f"calibration: expected a sample (N > 0, D), found {sample.shape}")
+        if not 0 < quantile <= 1:
+            raise CompactError(f"calibration: expected a quantile above 0 and at most 1, found {quantile}")
+        if not np.isfinite(sample).all():
+            raise CompactError("calibration: expected finite numbers in the sample, found others")
         ranges = np.quantile(np.abs(sample), quantile, axis=0)
         return cls(model_version, (np.maximum(ranges, _LEAST_RANGE) / _STEPS).astype(np.float32))
 
@@ -96,8 +100,13 @@ def float16_vectors(vectors: Vectors) -> NDArray[np.float16]:
 def recall_against(exact: Vectors, compact: Vectors, queries: NDArray[np.int64], k: int = 10) -> float:
     """Share of each query's k nearest by cosine among `exact` (N, D) that it also has among `compact` (N, D), decoded.
 
-    `queries` (Q,): rows that are looked up, in float32, among all others. Raises ValueError for fewer than k others.
+    `queries` (Q > 0,): rows that are looked up, in float32, among all others. Raises ValueError for fewer than k
+    others, no queries, and queries that are no rows.
     """
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, found {k}")
+    if not len(queries) or queries.min() < 0 or queries.max() >= len(exact):
+        raise ValueError(f"queries: expected one or more rows from 0 to {len(exact) - 1}, found {queries}")
     if len(exact) <= k or exact.shape != compact.shape:
         raise ValueError(f"expected two sets of one shape and more than {k} rows, found {exact.shape}, {compact.shape}")
     ids = np.arange(len(exact))

@@ -1,6 +1,7 @@
 """What index builders take from a published snapshot: ids and vectors, and the way back from an id to what it shows."""
 
 import datetime as dt
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -100,10 +101,11 @@ def lookup(snapshot: Snapshot, feed_ids: Iterable[int], pixels: bool = False) ->
     """What stands behind each id, in the order asked for; with the representative's pixels where `pixels`.
 
     Raises KeyError for ids that are not in the snapshot: look them up in the run whose feed the index was built from.
+    TypeError for ids that are no whole numbers.
     """
-    ids = [int(feed_id) for feed_id in feed_ids]
+    ids = [operator.index(feed_id) for feed_id in feed_ids]
     columns = ["feed_id", "image_id", "title", "first_seen", "member_count"]
-    wanted = pc.field("feed_id").isin(pa.array(ids, pa.int64()))
+    wanted = pc.field("feed_id").isin(pa.array([n for n in ids if 0 <= n < 2**63], pa.int64()))
     found = {row["feed_id"]: row for row in snapshot.rows("index_feed", columns, wanted).to_pylist()}
     if unknown := [feed_id for feed_id in ids if feed_id not in found]:
         raise KeyError(f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(ids)} ids)")
@@ -141,7 +143,7 @@ def nearest(
 
     `query` (D,) or (Q, D), any length but zero; `feed_ids` (N,); `vectors` (N, D), where a vector of zeros has cosine
     0 to everything. Returns ids and cosines, each (min(k, N),) or (Q, min(k, N)), best first, equal cosines by id.
-    Raises ValueError where shapes do not fit, `k` < 1 or a query is zero.
+    Raises ValueError where shapes do not fit, `k` < 1, or a query is zero or holds a number that is not finite.
     """
     queries = np.atleast_2d(np.asarray(query, np.float32))
     if vectors.ndim != 2 or queries.shape[1:] != vectors.shape[1:] or len(feed_ids) != len(vectors):
@@ -151,6 +153,8 @@ def nearest(
         )
     if k < 1:
         raise ValueError(f"k: expected at least 1, found {k}")
+    if not np.isfinite(queries).all():
+        raise ValueError(f"query: expected finite numbers, found {int((~np.isfinite(queries)).sum())} that are not")
     lengths: NDArray[np.float32] = np.linalg.norm(queries, axis=1, keepdims=True)
     if not lengths.all():
         raise ValueError(f"query: expected no zero vector, found {int((lengths == 0).sum())}")

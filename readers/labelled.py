@@ -7,15 +7,14 @@ A Parquet file, a folder of Parquet files or a Delta table has the columns `doma
 (encoded bytes) or `path`, and may have `caption`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import DeltaTable
+
+from readers.snapshot import open_delta
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _CATEGORY_DEPTH = 2
@@ -91,14 +90,15 @@ def _of_table(place: Path) -> list[Labelled]:
 def _table(place: Path) -> pa.Table:
     try:
         if (place / "_delta_log").is_dir():
-            return ds.dataset([unquote(urlsplit(uri).path) for uri in _live(place)], format="parquet").to_table()
+            return ds.dataset(_live(place), format="parquet").to_table()
         return ds.dataset(place, format="parquet").to_table()
     except pa.ArrowInvalid as error:
         raise LabelledError(f"{place}: expected Parquet: {error}") from error
 
 
-def _live(place: Path) -> Iterable[str]:
-    return DeltaTable(str(place)).file_uris()
+def _live(place: Path) -> list[str]:
+    actions = pa.table(open_delta(str(place)).get_add_actions(flatten=True))
+    return [str(place / path) for path in sorted(actions["path"].to_pylist())]
 
 
 def _of_row(place: Path, row: dict[str, Any], number: int, source: str) -> Labelled:

@@ -6,12 +6,17 @@ that it and torch can hold: numbers, flags and vectors, never null. Joining the 
 `readers.feed.lookup`.
 """
 
+import operator
+import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlparse
 
-from readers.snapshot import Snapshot, SnapshotError
+from readers.snapshot import Snapshot, SnapshotError, named_columns
 from schemas.tables import INDEX_FEED
 
 if TYPE_CHECKING:
@@ -44,9 +49,18 @@ def feed_reader(
     (N, D), flags bool (N,). `epochs`: passes over the feed, null for no end. `workers`: reading threads; 0 reads in the
     caller's thread and makes the order reproducible: that of `readers.feed.feed_vectors`, or with `shuffle_seed` row
     groups, and rows in each, shuffled by it. `shard` (from 0) of `shard_count`: every shard_count-th row group, for
-    distributed training. Raises SnapshotError for columns that cannot be loaded and where there are fewer row groups
-    than shards or no row at all, SnapshotGoneError where files were removed.
+    distributed training. Raises SnapshotError for columns that cannot be loaded, numbers out of their range and where
+    there are fewer row groups than shards or no row at all, SnapshotGoneError where files were removed.
     """
+    columns = _loadable(columns)
+    workers = _whole("workers", workers, 0)
+    epochs = None if epochs is None else _whole("epochs", epochs, 1)
+    seed = None if shuffle_seed is None else _whole("shuffle_seed", shuffle_seed, 0, 2**32 - 1)
+    if (shard is None) != (shard_count is None):
+        raise SnapshotError(f"expected shard and shard_count together, found shard={shard!r} of {shard_count!r}")
+    if shard is not None and shard_count is not None:
+        shard_count = _whole("shard_count", shard_count, 1)
+        shard = _whole(f"shard (from 0) of shard_count={shard_count}", shard, 0, shard_count - 1)
     from petastorm.errors import NoDataAvailableError
     from petastorm.reader import make_batch_reader
 
@@ -54,26 +68,27 @@ def feed_reader(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
     # It looks at the schema before at what is asked for; maps are not.
     warnings.filterwarnings("ignore", message="Column .* has an unsupported field", category=UserWarning)
-    if refused := [name for name in columns if name not in LOADABLE]:
-        raise SnapshotError(f"columns {refused} of index_feed do not fit into tensors; these do: {list(LOADABLE)}")
     if not snapshot.row_count(INDEX_FEED.name):
         raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
-    shuffled = shuffle_seed is not None
+    shuffled = seed is not None
+    files, plain = _addresses(snapshot)
     try:
         reader = make_batch_reader(
-            [path if "://" in path else f"file://{path}" for path in snapshot.files(INDEX_FEED.name)],
+            files,
             schema_fields=[f"^{name}$" for name in columns],
             reader_pool_type="thread" if workers else "dummy",
             workers_count=max(1, workers),
             num_epochs=epochs,
             shuffle_row_groups=shuffled,
             shuffle_rows=shuffled,
-            seed=shuffle_seed,
+            seed=seed,
             cur_shard=shard,
             shard_count=shard_count,
         )
     except NoDataAvailableError as error:
         raise SnapshotError(f"nothing to read for shard {shard} of {shard_count}: {error}") from error
+    if plain is not None:
+        weakref.finalize(reader, plain.cleanup)
     # There is no cache here; what this would do is print a line to standard output.
     reader.cleanup_cache = _nothing
     return reader
@@ -81,6 +96,44 @@ def feed_reader(
 
 def _nothing() -> None:
     pass
+
+
+def _loadable(columns: Sequence[str]) -> tuple[str, ...]:
+    names = named_columns(INDEX_FEED, columns)
+    if refused := [name for name in names if name not in LOADABLE]:
+        raise SnapshotError(f"columns {refused} of index_feed do not fit into tensors; these do: {list(LOADABLE)}")
+    return names
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as Python's own int, which petastorm insists on; SnapshotError for all but whole numbers in range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        to = "" if most is None else f" to {most}"
+        raise SnapshotError(f"{name}: expected a whole number from {least}{to}, found {value!r}")
+    return number
+
+
+def _addresses(snapshot: Snapshot) -> tuple[list[str], tempfile.TemporaryDirectory[str] | None]:
+    """The live files as petastorm has to be given them, and the folder that has to be there for as long as it reads.
+
+    It takes every path for a URL and cuts off what follows `#`, `?` or `;`: where the warehouse's name holds one of
+    these, it gets a link of a plain name. Raises SnapshotError where that cannot be done.
+    """
+    files = snapshot.files(INDEX_FEED.name)
+    urls = [path if "://" in path else f"file://{path}" for path in files]
+    if all(url == urlparse(url)._replace(params="", query="", fragment="").geturl() for url in urls):
+        return urls, None
+    root = f"{snapshot.warehouse}/{INDEX_FEED.name}"
+    if "://" in root:
+        raise SnapshotError(f"petastorm cannot open {root}: it takes what follows #, ? or ; for no part of the path")
+    folder = tempfile.TemporaryDirectory(prefix="lensfeed-")
+    link = Path(folder.name) / INDEX_FEED.name
+    link.symlink_to(root, target_is_directory=True)
+    return [f"file://{link}{path.removeprefix(root)}" for path in files], folder
 
 
 class FeedLoader:
@@ -129,6 +182,8 @@ def feed_loader(
     drawn at random (by torch's generator: `torch.manual_seed`), so that they mix row groups; 0 for none. The rest, and
     what is raised, as in `feed_reader`.
     """
+    batch_size = _whole("batch_size", batch_size, 1)
+    shuffle_buffer = _whole("shuffle_buffer", shuffle_buffer, 0)
     reader = feed_reader(
         snapshot,
         columns,

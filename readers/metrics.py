@@ -31,8 +31,10 @@ def leave_one_out(vectors: NDArray[np.float32], labels: NDArray[np.str_]) -> NDA
     """Every item once as the query against all others, by cosine: which results (N, N - 1) have the query's label.
 
     `vectors` (N, D) of unit length, `labels` (N,); equal cosines rank by position. Holds the result and some rows of
-    the cosine matrix, never the whole of it.
+    the cosine matrix, never the whole of it. Raises ValueError where there are not as many labels as vectors.
     """
+    if len(vectors) != len(labels):
+        raise ValueError(f"expected a label for each vector, found {len(labels)} for {len(vectors)}")
     # Cells of text would be four bytes for every character of the longest label.
     _, codes = np.unique(labels, return_inverse=True)
     relevant = np.empty((len(vectors), max(len(vectors) - 1, 0)), bool)
@@ -84,8 +86,11 @@ def ndcg(gains: Floats, ideal: Floats, k: int) -> Floats:
     """nDCG@k of each query (Q,): Jaervelin and Kekaelaeinen, "Cumulated gain-based evaluation of IR techniques", 2002.
 
     `gains` (Q, N): gain of each result in the order ranked; `ideal` (Q, M): of all items that could be found, in any
-    order. Gains count as they are, discounted by log2(rank + 1). A query without any gain has 0.
+    order. Gains count as they are, discounted by log2(rank + 1). A query without any gain has 0. Raises ValueError for
+    `k` < 1.
     """
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, found {k}")
     best = -np.sort(-ideal, axis=1)
     reachable = _discounted(best, k)
     return np.divide(_discounted(gains, k), reachable, out=np.zeros(len(gains)), where=reachable > 0)
@@ -98,7 +103,13 @@ def _discounted(gains: Floats, k: int) -> Floats:
 
 
 def bootstrap_interval(values: Floats, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Floats:
-    """Percentile bootstrap interval (low, high) of the mean of `values` (N,), one a query."""
+    """Percentile bootstrap interval (low, high) of the mean of `values` (N > 0,), one a query.
+
+    Raises ValueError for no values, `resamples` < 1 and a `level` that is not between 0 and 1.
+    """
+    if not len(values) or resamples < 1 or not 0 < level < 1:
+        found = f"{len(values)} values, resamples={resamples}, level={level}"
+        raise ValueError(f"expected values, resamples of at least 1 and a level between 0 and 1, found {found}")
     draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     tail = (1 - level) / 2
     interval: Floats = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])

@@ -165,7 +165,12 @@ def query_features(query: Signals, items: Signals, weights: Weights) -> Floats:
 
 
 def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:
-    """Mean and deviation of the cosine of two different rows, drawn at random, of unit vectors (N > 1, D)."""
+    """Mean and deviation of the cosine of two different rows, drawn at random, of unit vectors (N > 1, D).
+
+    Raises RerankError for fewer than two vectors or `pairs` < 1.
+    """
+    if len(vectors) < 2 or pairs < 1:
+        raise RerankError(f"a scale: expected two or more vectors and a pair, found {len(vectors)} and pairs={pairs}")
     generator = np.random.default_rng(seed)
     first = generator.integers(0, len(vectors), pairs)
     other = (first + generator.integers(1, len(vectors), pairs)) % len(vectors)

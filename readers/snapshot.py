@@ -6,10 +6,13 @@ Delta has long removed; here delta-rs gives the list of live files and pyarrow r
 """
 
 import datetime as dt
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,13 +66,25 @@ def arrow_type(name: str) -> pa.DataType:
 def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:
     """The table's Arrow schema with nullability, or that of the columns named, in the order in which they are named.
 
-    Raises SnapshotError for a column that the table does not have.
+    Raises SnapshotError for a column that the table does not have, for one named twice, and for no columns.
     """
-    names = table.column_names if columns is None else tuple(columns)
+    names = table.column_names if columns is None else named_columns(table, columns)
     if unknown := [name for name in names if name not in table.column_names]:
         raise SnapshotError(f"table {table.name} has no column {unknown}; it has {list(table.column_names)}")
     chosen = [table.column(name) for name in names]
     return pa.schema([pa.field(c.name, arrow_type(c.type), c.nullable) for c in chosen])
+
+
+def named_columns(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns asked for, as names. Raises SnapshotError where there are none, for one named twice, and for a bare
+    string, which is a sequence of one-letter names to Python."""
+    listed = None if isinstance(columns, str) else tuple(columns)
+    if not listed or len(set(map(repr, listed))) < len(listed):
+        expected = "expected a list of one or more different names"
+        raise SnapshotError(
+            f"columns of {table.name}: {expected}, found {columns!r}; it has {list(table.column_names)}"
+        )
+    return listed
 
 
 @dataclass(frozen=True)
@@ -133,8 +148,9 @@ class Snapshot:
 
         `columns`: which, in that order; null for all in the order of `schemas.tables`. `where`: a pyarrow expression
         over any columns of the table, used to skip files and row groups too. Types are those of `arrow_schema`.
-        Rows come file by file in the order of the files' paths: the same on every call. Raises SnapshotError where the
-        table's columns are not those of `schemas.tables` or a value is null that may not be.
+        Rows come file by file in the order of the files' paths: the same on every call. Raises SnapshotError for a
+        table or column that is not known, no columns, a condition that cannot be evaluated, and where the table's
+        columns are not those of `schemas.tables` or a value is null that may not be.
         """
         schema = arrow_schema(_known(table), columns)
         return pa.Table.from_batches(self.batches(table, columns, where), schema)
@@ -142,11 +158,24 @@ class Snapshot:
     def batches(
         self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """What `rows` gives, a batch at a time, for tables larger than memory."""
+        """What `rows` gives, a batch at a time, for tables larger than memory. What is asked for is looked at at once,
+        not with the first batch."""
         schema = arrow_schema(_known(table), columns)
+        if where is not None and not isinstance(where, ds.Expression):
+            raise SnapshotError(f"where: expected a pyarrow expression, as pc.field('feed_id') < 10, found {where!r}")
         dataset = self._dataset(table)
         if dataset is None:
-            return
+            return iter(())
+        try:
+            dataset.scanner(columns=schema.names, filter=where)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            names, problem = list(TABLES[table].column_names), str(error).split("\n")[0]
+            raise SnapshotError(f"where: table {table} cannot be asked {where}: {problem}; it has {names}") from error
+        return self._scanned(table, dataset, schema, where)
+
+    def _scanned(
+        self, table: str, dataset: ds.FileSystemDataset, schema: pa.Schema, where: ds.Expression | None
+    ) -> Iterator[pa.RecordBatch]:
         try:
             scan = dataset.to_batches(
                 columns=schema.names,
@@ -188,9 +217,7 @@ class Snapshot:
         if version < 0:
             return None
         try:
-            delta = DeltaTable(
-                f"{self.warehouse}/{table}", version=version, storage_options=_options(self.storage_options)
-            )
+            delta = open_delta(f"{self.warehouse}/{table}", version, self.storage_options)
         except DeltaError as error:
             raise self._gone(table, error) from error
         _check_protocol(table, delta)
@@ -230,7 +257,32 @@ def _filesystem(table: str, storage_options: Mapping[str, str] | None) -> fs.Fil
     """The file system whose root is the table's folder."""
     if _is_local(table):
         return fs.SubTreeFileSystem(table, fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler(table, _options(storage_options)))
+    return fs.PyFileSystem(DeltaStorageHandler(_encoded(table), _options(storage_options)))
+
+
+def open_delta(place: str, version: int | None = None, storage_options: Mapping[str, str] | None = None) -> DeltaTable:
+    """The Delta table at a local path or URI, whatever characters are in its name; its log only, for the files are to
+    be opened under the name that was asked for. Raises delta-rs's own errors."""
+    options = _options(storage_options)
+    if not _is_local(place):
+        return DeltaTable(_encoded(place), version=version, storage_options=options)
+    if unquote(place) == place and "\\" not in place:
+        return DeltaTable(place, version=version, storage_options=options)
+    # delta-rs decodes local paths twice (50%20 is read as "50 ") and takes a backslash for a slash, however either is
+    # written: it gets a folder of a plain name, in which it finds the log.
+    folder = tempfile.TemporaryDirectory(prefix="lensfeed-")
+    log = Path(place) / "_delta_log"
+    if log.is_dir():
+        (Path(folder.name) / "_delta_log").symlink_to(log.absolute())
+    delta = DeltaTable(folder.name, version=version, storage_options=options)
+    weakref.finalize(delta, folder.cleanup)
+    return delta
+
+
+def _encoded(uri: str) -> str:
+    """A URI as delta-rs wants it; Hadoop takes every character after the scheme literally."""
+    scheme, separator, rest = uri.partition("://")
+    return scheme + separator + quote(rest)
 
 
 def _options(options: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -238,16 +290,15 @@ def _options(options: Mapping[str, str] | None) -> dict[str, str] | None:
 
 
 def _known(table: str) -> Table:
-    if table not in TABLES:
+    if not isinstance(table, str) or table not in TABLES:
         raise SnapshotError(f"unknown table {table!r}; known: {sorted(TABLES)}")
     return TABLES[table]
 
 
 def _events(root: str, storage_options: Mapping[str, str] | None) -> list[dict[str, Any]]:
     """Every event of the ledger, in no particular order."""
-    options = _options(storage_options)
     try:
-        delta = DeltaTable(f"{root}/{RUNS.name}", storage_options=options)
+        delta = open_delta(f"{root}/{RUNS.name}", None, storage_options)
     except TableNotFoundError as error:
         raise SnapshotError(
             f"no warehouse at {root}: expected the ledger, a Delta table, at {root}/{RUNS.name}"

@@ -72,3 +72,21 @@ def test_another_dimension_is_refused(vectors: Vectors) -> None:
         Int8Calibration.of(vectors, "model").encode(vectors[:, 1:])
     with pytest.raises(CompactError, match=r"expected a sample \(N > 0, D\), found \(0, 48\)"):
         Int8Calibration.of(vectors[:0], "model")
+
+
+@pytest.mark.parametrize("quantile", [0, -1, 1.5, float("nan")])
+def test_a_quantile_that_is_none_is_refused(quantile: float) -> None:
+    with pytest.raises(CompactError, match="expected a quantile above 0 and at most 1"):
+        Int8Calibration.of(np.ones((2, 3), np.float32), "model", quantile)
+
+
+def test_a_sample_with_numbers_that_are_not_finite_is_refused() -> None:
+    with pytest.raises(CompactError, match="expected finite numbers"):
+        Int8Calibration.of(np.array([[1, np.nan]], np.float32), "model")
+
+
+@pytest.mark.parametrize(("queries", "k"), [([], 1), ([4], 1), ([-1], 1), ([0], 0)])
+def test_recall_of_no_queries_and_of_rows_that_are_none_is_refused(queries: list[int], k: int) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    with pytest.raises(ValueError, match="expected"):
+        recall_against(vectors, vectors, np.array(queries, np.int64), k)

@@ -182,3 +182,18 @@ def test_nearest_to_one_query_has_no_query_axis() -> None:
 def test_nearest_refuses_what_does_not_fit(query: Any, ids: Any, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest(query, ids, np.eye(2, dtype=np.float32), k)
+
+
+def test_ids_beyond_63_bits_are_not_in_the_feed_and_other_than_whole_numbers_are_refused(snapshot: Snapshot) -> None:
+    for unknown in (-1, 2**63, 10**30):
+        with pytest.raises(KeyError, match="not in the feed"):
+            lookup(snapshot, [unknown])
+    with pytest.raises(TypeError):
+        lookup(snapshot, [1.5])
+
+
+def test_a_query_that_is_not_finite_is_refused() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="query: expected finite numbers, found 1 that are not"):
+            nearest(np.array([1, value, 0], np.float32), np.arange(3), vectors, 1)

@@ -42,7 +42,8 @@ def test_a_table_may_name_files_beside_it(tmp_path: Path) -> None:
         read_labelled(tmp_path / "set.parquet")
 
 
-def test_of_a_delta_table_only_live_rows_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["labelled set", "50%20#?", "a:b"])
+def test_of_a_delta_table_only_live_rows_are_read(tmp_path: Path, name: str) -> None:
     stale, live = ROW | {"caption": "stale"}, ROW
     table = tmp_path / "labelled set"
     for version, row in enumerate((stale, live)):
@@ -51,6 +52,7 @@ def test_of_a_delta_table_only_live_rows_are_read(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist([row]), table / name)
     DeltaTable.create(str(table), schema=_delta_schema(), mode="error")
     _add(table, 1, "1.parquet")
+    table = table.rename(tmp_path / name)
     assert [picture.caption for picture in read_labelled(table)] == ["A pear."]
 
 

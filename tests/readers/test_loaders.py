@@ -138,3 +138,50 @@ def test_reading_prints_nothing(snapshot: Snapshot, capfd: pytest.CaptureFixture
     with feed_loader(snapshot, 4) as loader:
         assert len(list(loader)) == 2
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"batch_size": 0}, "batch_size: expected a whole number from 1, found 0"),
+        ({"batch_size": -4}, "batch_size: expected a whole number from 1, found -4"),
+        ({"batch_size": 2.5}, "batch_size: expected a whole number from 1, found 2.5"),
+        ({"batch_size": None}, "batch_size: expected a whole number from 1, found None"),
+        ({"shuffle_buffer": -1}, "shuffle_buffer: expected a whole number from 0, found -1"),
+        ({"epochs": 0}, "epochs: expected a whole number from 1, found 0"),
+        ({"workers": -1}, "workers: expected a whole number from 0, found -1"),
+        ({"shuffle_seed": -1}, "shuffle_seed: expected a whole number from 0 to 4294967295, found -1"),
+        (
+            {"shard": 5, "shard_count": 2},
+            r"shard \(from 0\) of shard_count=2: expected a whole number from 0 to 1, found 5",
+        ),
+        ({"shard": 2, "shard_count": 2}, "expected a whole number from 0 to 1, found 2"),
+        ({"shard": -1, "shard_count": 2}, "expected a whole number from 0 to 1, found -1"),
+        ({"shard": 0, "shard_count": 0}, "shard_count: expected a whole number from 1, found 0"),
+        ({"shard": "0", "shard_count": 2}, "expected a whole number from 0 to 1, found '0'"),
+        ({"shard": 1}, "expected shard and shard_count together, found shard=1 of None"),
+        ({"shard_count": 2}, "expected shard and shard_count together, found shard=None of 2"),
+        ({"columns": []}, r"columns of index_feed: expected a list of one or more different names, found \[\]"),
+        ({"columns": "vector"}, "expected a list of one or more different names, found 'vector'"),
+        ({"columns": ["feed_id", "feed_id"]}, "expected a list of one or more different names"),
+    ],
+)
+def test_numbers_and_columns_that_make_no_sense_are_refused_in_words(
+    snapshot: Snapshot, given: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(SnapshotError, match=expected):
+        feed_loader(snapshot, **({"batch_size": 4} | given))
+
+
+def test_numpys_whole_numbers_are_whole_numbers(snapshot: Snapshot) -> None:
+    with feed_loader(snapshot, np.int64(4), ["feed_id"], shard=np.int32(0), shard_count=np.int32(1)) as loader:
+        assert sum(len(batch["feed_id"]) for batch in loader) == len(LIVE)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "50%20", "a;b", "[1] +", "a:b"])
+def test_a_warehouse_of_any_name_loads(tmp_path: Path, name: str) -> None:
+    warehouse = TinyWarehouse(tmp_path / name / name)
+    warehouse.write("index_feed", [feed_row(n) for n in range(3)])
+    warehouse.event("run", "published")
+    with feed_loader(Snapshot.open(str(warehouse.root)), 2, ["feed_id"], epochs=2, workers=2) as loader:
+        assert sorted(int(n) for batch in loader for n in batch["feed_id"]) == [0, 0, 1, 1, 2, 2]

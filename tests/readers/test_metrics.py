@@ -93,3 +93,14 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     expected = values.std() / 20 * 1.96
     assert low == pytest.approx(values.mean() - expected, abs=0.02)
     assert high == pytest.approx(values.mean() + expected, abs=0.02)
+
+
+def test_arguments_that_make_no_sense_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="expected a label for each vector, found 1 for 2"):
+        leave_one_out(np.eye(2, dtype=np.float32), np.array(["a"]))
+    for k in (0, -1):
+        with pytest.raises(ValueError, match="k: expected at least 1"):
+            ndcg(np.ones((1, 3)), np.ones((1, 3)), k)
+    for values, given in (([], {}), ([1.0], {"resamples": 0}), ([1.0], {"level": 1.0}), ([1.0], {"level": -0.1})):
+        with pytest.raises(ValueError, match="expected values, resamples of at least 1"):
+            bootstrap_interval(np.array(values), **given)

@@ -206,3 +206,9 @@ def test_a_wrong_file_of_weights_is_refused_with_what_is_wrong(tmp_path: Path, t
     path.write_text(text)
     with pytest.raises(RerankError, match=problem):
         load_weights(path)
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(0, 10), (1, 10), (3, 0)])
+def test_a_scale_of_nothing_is_refused(count: int, pairs: int) -> None:
+    with pytest.raises(RerankError, match="expected two or more vectors and a pair"):
+        measured_scale(np.eye(3, dtype=np.float32)[:count], "model", pairs=pairs)

@@ -179,6 +179,59 @@ def test_an_unknown_column_or_table_is_named_with_the_known_ones(warehouse: Tiny
         snapshot.rows("runs")
 
 
+@pytest.mark.parametrize("columns", [[], (), "feed_id", ["feed_id", "feed_id"]])
+def test_no_columns_a_bare_name_and_one_named_twice_are_refused(warehouse: TinyWarehouse, columns: Any) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(str(warehouse.root))
+    for read in (snapshot.rows, snapshot.batches):
+        with pytest.raises(
+            SnapshotError, match="columns of index_feed: expected a list of one or more different names"
+        ):
+            read("index_feed", columns)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (pc.field("colour") == 1, r"where: table index_feed cannot be asked \(colour == 1\).*it has \['feed_id'"),
+        (pc.field("feed_id") == "one", "where: table index_feed cannot be asked"),
+        ("feed_id = 1", "where: expected a pyarrow expression, .*found 'feed_id = 1'"),
+    ],
+)
+def test_a_condition_that_cannot_be_evaluated_is_refused_before_the_first_batch(
+    warehouse: TinyWarehouse, where: Any, expected: str
+) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("run", "published")
+    with pytest.raises(SnapshotError, match=expected):
+        Snapshot.open(str(warehouse.root)).batches("index_feed", where=where)
+
+
+def test_an_unknown_table_is_refused_before_the_first_batch(warehouse: TinyWarehouse) -> None:
+    warehouse.event("run", "published")
+    with pytest.raises(SnapshotError, match="unknown table 'feeds'"):
+        Snapshot.open(str(warehouse.root)).batches("feeds")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["50%20", "%2Fetc", "100%", "a#b", "a?b=c", "a+b &c", "[1]{2}*", "a:b", "s3:x", "a\\b", "a;b", "ü ~", "50%20\\#?:"],
+)
+def test_a_warehouse_may_have_any_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = TinyWarehouse(tmp_path / name / "w" / name)
+    warehouse.write("index_feed", [feed_row(n) for n in (1, 2)])
+    warehouse.delete("index_feed", "feed_id", 2)
+    warehouse.write("sightings", [sighting_row(DAY, 0)])
+    warehouse.event("run", "published")
+    monkeypatch.chdir(tmp_path / name)
+    for place in (str(warehouse.root), f"file:{warehouse.root}", f"w/{name}"):
+        snapshot = Snapshot.open(place)
+        assert feed_ids(snapshot) == [1]
+        assert snapshot.rows("sightings", ["ingest_date"])["ingest_date"].to_pylist() == [DAY]
+        assert all(Path(path).is_file() for path in snapshot.files("index_feed"))
+
+
 def test_a_table_that_did_not_exist_yet_is_empty(warehouse: TinyWarehouse) -> None:
     warehouse.event("run", "published")
     warehouse.write("index_feed", [feed_row(1)])
