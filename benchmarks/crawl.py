@@ -277,7 +277,9 @@ def recrawl(few: int, many: int) -> dict[str, Any]:
                 stored = {night: folder / f"{night}-{count}" for night in spent}
                 list_urls(listed, port, count)
                 spent["first"][count] = measured(own_command("stage", listed, stored["first"]))
-                validators = pq.read_table(stored["first"], columns=["url_id", "etag", "last_modified", "image_id"])
+                validators = pq.read_table(
+                    stored["first"], columns=["url_id", "final_url", "etag", "last_modified", "image_id"]
+                ).rename_columns(["url_id", "validated_url", "etag", "last_modified", "image_id"])
                 pq.write_table(pq.read_table(listed).join(validators, "url_id"), known)
                 spent["unchanged"][count] = measured(own_command("stage", known, stored["unchanged"]))
                 confirmed = pq.read_table(stored["unchanged"], columns=["not_modified", "image_id"])

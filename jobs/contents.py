@@ -22,8 +22,8 @@ from udfs.golden import Golden
 
 
 def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
-    """Requests (`url_id, url, host`, and the validators `etag, last_modified, image_id` where they have some) -> the
-    one staging table from which everything else derives; new signals are planned for storing."""
+    """Requests (`url_id, url, host`, and what `validators` adds where there is some) -> the one staging table from
+    which everything else derives; new signals are planned for storing."""
     config = work.config
     crawled = crawl_and_gate(
         requests,
@@ -195,14 +195,16 @@ def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled:
 
 
 def validators(work: Work, date: dt.date, requests: DataFrame) -> DataFrame:
-    """Requests of a date -> the same with `etag, last_modified, image_id` of what their URL showed on an earlier
-    published date, where that is live (what is not live has no pixels to fall back on)."""
+    """Requests of a date -> the same with `validated_url, etag, last_modified, image_id`: what their URL showed on an
+    earlier published date, where that is live (what is not live has no pixels to fall back on), and what the URL at the
+    end of its redirects, `validated_url`, gave with it."""
     states = work.landing.read("url_state").where(
         (f.col("ingest_date") < f.lit(date)) & (f.col("outcome") == "accepted")
     )
     live = work.landing.read("clusters").select("image_id")
     shown = states.join(requests.select("url_id"), "url_id", "left_semi").join(live, "image_id", "left_semi")
     sent = work.landing.read("fetches").where("etag is not null or last_modified is not null")
-    sent = sent.select("ingest_date", "url_id", "image_id", "etag", "last_modified")
+    gave = ("image_id", "etag", "last_modified", f.col("final_url").alias("validated_url"))
+    sent = sent.select("ingest_date", "url_id", *gave)
     known = shown.select("ingest_date", "url_id", "image_id").join(sent, ["ingest_date", "url_id", "image_id"])
     return requests.join(known.drop("ingest_date"), "url_id", "left")

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from itertools import pairwise
 from typing import Self
 
 from PIL import Image
@@ -157,6 +158,19 @@ def answer(
         writer.write(head + body)
         if length is not None:
             await close(writer)
+
+    return handle
+
+
+def in_pieces(data: bytes, *cuts: int) -> Handler:
+    """Sends bytes in parts that end at such places, and closes."""
+
+    async def handle(_: Request, writer: asyncio.StreamWriter) -> None:
+        for start, end in pairwise([0, *cuts, len(data)]):
+            writer.write(data[start:end])
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        await close(writer)
 
     return handle
 
@@ -305,6 +319,14 @@ HANDLERS: dict[str, Handler] = {
     "gzip-bomb": answer(200, GZIP_BOMB, "Content-Encoding: gzip"),
     "deflate-bomb": answer(200, DEFLATE_BOMB, "Content-Encoding: deflate"),
     "brotli": answer(200, b"\x0b\x02\x80abc", "Content-Encoding: br"),
+    "raw-deflate": answer(200, zlib.compress(PICTURE)[2:-4], "Content-Encoding: deflate"),
+    "listed-gzip": answer(200, gzip.compress(PICTURE), "Content-Encoding: identity, gzip"),
+    "twice-gzipped": answer(
+        200, gzip.compress(gzip.compress(PICTURE)), "Content-Encoding: gzip", "Content-Encoding: gzip"
+    ),
+    "no-coding": answer(200, PICTURE, "Content-Encoding: UTF-8"),
+    "padded-gzip": answer(200, gzip.compress(PICTURE) + bytes(512), "Content-Encoding: gzip"),
+    "cut-gzip": answer(200, gzip.compress(PICTURE)[:-4], "Content-Encoding: gzip"),
     "broken-gzip": answer(200, b"\x1f\x8b\x08" + bytes(64), "Content-Encoding: gzip"),
     # too slow
     "silent": slow(60, answer(200, PICTURE)),
@@ -324,6 +346,18 @@ HANDLERS: dict[str, Handler] = {
     "non-ascii-header": raw(
         PLAIN + b'X-Name: \xe4\xf6\xfc\xff\r\nETag: "\xe9"\r\n' + b"Content-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
     ),
+    "large-field": answer(200, PICTURE, "Content-Security-Policy: " + "a" * 60_000),
+    "large-fields": answer(200, PICTURE, *(f"X-{i}: " + "a" * 8000 for i in range(30))),
+    "fields-in-pieces": in_pieces(PLAIN + b"\r\n" + PICTURE, 1, 6, len(PLAIN) - 1, len(PLAIN), len(PLAIN) + 1),
+    "lengths": answer(
+        200, PICTURE, f"Content-Length: {len(PICTURE)}", f"Content-Length: {len(PICTURE)}, {len(PICTURE)}"
+    ),
+    "two-lengths": answer(200, PICTURE, f"Content-Length: {len(PICTURE) - 1}"),
+    "types": answer(200, PICTURE, "Content-Type: image/jpeg", content_type="image/jpeg"),
+    "typed-as-nothing": answer(200, PICTURE, content_type="application/force-download"),
+    "early-hints": raw(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + PLAIN + b"\r\n" + PICTURE),
+    "transformed": answer(203, PICTURE),
+    "heads-too-large": answer(200, PICTURE, *(f"X-{i}: " + "a" * 9000 for i in range(30))),
     "huge-header": raw(PLAIN + b"X-Huge: " + b"a" * 2**20 + b"\r\n\r\n"),
     "many-headers": raw(PLAIN + b"".join(b"X-%d: 1\r\n" % i for i in range(20_000)) + b"\r\n"),
     "endless-headers": endless(PLAIN, b"X-More: 1\r\n" * 1000),

@@ -23,6 +23,7 @@ from udfs.exchange import (
     retry_after_s,
 )
 from udfs.host_limits import HostGate, HostUnavailableError, MachineSlots, share_of
+from udfs.media_types import is_other_media
 from udfs.opt_outs import robots_tag_opt_out, tdm_opt_out
 from udfs.robots import MAX_ROBOTS_BYTES, MAX_ROBOTS_REDIRECTS, RobotsRules, no_robots, parse_robots
 from udfs.urls import BadUrl, host_of, join_url, normalise_url, origin_of
@@ -37,11 +38,8 @@ ROBOTS_OVERHEAD_BYTES = 400
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRY_LATER = frozenset({429, 503})
-OTHER_MEDIA = frozenset({"application", "audio", "font", "message", "model", "multipart", "text", "video"})
-"""Top-level media types (IANA) whose members are no images."""
-
-UNTYPED = frozenset({"application/octet-stream", "application/force-download", "application/x-download"})
-"""Declared types that say nothing: the first bytes decide."""
+WHOLE = frozenset({200, 203})
+"""Statuses whose body is the picture; 203 is that of a proxy which has changed something, RFC 9110 section 15.3.4."""
 
 CONNECTION_LEVEL = frozenset({FailureCode.DNS, FailureCode.CONNECT, FailureCode.TLS, FailureCode.TIMEOUT})
 
@@ -53,11 +51,13 @@ Refuse = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One row to fetch. `etag` and `last_modified` are the validators of what is already held, if anything is: of the
-    content `image_id`, which a 304 confirms."""
+    """One row to fetch. `etag` and `last_modified` are the validators that `validated_url` (normalised; the row's own
+    or the last of its redirects) gave with the content `image_id`, which a 304 of that URL confirms. Without all three
+    of URL, content and validators nothing conditional is asked."""
 
     url_id: str | None
     url: str | None
+    validated_url: str | None = None
     etag: str | None = None
     last_modified: str | None = None
     image_id: str | None = None
@@ -272,7 +272,7 @@ class Crawler:
                     url,
                     gate,
                     deadline,
-                    wants_body=lambda status, _: status == 200,
+                    wants_body=lambda status, _: status in WHOLE,
                     limit=MAX_ROBOTS_BYTES,
                     cut=True,
                     # After the pictures that wait: theirs come while the connection that brought the file is open.
@@ -373,7 +373,7 @@ class _Row:
         self._backoff = Backoff(settings)
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop.time() + settings.row_deadline_s)
-        self._headers = _conditional(target)
+        self._held = _validators(target)
 
     async def run(self) -> None:
         """Follows the row's URL to its end.
@@ -393,13 +393,18 @@ class _Row:
             self._fetched.duration_ms = max(0.0, (self._loop.time() - begun) * 1000)
 
     async def _follow(self, url: str) -> None:
-        own_host = host_of(url)
+        own_host, shards = host_of(url), self._target.host_shards or 1
         seen = {url}
         while True:
             self._fetched.final_url = url
-            reply = await self._request(url, (self._target.host_shards or 1) if host_of(url) == own_host else None)
+            # A validator says something about the very URL that gave it: others may use the same for other pictures.
+            asked = self._held if url == self._target.validated_url else {}
+            reply = await self._request(url, shards if host_of(url) == own_host else None, asked)
+            if reply.status == 304 and asked and _contradicts(reply.headers, asked):
+                reply = await self._request(url, shards if host_of(url) == own_host else None, {})
+                asked = {}
             if reply.status not in REDIRECTS:
-                self._conclude(reply)
+                self._conclude(reply, asked)
                 return
             if "Location" not in reply.headers:
                 raise FetchError(FailureCode.BAD_TYPE, f"status {reply.status} without Location")
@@ -415,7 +420,7 @@ class _Row:
             self._fetched.redirects += 1
             self._fetched.hops = [*(self._fetched.hops or ()), url]
 
-    async def _request(self, url: str, shards: int | None) -> Reply:
+    async def _request(self, url: str, shards: int | None, conditional: dict[str, str]) -> Reply:
         self._crawler.refuse(url)
         while True:
             gate = None
@@ -427,7 +432,7 @@ class _Row:
                     gate,
                     self._deadline,
                     wants_body=self._inspect,
-                    headers=self._headers,
+                    headers=conditional,
                     limit=self._settings.max_bytes,
                 )
             except FetchError as failure:
@@ -452,37 +457,37 @@ class _Row:
         fetched, settings = self._fetched, self._settings
         robots_tags = headers.getall("X-Robots-Tag", ())
         reservations = headers.getall("TDM-Reservation", ())
-        content_type = headers.get("Content-Type")
+        content_type = ", ".join(headers.getall("Content-Type", ()))
         fetched.status = status
         fetched.content_type = printable(content_type) if content_type else None
         fetched.etag = _validator(headers.get("ETag"))
         fetched.last_modified = _validator(headers.get("Last-Modified"))
         fetched.x_robots_tag = printable(", ".join(robots_tags), 1000) if robots_tags else None
         fetched.tdm_reservation = printable(", ".join(reservations)) if reservations else None
-        if status not in REDIRECTS and status not in {200, 304}:
+        if status not in REDIRECTS | WHOLE | {304}:
             return False
         token = robots_tag_opt_out(robots_tags, settings.agent_token, settings.opt_out_tokens)
         if token is not None:
             raise FetchError(FailureCode.OPT_OUT, f"X-Robots-Tag: {token}")
         if settings.obey_tdm_reservation and tdm_opt_out(reservations):
             raise FetchError(FailureCode.OPT_OUT, "TDM-Reservation: 1")
-        if status != 200:
+        if status not in WHOLE:
             return False
-        if is_other_media(content_type or ""):
+        if is_other_media(content_type):
             raise FetchError(FailureCode.BAD_TYPE, f"declared as {fetched.content_type}")
         return True
 
-    def _conclude(self, reply: Reply) -> None:
-        """What a status other than a redirect, 429 and 5xx means."""
+    def _conclude(self, reply: Reply, asked: dict[str, str]) -> None:
+        """What a status other than a redirect, 429 and 5xx means, of a request with the validators `asked`."""
         status = reply.status
-        if status == 200 and reply.body is not None:
+        if status in WHOLE and reply.body is not None:
             self._fetched.size = len(reply.body)
             if not reply.body:
                 # As for any response that claims to be an image and has no pixels.
                 raise FetchError(FailureCode.DECODE, "empty body")
             self._fetched.body = reply.body
-        elif status == 304 and self._headers:
-            self._confirm()
+        elif status == 304 and asked:
+            self._confirm(asked)
         elif status in {404, 410}:
             raise FetchError(FailureCode.GONE, f"status {status}")
         elif 400 <= status < 500:
@@ -490,28 +495,35 @@ class _Row:
         else:
             raise FetchError(FailureCode.BAD_TYPE, f"status {status} carries no image")
 
-    def _confirm(self) -> None:
+    def _confirm(self, asked: dict[str, str]) -> None:
         """What is held is still current; what the server did not repeat of its validators (RFC 9110 section 15.4.5)
         is as it was sent, so that the next night has them."""
         fetched = self._fetched
         fetched.not_modified = True
         fetched.image_id = self._target.image_id
-        fetched.etag = fetched.etag or self._headers.get("If-None-Match")
-        fetched.last_modified = fetched.last_modified or self._headers.get("If-Modified-Since")
+        fetched.etag = fetched.etag or asked.get("If-None-Match")
+        fetched.last_modified = fetched.last_modified or asked.get("If-Modified-Since")
 
 
-def is_other_media(content_type: str) -> bool:
-    """Whether a Content-Type says plainly that the body is no raster image; unknown and malformed ones do not."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in UNTYPED:
-        return False
-    return media_type.startswith("image/svg") or media_type.partition("/")[0] in OTHER_MEDIA
-
-
-def _conditional(target: Target) -> dict[str, str]:
-    """The headers of a conditional request (RFC 9110 section 13.1), if the row has validators that can be sent."""
+def _validators(target: Target) -> dict[str, str]:
+    """The headers of a conditional request (RFC 9110 section 13.1), if the row has validators that can be sent and a
+    content that they are of."""
+    if target.image_id is None:
+        return {}
     headers = {"If-None-Match": _validator(target.etag), "If-Modified-Since": _validator(target.last_modified)}
     return {name: value for name, value in headers.items() if value}
+
+
+def _contradicts(headers: Headers, asked: dict[str, str]) -> bool:
+    """Whether a 304 names another version than the one asked about (RFC 9111 section 4.3.4): an older one that was put
+    back, say, is "not modified since"."""
+    etag, held_etag = headers.get("ETag"), asked.get("If-None-Match")
+    if etag and held_etag and etag.strip().removeprefix("W/") != held_etag.strip().removeprefix("W/"):
+        return True
+    modified, held_date = headers.get("Last-Modified"), asked.get("If-Modified-Since")
+    # An ETag that holds decides: servers of one address may have written equal files at different times.
+    is_same_tag = bool(etag and held_etag)
+    return bool(modified and held_date and not is_same_tag and modified.strip() != held_date.strip())
 
 
 def _validator(value: str | None) -> str | None:

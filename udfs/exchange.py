@@ -22,6 +22,7 @@ from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.addresses import ForbiddenAddressError, NameResolutionError, SafeResolver
 from udfs.bounded import Budget
+from udfs.response_heads import MAX_FIELDS, MAX_HEAD, forgiving_connector
 
 MAX_DETAIL = 200
 KEEPALIVE_S = 4.0
@@ -84,7 +85,7 @@ class Exchanges:
     async def __aenter__(self) -> Self:
         settings = self._settings
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=forgiving_connector(
                 limit=0,  # the gates limit, per host and in all
                 resolver=self._resolver,
                 use_dns_cache=False,  # the resolver has one, which also holds failures
@@ -97,6 +98,10 @@ class Exchanges:
                 "Accept-Encoding": "identity",
             },
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
+            # A policy for scripts or a report's address in one field takes more than aiohttp's 8 kB.
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            max_headers=MAX_FIELDS,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # content decoding is capped here, against bombs
             trust_env=False,
@@ -202,7 +207,7 @@ class _BodyReader:
         declared = self._response.content_length
         if declared is not None and declared > self._limit and not self._cut:
             raise FetchError(FailureCode.TOO_LARGE, f"Content-Length {declared} of at most {self._limit} bytes")
-        decode = _decoder(self._response.headers.get("Content-Encoding", ""), self._limit)
+        decode = decoder(", ".join(self._response.headers.getall("Content-Encoding", ())), self._limit)
         if declared is not None and declared > self._small_body:
             # All that may be needed in one go: readers that hold a part and wait for more would wait for each other.
             await self._book(min(declared, self._limit) if decode is None else self._limit)
@@ -215,7 +220,7 @@ class _BodyReader:
             if 0 < self._window_bytes <= window:
                 window = 0
                 self._restart_window()
-            for piece in (chunk,) if decode is None else decode(chunk):
+            for piece in (chunk,) if decode is None else decode.pieces(chunk):
                 chunks.append(piece)
                 size += len(piece)
                 if size > self._small_body and size > self._booked:
@@ -224,6 +229,9 @@ class _BodyReader:
                 if self._cut:
                     break
                 raise FetchError(FailureCode.TOO_LARGE, f"more than {self._limit} bytes")
+        else:
+            if decode is not None:
+                decode.finish()
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return body[: self._limit] if self._cut else body
 
@@ -249,39 +257,108 @@ class _BodyReader:
         self._restart_window()
 
 
-def _decoder(encoding: str, limit: int) -> Callable[[bytes], Iterator[bytes]] | None:
-    """An incremental content decoder, in pieces of at most `PIECE` bytes; null for none needed.
+MAX_CODINGS = 3
+_INFLATABLE = frozenset({"gzip", "x-gzip", "deflate"})
+_OTHER_CODINGS = frozenset({"aes128gcm", "br", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress", "zstd"})
+"""The rest of IANA's content codings."""
+
+
+def decoder(encoding: str, limit: int) -> "Inflating | None":
+    """What undoes a Content-Encoding, a list of codings in the order in which they were applied; null for none needed.
+
+    What is no content coding at all (`UTF-8`, `none`, `aws-chunked`) is left out, as browsers do.
 
     Raises:
-        FetchError: the coding is not one that can be undone (it was not asked for either); when decoding, what comes
-            out is broken or more than `limit` bytes in all.
+        FetchError: `DECODE` where a coding cannot be undone (it was not asked for either), or there are too many.
     """
-    name = encoding.strip().lower()
-    if name in {"", "identity", "none"}:
-        return None
-    if name not in {"gzip", "x-gzip", "deflate"}:
+    names = [name for part in encoding.lower().split(",") if (name := part.strip()) in _INFLATABLE | _OTHER_CODINGS]
+    if len(names) > MAX_CODINGS or not _INFLATABLE.issuperset(names):
         raise FetchError(FailureCode.DECODE, f"content coding {encoding!r} was not asked for")
-    produced = 0
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by its header
+    inflating = None
+    for name in names:  # the last one applied is undone first
+        inflating = Inflating(name, limit, inflating)
+    return inflating
 
-    def decode(chunk: bytes) -> Iterator[bytes]:
-        nonlocal produced, inflater
-        while chunk:
+
+class Inflating:
+    """Undoes gzip or deflate, however the bytes arrive, in pieces of at most `PIECE` bytes.
+
+    Forgiving as browsers are: deflate comes with or without zlib's header; gzip in one member or several; whatever
+    follows the end is ignored.
+
+    Args:
+        name: the coding.
+        limit: most bytes that may come out.
+        inner: what undoes the coding below this one.
+    """
+
+    def __init__(self, name: str, limit: int, inner: "Inflating | None" = None) -> None:
+        self._name = name
+        self._limit = limit
+        self._inner = inner
+        self._produced = self._streams = 0
+        self._waiting = b""  # the first byte of what may be a stream
+        self._inflater: zlib._Decompress | None = None
+        self._has_ended = False
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """What comes out of the next bytes.
+
+        Raises:
+            FetchError: `DECODE` where they are broken, `BOMB` where more than `limit` bytes come out in all.
+        """
+        for piece in self._own_pieces(chunk):
+            yield from (piece,) if self._inner is None else self._inner.pieces(piece)
+
+    def finish(self) -> None:
+        """There are no more bytes.
+
+        Raises:
+            FetchError: `DECODE` where the end is missing.
+        """
+        if self._inflater is not None or (self._waiting and not self._streams):
+            raise FetchError(FailureCode.DECODE, f"truncated content coding {self._name}")
+        if self._inner is not None:
+            self._inner.finish()
+
+    def _own_pieces(self, chunk: bytes) -> Iterator[bytes]:
+        chunk, self._waiting = self._waiting + chunk, b""
+        is_full = False
+        while (chunk or is_full) and not self._has_ended:
+            if self._inflater is None:
+                if len(chunk) < 2:
+                    self._waiting = chunk
+                    return
+                self._has_ended = self._streams > 0 and not chunk.startswith(_GZIP)
+                if self._has_ended:
+                    return
+                self._streams += 1
+                self._inflater = zlib.decompressobj(_window_bits(chunk, self._name))
             try:
-                piece = inflater.decompress(chunk, PIECE)
+                piece = self._inflater.decompress(chunk, PIECE)
             except zlib.error as error:
-                raise FetchError(FailureCode.DECODE, f"broken content coding {name}") from error
-            produced += len(piece)
-            if produced > limit:
-                raise FetchError(FailureCode.BOMB, f"{name} expands beyond {limit} bytes")
+                raise FetchError(FailureCode.DECODE, f"broken content coding {self._name}") from error
+            self._produced += len(piece)
+            if self._produced > self._limit:
+                raise FetchError(FailureCode.BOMB, f"{self._name} expands beyond {self._limit} bytes")
             yield piece
-            if inflater.eof:  # the next member of a concatenated gzip
-                chunk = inflater.unused_data
-                inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+            if self._inflater.eof:
+                chunk, self._inflater, is_full = self._inflater.unused_data, None, False
             else:
-                chunk = inflater.unconsumed_tail
+                # A full piece may not be all that the bytes taken come to, though none are left.
+                chunk, is_full = self._inflater.unconsumed_tail, len(piece) == PIECE
 
-    return decode
+
+_GZIP = b"\x1f\x8b"
+
+
+def _window_bits(start: bytes, name: str) -> int:
+    """What zlib calls the format of a stream that begins so: gzip, zlib, or deflate without either's header."""
+    if start.startswith(_GZIP):
+        return zlib.MAX_WBITS | 16
+    if start[0] & 0x8F == 8 and int.from_bytes(start[:2], "big") % 31 == 0:  # RFC 1950 section 2.2
+        return zlib.MAX_WBITS
+    return -zlib.MAX_WBITS if name == "deflate" else zlib.MAX_WBITS | 16
 
 
 _OUTCOMES: tuple[tuple[tuple[type[Exception], ...], Callable[[Any], FetchError]], ...] = (

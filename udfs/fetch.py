@@ -96,10 +96,10 @@ def fetch_batches(
     """Fetches every row of `batches`; yields exactly one row of `FETCHED` for each, in any order.
 
     Args:
-        batches: with columns `url_id string, url string`, and optionally `etag string, last_modified string`
-            (validators for a conditional request), `image_id string` (the content that these belong to) and
-            `host_shards int` (how many tasks share the row's host: its limits are divided by that; at least one
-            connection remains).
+        batches: with columns `url_id string, url string`, and optionally `validated_url string, etag string,
+            last_modified string, image_id string` (validators, the URL that gave them, and the content that it gave
+            them with: that URL is then asked conditionally) and `host_shards int` (how many tasks share the row's host:
+            its limits are divided by that; at least one connection remains).
         settings: limits and manners.
         refuse: called on another thread with every URL before it is requested, redirects included; a reason code that
             it returns ends the row as `blocked_reason`.

@@ -30,8 +30,8 @@ def crawl_and_gate(
     tasks: int,
     deadline_at: float | None,
 ) -> DataFrame:
-    """Requests (`url_id, url, host`; optionally `etag, last_modified, image_id`) -> one row a URL: the fetch's
-    evidence, the gate's verdict, the canonical picture.
+    """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one row a URL: the
+    fetch's evidence, the gate's verdict, the canonical picture.
 
     Columns: those of udfs.fetch.FETCHED without `body`, those of udfs.gate.GATE (`failure_code` and `failure_detail`
     are the first failure of the three steps) and of udfs.gate.CANONICAL.
@@ -79,7 +79,7 @@ def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -
     task = f.pmod(own + shard, f.lit(tasks)).cast("int")
     keys = f.array(*[f.lit(key) for key in _partition_keys(requests.sparkSession, tasks)])
     placed = requests.join(f.broadcast(hosts), "host").withColumn("_task", f.element_at(keys, task + 1))
-    conditional = [name for name in ("etag", "last_modified", "image_id") if name in requests.columns]
+    conditional = [name for name in ("validated_url", "etag", "last_modified", "image_id") if name in requests.columns]
     return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards", *conditional)
 
 

@@ -1,10 +1,11 @@
 """The fetcher's promises to its caller: one row out for each row in, polite on the way, bounded in time and memory."""
 
+import asyncio
 import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,18 @@ from hypothesis import strategies as st
 
 from schemas.settings import CrawlSettings
 from tests.crawling import SETTINGS, batch_of, fetch, fetch_one, lookup
-from tests.hostile_server import ETAG, PICTURE, HostileServer, answer, heals, redirect, reset, slow
+from tests.hostile_server import (
+    ETAG,
+    HANDLERS,
+    PICTURE,
+    HostileServer,
+    Request,
+    answer,
+    heals,
+    redirect,
+    reset,
+    slow,
+)
 from udfs.fetch import BATCH_ROWS, FETCHED, fetch_batches, fetched_ddl
 
 ROBOTS = b"User-agent: *\nDisallow: /picture\nCrawl-delay: 0.2\n\nUser-agent: lensfeed\nDisallow: /svg\n"
@@ -237,9 +249,14 @@ def test_our_user_agent_is_the_configured_one_and_no_cookie_is_sent(server: Host
 # ---- what the caller asks for --------------------------------------------------------------------------------------
 
 
+def held(*urls: str, **columns: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """Columns of rows that hold validators, each given by the row's own URL."""
+    return {"validated_url": list(urls), **columns}
+
+
 def test_a_validator_that_still_holds_costs_no_body(server: HostileServer) -> None:
     urls = [server.url("recrawl.example", f"conditional?{i}") for i in range(3)]
-    rows = fetch(urls, columns={"etag": [ETAG, '"old"', None], "last_modified": [None, None, None]})
+    rows = fetch(urls, columns=held(*urls, etag=[ETAG, '"old"', None], image_id=["a" * 64] * 3))
     assert [outcome(row) for row in rows] == ["not_modified", "ok", "ok"]
     assert [row["status"] for row in rows] == [304, 200, 200]
     assert rows[0]["body"] is None
@@ -249,22 +266,107 @@ def test_a_validator_that_still_holds_costs_no_body(server: HostileServer) -> No
 
 def test_a_304_names_the_content_that_it_confirms_and_a_new_body_its_own(server: HostileServer) -> None:
     urls = [server.url("confirmed.example", f"conditional?{i}") for i in range(2)]
-    rows = fetch(urls, columns={"etag": [ETAG, '"old"'], "image_id": ["a" * 64, "b" * 64]})
+    rows = fetch(urls, columns=held(*urls, etag=[ETAG, '"old"'], image_id=["a" * 64, "b" * 64]))
     assert [row["image_id"] for row in rows] == ["a" * 64, hashlib.sha256(PICTURE).hexdigest()]
 
 
 def test_validators_that_a_304_does_not_repeat_are_kept_for_the_next_night(server: HostileServer) -> None:
     date = "Mon, 02 Nov 2026 00:00:00 GMT"
     urls = [server.url("terse.example", f"conditional-terse?{i}") for i in range(2)]
-    rows = fetch(urls, columns={"etag": ['"kept"', None], "last_modified": [None, date]})
+    columns = held(*urls, etag=['"kept"', None], last_modified=[None, date], image_id=["a" * 64] * 2)
+    rows = fetch(urls, columns=columns)
     assert [outcome(row) for row in rows] == ["not_modified", "not_modified"]
     assert [(row["etag"], row["last_modified"]) for row in rows] == [('"kept"', None), (None, date)]
 
 
 def test_the_content_of_a_row_that_fails_is_not_confirmed(server: HostileServer) -> None:
-    columns = {"etag": [ETAG], "image_id": ["a" * 64]}
-    row = fetch_one(server.url("vanished.example", "missing"), columns=columns)
+    url = server.url("vanished.example", "missing")
+    row = fetch_one(url, columns=held(url, etag=[ETAG], image_id=["a" * 64]))
     assert (outcome(row), row["image_id"]) == ("gone", None)
+
+
+VALIDATORS = {"if-none-match", "if-modified-since"}
+
+
+def test_validators_go_only_to_the_url_that_gave_them(server: HostileServer) -> None:
+    """Equal ETags of other URLs say nothing: here every URL of the server has the same one."""
+    last = server.url("last.example", "conditional")
+    chain = server.url("first.example", "onward/middle.example/onward/last.example/conditional")
+    row = fetch_one(chain, columns=held(last, etag=[ETAG], last_modified=["x"], image_id=["a" * 64]))
+    assert (outcome(row), row["image_id"], row["final_url"], row["redirects"]) == ("not_modified", "a" * 64, last, 2)
+    for host, expected in {"first.example": set(), "middle.example": set(), "last.example": VALIDATORS}.items():
+        ((_, request),) = server.requests_to(host)
+        assert VALIDATORS & request.headers.keys() == expected, host
+
+
+def test_a_redirect_that_leads_elsewhere_since_confirms_nothing(server: HostileServer) -> None:
+    before = server.url("before.example", "conditional")
+    moved = server.url("moving.example", "onward/after.example/conditional")
+    row = fetch_one(moved, columns=held(before, etag=[ETAG], image_id=["a" * 64]))
+    assert (outcome(row), row["image_id"]) == ("ok", hashlib.sha256(PICTURE).hexdigest())
+    ((_, request),) = server.requests_to("after.example")
+    assert not VALIDATORS & request.headers.keys()
+
+
+def test_a_url_that_no_longer_redirects_is_asked_without_the_validators_of_its_old_target(
+    server: HostileServer,
+) -> None:
+    url = server.url("settled.example", "conditional")
+    old = server.url("target.example", "conditional")
+    row = fetch_one(url, columns=held(old, etag=[ETAG], image_id=["a" * 64]))
+    assert (outcome(row), row["image_id"]) == ("ok", hashlib.sha256(PICTURE).hexdigest())
+
+
+def test_validators_whose_url_is_not_known_are_not_sent(server: HostileServer) -> None:
+    url = server.url("unbound.example", "conditional")
+    assert outcome(fetch_one(url, columns={"etag": [ETAG], "image_id": ["a" * 64]})) == "ok"
+
+
+def test_a_304_without_a_content_to_confirm_is_never_asked_for(server: HostileServer) -> None:
+    url = server.url("nothing-held.example", "conditional")
+    assert outcome(fetch_one(url, columns=held(url, etag=[ETAG]))) == "ok"
+
+
+def test_a_redirect_to_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) -> None:
+    url = server.url("unasked-onward.example", "onward/unasked-target.example/unasked-304")
+    row = fetch_one(url, columns=held(url, etag=[ETAG], image_id=["a" * 64]))
+    assert (outcome(row), row["image_id"], row["not_modified"]) == ("bad_type", None, False)
+
+
+OLD, NEW = "Mon, 02 Nov 2026 00:00:00 GMT", "Tue, 03 Nov 2026 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("sent", "repeated", "expected"),
+    [
+        ({"etag": ['"v1"']}, ['ETag: "v1"'], "not_modified"),
+        ({"etag": ['"v1"']}, ['ETag: W/"v1"'], "not_modified"),
+        ({"etag": ['W/"v1"']}, ['ETag: "v1"', f"Last-Modified: {NEW}"], "not_modified"),
+        ({"etag": ['"v1"'], "last_modified": [OLD]}, [f"Last-Modified: {OLD}"], "not_modified"),
+        ({"last_modified": [OLD]}, ['ETag: "v2"'], "not_modified"),
+        ({"etag": ['"v1"']}, ['ETag: "v2"'], "ok"),
+        ({"etag": ['"v1"'], "last_modified": [OLD]}, ['ETag: "v2"', f"Last-Modified: {OLD}"], "ok"),
+        # An older version was put back: it is not modified since, and another one.
+        ({"last_modified": [NEW]}, [f"Last-Modified: {OLD}"], "ok"),
+        # Machines of one name may have written equal files at different times.
+        ({"etag": ['"v1"'], "last_modified": [NEW]}, ['ETag: "v1"', f"Last-Modified: {OLD}"], "not_modified"),
+    ],
+)
+def test_a_304_that_speaks_of_another_version_confirms_nothing_and_the_row_is_asked_again(
+    server: HostileServer, sent: dict[str, Any], repeated: list[str], expected: str
+) -> None:
+    async def contradict(request: Request, writer: asyncio.StreamWriter) -> None:
+        reply = answer(304, b"", *repeated) if VALIDATORS & request.headers.keys() else answer(200, PICTURE)
+        await reply(request, writer)
+
+    HANDLERS["contradict"] = contradict
+    try:
+        url = server.url("contradict.example", "contradict")
+        row = fetch_one(url, columns=held(url, image_id=["a" * 64], **sent))
+    finally:
+        del HANDLERS["contradict"]
+    assert outcome(row) == expected
+    assert row["image_id"] == ("a" * 64 if expected == "not_modified" else hashlib.sha256(PICTURE).hexdigest())
 
 
 def test_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) -> None:
@@ -273,8 +375,11 @@ def test_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) ->
 
 
 def test_a_validator_that_would_split_the_header_is_not_sent(server: HostileServer) -> None:
-    row = fetch_one(server.url("splitting.example", "conditional"), columns={"etag": ['"a"\r\nCookie: x=1']})
+    url = server.url("splitting.example", "conditional")
+    row = fetch_one(url, columns=held(url, etag=['"a"\r\nCookie: x=1'], image_id=["a" * 64]))
     assert outcome(row) == "ok"
+    ((_, request),) = server.requests_to("splitting.example")
+    assert not {"cookie", *VALIDATORS} & request.headers.keys()
 
 
 def test_refused_urls_are_never_requested_and_end_with_the_callers_reason(server: HostileServer) -> None:
