@@ -21,7 +21,7 @@ from schemas.settings import CrawlSettings, ImageSettings
 from udfs.decode import load, open_image, orientation, to_rgb, upright
 from udfs.phash import hash_pixels
 
-METHOD = 1
+METHOD = 2
 """Raise this whenever this module or `udfs.decode` gives other pixels for the same bytes."""
 
 _PACKED_MODES = {"RGB": "RGBX", "CMYK": "CMYK"}

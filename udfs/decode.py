@@ -7,22 +7,32 @@ Sources: WHATWG MIME Sniffing (https://mimesniff.spec.whatwg.org), GIF89a (https
 """
 
 import io
+import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
+from udfs import media_types
 
 # A filter at import, since warnings.catch_warnings is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # One task has one core: libavif would start a thread a core.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+MAX_PNG_METADATA = 16 * 2**20
+"""Bytes that a PNG's colour profile, and all its texts together, may unpack to. Profiles of printing presses have some
+3 MB; prompts and editing histories that tools leave in texts, several."""
+
+# Pillow's own limit of 1 MiB would refuse sound pictures. It now concerns profiles alone: texts do not get there.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_METADATA
 
 PILLOW_FORMATS: dict[str, str] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
 """The accepted formats by their names here, and Pillow's name of the only decoder that may touch each."""
@@ -44,7 +54,6 @@ _MEDIA_TYPES: dict[str, str] = {
     "image/avif": "avif",
     "image/avif-sequence": "avif",
 }
-_UNDECLARED = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 
 _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -145,7 +154,7 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
     Args:
         data: the bytes as fetched.
         limits: `max_pixels` and `max_frames` are held against the header.
-        declared_type: the Content-Type, parameters and all; None, empty and octet-stream declare nothing.
+        declared_type: the Content-Type as it came; see `udfs.media_types.declared_type`.
         min_side: least width and height, pixels.
 
     Raises:
@@ -157,8 +166,8 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
         accepted = ", ".join(PILLOW_FORMATS)
         raise ImageError(FailureCode.BAD_TYPE, f"the bytes are {name}; accepted are {accepted}")
     _check_declared(declared_type, name)
-    if name == "jpeg" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise ImageError(FailureCode.BOMB, f"more than {MAX_JPEG_SCANS} scans in a jpeg")
+    if name == "png":
+        data = _without_texts(data)
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
         frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
@@ -167,8 +176,8 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
 
 
 def _check_declared(declared_type: str | None, name: str) -> None:
-    media_type = (declared_type or "").partition(";")[0].strip().lower()
-    if media_type not in _UNDECLARED and _MEDIA_TYPES.get(media_type) != name:
+    media_type = media_types.declared_type(declared_type)
+    if media_type is not None and _MEDIA_TYPES.get(media_type) != name:
         raise ImageError(FailureCode.BAD_TYPE, f"declared {media_type[:64]}, but the bytes are {name}")
 
 
@@ -198,6 +207,70 @@ def _decoding(name: str) -> Iterator[None]:
         is_bomb = isinstance(error, ValueError) and "MAX_TEXT" in str(error)
         code = FailureCode.BOMB if is_bomb else FailureCode.DECODE
         raise ImageError(code, f"{name}: {type(error).__name__}: {error}"[:200]) from error
+
+
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its text chunks.
+
+    They say nothing about pixels, but Pillow would read things into them that browsers do not: whatever their keyword
+    is called (`transparency`, `exif`, `icc_profile`), it stands for the real thing.
+    """
+    kept: list[bytes] = []
+    begin, position, unpacked = 0, 8, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        after = position + 12 + length
+        if kind in _PNG_TEXTS:
+            kept.append(data[begin:position])
+            begin = after
+            unpacked += _unpacked_size(kind, data[position + 8 : after - 4], MAX_PNG_METADATA - unpacked + 1)
+            if unpacked > MAX_PNG_METADATA:
+                raise ImageError(FailureCode.BOMB, f"png: texts of more than {MAX_PNG_METADATA} bytes")
+        elif kind == b"IEND":
+            break
+        position = after
+    return b"".join([*kept, data[begin:]]) if kept else data
+
+
+def _unpacked_size(kind: bytes, chunk: bytes, limit: int) -> int:
+    """Bytes of a text chunk when it is unpacked, counted up to `limit` (PNG, third edition, section 11.3.3)."""
+    keyword_end = chunk.find(b"\0")
+    packed = chunk[keyword_end + 2 :] if kind == b"zTXt" else b""
+    if kind == b"iTXt" and chunk[keyword_end + 1 : keyword_end + 2] == b"\1":
+        packed = chunk[keyword_end + 3 :].split(b"\0", 2)[-1]
+    if not packed:
+        return min(len(chunk), limit)
+    try:
+        return len(zlib.decompressobj().decompress(packed, limit))
+    except zlib.error:
+        return 0
+
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd7]")
+"""A marker that is followed by a segment or ends something (ITU-T T.81, table B.1): not a stuffed byte, not the filling
+before a marker, not a restart."""
+
+
+def _check_scans(data: memoryview) -> None:
+    """Counts the scans of the JPEG at the start of `data` as a decoder comes upon them: two equal bytes inside a
+    segment are none.
+
+    Raises:
+        ImageError: `BOMB` for more than `MAX_JPEG_SCANS`.
+    """
+    scans, position = 0, 2
+    while (found := _JPEG_MARKER.search(data, position)) is not None:
+        position, marker = found.end(), found[0][1]
+        if marker in {0xD8, 0xD9}:  # the end; or another picture's start, at which decoders end with an error
+            return
+        if marker == 0xDA:
+            scans += 1
+            if scans > MAX_JPEG_SCANS:
+                raise ImageError(FailureCode.BOMB, f"more than {MAX_JPEG_SCANS} scans in a jpeg")
+        position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _gif_frames(data: bytes, limit: int) -> int:
@@ -240,6 +313,9 @@ def load(image: Image.Image) -> None:
         ImageError: `DECODE` for truncated or broken data, `BOMB` where it unpacks beyond the decoder's limits.
     """
     with _decoding((image.format or "image").lower()):
+        for tile in getattr(image, "tile", ()):  # not yet decoded; of an MPO, where its present frame begins
+            if tile.codec_name == "jpeg" and isinstance(file := getattr(image, "fp", None), io.BytesIO):
+                _check_scans(memoryview(file.getvalue())[tile.offset :])
         image.load()
 
 

@@ -6,6 +6,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +20,18 @@ from PIL import Image, ImageCms
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from tests.pictures import encoded, photograph
-from udfs.decode import PILLOW_FORMATS, ImageError, decode_rgb, load, open_image, orientation, sniff, to_rgb
+from udfs.decode import (
+    MAX_JPEG_SCANS,
+    PILLOW_FORMATS,
+    ImageError,
+    _check_scans,
+    decode_rgb,
+    load,
+    open_image,
+    orientation,
+    sniff,
+    to_rgb,
+)
 
 LIMITS = CrawlSettings()
 ACCEPTED = {name: (pillow, f"image/{name}") for name, pillow in PILLOW_FORMATS.items()}
@@ -175,6 +187,118 @@ def test_a_jpeg_of_many_scans_is_a_bomb() -> None:
     scan, end = data[last_scan:-2], data[-2:]
     load(open_image(data, LIMITS))
     assert failure(data[:last_scan] + scan * 200 + end).code is FailureCode.BOMB
+
+
+def jpeg_segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def with_segments(data: bytes, *segments: bytes) -> bytes:
+    """A JPEG with segments behind its first marker."""
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+SCAN_BYTES = b"\xff\xda"
+"""What a scan begins with, where it is a marker."""
+
+
+def test_scans_are_counted_where_they_are_and_not_where_two_bytes_occur() -> None:
+    plain = encoded(small(), progressive=True)
+    pixels = decode_rgb(open_image(plain, LIMITS)).tobytes()
+    noise = np.random.default_rng(1).bytes(8_000_000)
+    assert noise.count(SCAN_BYTES) > MAX_JPEG_SCANS
+    segments = [jpeg_segment(0xE5, noise[start : start + 60_000]) for start in range(0, len(noise), 60_000)]
+    cases = {
+        "a metadata segment": with_segments(plain, jpeg_segment(0xED, SCAN_BYTES * 1000)),
+        "a comment": with_segments(plain, jpeg_segment(0xFE, SCAN_BYTES * 1000)),
+        "many metadata segments": with_segments(plain, *segments),
+        "filling before a marker": with_segments(plain, b"\xff" * 1000 + jpeg_segment(0xE5, SCAN_BYTES * 1000)),
+        "behind the end": plain + noise,
+        "another picture behind the end": plain + b"\xff\xd8" + SCAN_BYTES * 1000,
+    }
+    for case, data in cases.items():
+        assert decode_rgb(open_image(data, LIMITS)).tobytes() == pixels, case
+
+
+def many_scans(count: int) -> bytes:
+    data = encoded(small(), progressive=True)
+    last_scan = data.rindex(SCAN_BYTES)
+    return data[:last_scan] + data[last_scan:-2] * count + data[-2:]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        b"",
+        jpeg_segment(0xE5, b"\xff\xd9" * 100),  # what looks like the end
+        b"\xff\xff\xff\x01\xff\xd0\xff\x00",  # filling, and markers without a segment
+        b"no marker at all",
+    ],
+)
+def test_no_padding_hides_scans(segments: bytes) -> None:
+    """As libjpeg's next_marker: it skips whatever is no marker."""
+    with pytest.raises(ImageError) as caught:
+        _check_scans(memoryview(with_segments(many_scans(200), segments)))
+    assert caught.value.code is FailureCode.BOMB
+
+
+def test_scans_of_a_later_picture_of_the_file_are_counted_before_it_is_decoded() -> None:
+    data = bytearray(encoded(small(), "MPO", save_all=True, append_images=[small()]))
+    second = data.index(b"\xff\xd8\xff", 3)
+    # The same offset, but another picture there.
+    image = open_image(bytes(data[:second]) + many_scans(200), LIMITS)
+    load(image)
+    image.seek(1)
+    with pytest.raises(ImageError) as caught:
+        load(image)
+    assert caught.value.code is FailureCode.BOMB
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xda\x00\x02", b"\x00"])
+def test_counting_scans_takes_time_in_proportion_to_the_file(filling: bytes) -> None:
+    data = memoryview(b"\xff\xd8" + filling * (LIMITS.max_bytes // len(filling)))
+    begun = time.process_time()
+    with suppress(ImageError):
+        _check_scans(data)
+    assert time.process_time() - begun < 5
+
+
+def test_a_sound_png_with_megabytes_of_text_or_profile_is_a_picture() -> None:
+    noise = np.random.default_rng(2).bytes(2_000_000)
+    text = noise.hex().encode()
+    profile = swapped_profile() + noise  # its tags say where they lie: what follows them does not matter
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    cases = {
+        "tEXt": png_chunk(b"tEXt", b"prompt\0" + text),
+        "zTXt": png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(text)),
+        "iTXt": png_chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(text)),
+        "plain iTXt": png_chunk(b"iTXt", b"prompt\0\0\0\0\0" + text),
+        "iCCP": png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(profile)),
+    }
+    for case, chunk in cases.items():
+        image = open_image(png(8, 8, chunk, rows=bytes(72)), LIMITS)
+        assert decode_rgb(image).size == (8, 8), case
+        assert image.info.get("icc_profile") == (profile if case == "iCCP" else None)
+
+
+@pytest.mark.parametrize("keyword", [b"transparency", b"exif", b"icc_profile", b"duration", b"Raw profile type exif"])
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt"])
+def test_a_text_of_a_png_is_never_taken_for_something_else(kind: bytes, keyword: bytes) -> None:
+    between = {b"tEXt": b"\0", b"zTXt": b"\0\0", b"iTXt": b"\0\0\0\0\0"}[kind]
+    text = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # orientation 6
+    plain = encoded(small(), "PNG")
+    end = plain.index(b"IEND") - 4
+    for place in (33, end):  # behind the header, and behind the pixels
+        chunk = png_chunk(kind, keyword + between + (zlib.compress(text) if kind == b"zTXt" else text))
+        image = open_image(plain[:place] + chunk + plain[place:], LIMITS)
+        assert decode_rgb(image).tobytes() == small().tobytes()
+        assert keyword.decode() not in image.info
+
+
+def test_texts_that_together_unpack_to_more_than_is_sound_are_a_bomb() -> None:
+    chunk = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000)))
+    load(open_image(png(8, 8, *[chunk] * 16, rows=bytes(72)), LIMITS))
+    assert failure(png(8, 8, *[chunk] * 17, rows=bytes(72))).code is FailureCode.BOMB
 
 
 def test_a_side_below_the_least_is_too_small() -> None:
