@@ -27,8 +27,9 @@ from readers.labelled import read_labelled
 from readers.metrics import bootstrap_interval, ndcg
 from readers.rerank import Signals, Weights, measured_scale, query_features, rerank, save_weights
 from udfs.canonical import canonical_version
+from udfs.cleaning import clean_text
 from udfs.embed import load_embedder, model_version
-from udfs.text import clean_text, load_text_embedder, text_model_version
+from udfs.text import load_text_embedder, text_model_version
 
 CUTOFF = 10
 DEPTH = 100

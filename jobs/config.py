@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
-from schemas.policy import LIST_FIELDS, AnyRule, CombinedRule, Policy, TextRule, UrlRule
+from schemas.policy import LIST_FIELDS, AnyRule, CombinedRule, Policy, TextRule, TextTest, UrlRule
 from schemas.settings import (
     CrawlSettings,
     DedupSettings,
@@ -27,7 +27,7 @@ from schemas.settings import (
     Settings,
     TextSettings,
 )
-from udfs.patterns import PatternError, compiled
+from udfs.patterns import PatternError, comparable_word, compiled
 from udfs.urls import BadUrl, normalise_url
 
 M = TypeVar("M", bound=BaseModel)
@@ -157,9 +157,9 @@ def _checked(source: "_Source", path: _Path, rule: AnyRule) -> AnyRule:
     if isinstance(rule, UrlRule):
         return rule.model_copy(update={"urls": tuple(_normalised(source, (*path, "urls"), rule.urls))})
     if isinstance(rule, TextRule):
-        _check_patterns(source, (*path, "patterns"), rule.patterns)
+        _check_text_test(source, path, rule)
     elif isinstance(rule, CombinedRule):
-        _check_patterns(source, (*path, "text", "patterns"), rule.text.patterns)
+        _check_text_test(source, (*path, "text"), rule.text)
     return rule
 
 
@@ -171,12 +171,13 @@ def _normalised(source: "_Source", path: _Path, urls: Sequence[str]) -> Iterator
             raise _refused(source, (*path, number), f"expected a URL that could be fetched ({error})", url) from None
 
 
-def _check_patterns(source: "_Source", path: _Path, patterns: Sequence[str]) -> None:
-    for number, pattern in enumerate(patterns):
-        try:
-            compiled(pattern)
-        except PatternError as error:
-            raise _refused(source, (*path, number), str(error), pattern) from None
+def _check_text_test(source: "_Source", path: _Path, test: TextTest) -> None:
+    for name, entries, made_ready in (("words", test.words, comparable_word), ("patterns", test.patterns, compiled)):
+        for number, entry in enumerate(entries):
+            try:
+                made_ready(entry)
+            except PatternError as error:
+                raise _refused(source, (*path, name, number), str(error), entry) from None
 
 
 def _refused(source: "_Source", path: _Path, problem: str, found: object) -> UsageError:

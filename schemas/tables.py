@@ -400,9 +400,7 @@ INDEX_FEED = Table(
         Column("title", "string", "of the representative's first accepted sighting in key order"),
         Column("text_id", "string", "text of that sighting"),
         Column("language", "string", "language of that text, ISO 639-1; null where it cannot be told"),
-        Column(
-            "tokens", "array<string>", "distinct words of its title, alt text, description and tags, caseless", False
-        ),
+        Column("tokens", "array<string>", "distinct words of its cleaned text, folded (NFKC_Casefold)", False),
         Column("attributes", "map<string,string>", "further attributes of that sighting as given"),
         Column("member_count", "bigint", "live images in the cluster, itself included", nullable=False),
         Column("url_count", "bigint", "URLs that show a live image of the cluster", nullable=False),

@@ -1,12 +1,14 @@
-"""Regular expressions of a policy, by RE2 (https://github.com/google/re2/wiki/Syntax): time linear in the text whatever
-the pattern, so that no text can hang a night. What would break that, back references and look-around, is refused.
+"""Words and regular expressions of a policy, made ready to be looked for in folded texts (`udfs.folding`).
+
+Expressions are run by RE2 (https://github.com/google/re2/wiki/Syntax): time linear in the text whatever the pattern, so
+that no text can hang a night. What would break that, back references and look-around, is refused.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from udfs.folding import folded
+from udfs.folding import folded, folded_text
 
 MAX_MEMORY = 1 << 20
 """Bytes that one compiled pattern may take: a few thousand states. More is refused when the policy is read."""
@@ -17,7 +19,7 @@ _ASCII_LOWER = str.maketrans({chr(upper): chr(upper + 32) for upper in range(ord
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be used; the message is one line and says why."""
+    """A word or pattern that cannot be used; the message is one line and says why."""
 
 
 def compiled(pattern: str) -> Any:
@@ -49,6 +51,15 @@ def compiled(pattern: str) -> Any:
     if found.search("") is not None:
         raise PatternError("it matches the empty text, and so every text")
     return found
+
+
+def comparable_word(word: str) -> str:
+    """A word or phrase as it is looked for in folded texts. Raises PatternError for one of invisible characters alone,
+    which would be found in every text."""
+    comparable = folded_text(word)
+    if not comparable:
+        raise PatternError("expected at least one visible character")
+    return comparable
 
 
 def any_of(patterns: Sequence[str]) -> Any:

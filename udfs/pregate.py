@@ -1,7 +1,7 @@
 """The pre-gate on executors: one manifest row in, the same row judged out. Needs no pixels and no network."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 from schemas.outcomes import Decision
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
+from udfs.cleaning import one_line, spellings, text_id
 from udfs.language import language
 from udfs.rules import SightingFacts, SightingJudge, sighting_judge
-from udfs.text import clean_text, text_id
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
 
 JUDGED = pa.schema(
@@ -39,7 +39,8 @@ _UP_TO_LAST_AT = re.compile(r"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*:[/\\]+)?.*@", re.DOTA
 _BETWEEN_TAGS = "; "
 """Neither white space nor part of a word alone: no phrase is found across two tags."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_TEXT_FIELDS = ("title", "alt_text", "description", "page_url")
+_SHOWN_FIELDS = ("title", "alt_text", "description")
+_TEXT_FIELDS = (*_SHOWN_FIELDS, "page_url")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
     tag_list = [str(tag) for tag in tags if tag] if isinstance(tags, list) else []
     fields = {name: str(_redacted(row[name])) for name in _TEXT_FIELDS if row[name]}
     licence = row["license"]
-    text = clean_text(fields.get("title"), fields.get("alt_text"), fields.get("description"), tag_list)
+    shown_as: dict[str, Sequence[str]] = {name: spellings(fields.get(name)) for name in _SHOWN_FIELDS}
+    tags_shown = [spellings(tag) for tag in tag_list]
+    text = one_line(*(texts[-1] for texts in (*shown_as.values(), *tags_shown)))
     spoken = language(text)
     verdict = judge(
         SightingFacts(
@@ -129,6 +132,7 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
             str(licence) if licence is not None else None,
             fields | {"url": normalised, "tags": _BETWEEN_TAGS.join(tag_list)},
             spoken,
+            shown_as | {"tags": [_BETWEEN_TAGS.join(texts) for texts in _each_way(tags_shown)]},
         ),
         frozenset(row.get("cleared") or ()),
     )
@@ -146,6 +150,12 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
         verdict.halves,
         spoken,
     )
+
+
+def _each_way(tags: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """The tags together, as each of their texts in turn; those that have fewer texts as their last."""
+    for number in range(max(map(len, tags), default=0)):
+        yield [texts[min(number, len(texts) - 1)] for texts in tags]
 
 
 def _problem(row: dict[str, object]) -> str | None:

@@ -2,8 +2,8 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from schemas.outcomes import Decision, strictest
@@ -22,9 +22,9 @@ from schemas.policy import (
     TextTest,
     UrlRule,
 )
-from udfs.folding import folded, folded_text, folded_url
+from udfs.folding import folded_text, folded_url
 from udfs.hash_lists import any_within, hash_index, is_listed
-from udfs.patterns import any_of
+from udfs.patterns import any_of, comparable_word
 from udfs.urls import host_of, matches_domain
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -68,6 +68,8 @@ class SightingFacts:
     """Text by field name (schemas.policy.TextField); absent and empty fields left out. `url` is the normalised one."""
     language: str | None = None
     """ISO 639-1; None where it is not clear."""
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By field name, the plain texts that its text may be shown as (udfs.cleaning): rules look into all of them."""
 
 
 class SightingJudge(Protocol):
@@ -150,8 +152,9 @@ class _Comparable:
     def __init__(self, facts: SightingFacts) -> None:
         self.facts = facts
         self.url = facts.text.get("url", "")
-        self.text = {
-            name: folded_url(text) if name in _URL_FIELDS else folded_text(text) for name, text in facts.text.items()
+        self.texts = {
+            name: {folded_url(text)} if name in _URL_FIELDS else {*map(folded_text, (text, *facts.shown.get(name, ())))}
+            for name, text in facts.text.items()
         }
 
 
@@ -194,7 +197,7 @@ def _licence_matcher(rule: LicenceRule) -> _SightingMatcher:
 
 
 def _licence_name(name: str) -> str:
-    return name.strip().casefold()
+    return folded_text(name)
 
 
 def _text_matcher(test: TextTest) -> _SightingMatcher:
@@ -209,14 +212,14 @@ def _text_matcher(test: TextTest) -> _SightingMatcher:
         language = sighting.facts.language
         if test.languages and language is not None and language not in test.languages:
             return False
-        return any(found_in(sighting.text.get(field, "")) for field in test.fields)
+        return any(found_in(text) for name in test.fields for text in sighting.texts.get(name, ()))
 
     return matches
 
 
 def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Any of the words as a whole: neither side continues it with a letter, a digit or an underscore."""
-    alternatives = "|".join(r"\s+".join(map(re.escape, folded(word).split())) for word in words)
+    alternatives = "|".join(r"\s+".join(map(re.escape, comparable_word(word).split())) for word in words)
     return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
 
 

@@ -1,4 +1,4 @@
-"""Text of a sighting: cleaned to one line, named by its digest, embedded by a sentence-transformers or CLIP model.
+"""Cleaned texts (`udfs.cleaning`) embedded by a sentence-transformers or CLIP model.
 
 The text towers of CLIP and SigLIP are in `udfs.clip_text`. A sentence-transformers model runs through `transformers`
 and `tokenizers` alone, read straight from the zip file it is shipped as: importing sentence-transformers costs another
@@ -10,12 +10,9 @@ import functools
 import hashlib
 import json
 import os
-import re
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +27,11 @@ from udfs.vectors import Embedded, FixedBatches, Vectors, embedded_batch
 
 TEXT_EMBEDDED_DDL = "text_id string, vector array<float>, error string"
 """Spark schema of what `embed_text_batches` yields."""
-MAX_CHARACTERS = 2000
-"""Cleaned text is cut here: several times what the model reads."""
 CLIP_PREFIX = "open_clip:"
 """Of the models whose text tower comes from open_clip."""
 
 Tokens = tuple[int, ...]
 
-_MAX_RAW_CHARACTERS = 10 * MAX_CHARACTERS
-"""Of one raw field; parsing markup costs more than linear time on hostile input."""
-_MAX_PASSES = 4
-"""Markup within markup is unwrapped this often: feeds escape twice, nobody escapes four times."""
-_SEPARATOR = ". "
-_MARKUP = re.compile("[<&]")
-_INVISIBLE_CONTENT = frozenset({"script", "style"})
-_JOINERS = "\u200c\u200d"
-"""Zero width, but letters of Persian and parts of emoji."""
 _LENGTHS: tuple[int, ...] = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 513, 32))
 """Token counts that sentence-transformers' texts are padded to: cost is linear in them."""
 _WEIGHTS = "model.safetensors"
@@ -53,28 +39,6 @@ _WEIGHTS = "model.safetensors"
 
 class TextModelError(Exception):
     """The files hold no text model that can be run here. The message says what was expected and found."""
-
-
-def clean_text(
-    title: str | None, alt_text: str | None, description: str | None, tags: Sequence[str | None] | None
-) -> str:
-    """One line of plain text from what a manifest says of an image; empty when it says nothing.
-
-    Each part: Unicode NFKC, HTML tags and comments dropped, entities resolved, control and invisible characters
-    dropped, white space collapsed. Parts in the order title, alternative text, description, tags (joined by ", "),
-    each but once whatever its case, joined by ". " and cut at `MAX_CHARACTERS`.
-    """
-    cleaned_tags = ", ".join(filter(None, (_clean_part(tag) for tag in tags or ())))
-    parts = [_clean_part(title), _clean_part(alt_text), _clean_part(description), cleaned_tags]
-    once: dict[str, str] = {}
-    for part in filter(None, parts):
-        once.setdefault(part.casefold(), part)
-    return _SEPARATOR.join(once.values())[:MAX_CHARACTERS].rstrip()
-
-
-def text_id(cleaned: str) -> str:
-    """SHA-256 hex of the UTF-8 bytes of a cleaned text."""
-    return hashlib.sha256(cleaned.encode()).hexdigest()
 
 
 def text_dimension(settings: TextSettings) -> int:
@@ -175,61 +139,6 @@ def embed_text_batches(
     for batch in batches:
         results = embedder.embed(batch.column("text").to_pylist())
         yield embedded_batch("text_id", batch.column("text_id").to_pylist(), results)
-
-
-class _PlainText(HTMLParser):
-    """Collects what a browser would show; an element's boundary counts as white space."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.shown: list[str] = []
-        self._inside = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - the base's
-        self._inside = tag if tag in _INVISIBLE_CONTENT else ""
-        self.shown.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - the base's
-        self._inside = ""
-        self.shown.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if not self._inside:
-            self.shown.append(data)
-
-
-def _clean_part(raw: str | None) -> str:
-    text = (raw or "")[:_MAX_RAW_CHARACTERS]
-    for _ in range(_MAX_PASSES):
-        cleaned = " ".join(_without_markup(_visible(unicodedata.normalize("NFKC", text))).split())
-        if cleaned == text:
-            break
-        text = cleaned
-    return text
-
-
-def _visible(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(filter(None, map(_visible_character, text)))
-
-
-def _visible_character(character: str) -> str:
-    match unicodedata.category(character):
-        case "Cc":
-            return " "
-        case "Cf" | "Cs" | "Co" if character not in _JOINERS:
-            return ""
-    return character
-
-
-def _without_markup(text: str) -> str:
-    if not _MARKUP.search(text):
-        return text
-    parser = _PlainText()
-    parser.feed(text)
-    parser.close()
-    return "".join(parser.shown)
 
 
 @dataclass(frozen=True)

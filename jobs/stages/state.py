@@ -8,6 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import URL_STATE
+from udfs.cleaning import tokens_udf
 
 
 def url_states(sightings: DataFrame) -> DataFrame:
@@ -42,7 +43,9 @@ def first_accepted(sightings: DataFrame) -> DataFrame:
         "title",
         "text_id",
         "language",
-        _tokens().alias("tokens"),
+        "alt_text",
+        "description",
+        "tags",
         "attributes",
         _given("title").alias("has_title"),
         _given("alt_text").alias("has_alt_text"),
@@ -50,18 +53,13 @@ def first_accepted(sightings: DataFrame) -> DataFrame:
         (f.coalesce(f.size("tags"), f.lit(0)) > 0).alias("has_tags"),
     )
     order = f.struct("ingest_date", "source_file", "row_number")
-    return (
+    firsts = (
         accepted.groupBy("image_id")
         .agg(f.min("ingest_date").alias("first_seen"), f.min_by(facts, order).alias("facts"))
         .select("image_id", "first_seen", "facts.*")
     )
-
-
-def _tokens() -> Column:
-    """Distinct words of a sighting's texts, in the order in which they come: runs of letters, marks and digits."""
-    given = f.concat_ws(" ", "title", "alt_text", "description", f.array_join("tags", " "))
-    words = f.split(f.lower(given), r"[^\p{L}\p{M}\p{N}]+")
-    return f.array_distinct(f.filter(words, lambda word: word != ""))
+    tokens = tokens_udf()("title", "alt_text", "description", "tags").alias("tokens")
+    return firsts.select("*", tokens).drop("alt_text", "description", "tags")
 
 
 def _given(name: str) -> Column:

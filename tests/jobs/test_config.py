@@ -379,6 +379,11 @@ def test_a_missing_policy_file_is_named() -> None:
         ("words: [porn", "words: [1488", "rules.2.words.0: must be a valid string, found 1488"),
         ("words: [porn", "words: ['  '", "rules.2.words.0: expected at least one visible character, found '  '"),
         ("words: [porn", "words: ['\xad'", "rules.2.words.0: expected at least one visible character, found '\\xad'"),
+        (
+            "words: [porn",
+            "words: ['\u034f'",
+            "rules.2.words.0: expected at least one visible character, found '\u034f'",
+        ),
         ("domains: [blocked", "domains: [Blocked", "rules.1.domains.0: expected a host name in lower case and ASCII"),
         ("missing: allow", "missing: allow\n    missing: match", "missing is given a second time in the same group"),
         ("name: default", "rulez: []\nname: default", "unknown key rulez; did you mean rules?"),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
+from udfs.cleaning import clean_text, text_id
 from udfs.pregate import JUDGED, pregate
-from udfs.text import clean_text, text_id
 from udfs.urls import normalise_url, url_id
 
 POLICY = Policy.model_validate(
@@ -21,8 +21,8 @@ POLICY = Policy.model_validate(
              "comment": "-"},
             {"id": "domain", "kind": "domain", "action": "block", "reason": "domain", "domains": ["blocked.example"],
              "comment": "-"},
-            {"id": "text", "kind": "text", "action": "review", "reason": "text", "words": ["gore", "child abuse"],
-             "comment": "-"},
+            {"id": "text", "kind": "text", "action": "review", "reason": "text",
+             "words": ["gore", "badword", "child abuse"], "comment": "-"},
             {"id": "page", "kind": "text", "action": "block", "reason": "page", "words": ["forbidden"],
              "fields": ["url", "page_url"], "comment": "-"},
             {"id": "address", "kind": "url", "action": "block", "reason": "url", "urls": ["http://a.example/listed"],
@@ -237,6 +237,34 @@ def test_a_rule_for_a_language_goes_by_the_language_of_the_whole_text_if_that_is
 def test_the_text_half_of_a_combined_rule_is_told_and_decides_nothing_alone(title: str, halves: list[str]) -> None:
     result = judged_one(title=title)
     assert (result["decision"], result["reasons"], result["halves"]) == ("allow", [], halves)
+
+
+EVASIONS = [
+    "b&#97;dword", "b&#x61;dword", "bad<!-- -->word", "bad<!-->word", "bad<b></b>word", "<i>b</i>adword",
+    "bad<img src=x>word", "bad<wbr>word", "bad<script>;</script>word", "bad<span hidden>x</span>word",
+    "bad<?x?>word", "bad</>word", "bad<table>word</table>", "bad\u034fword", "bad\u180bword", "bad\u00adword",
+    "bad\ufe0fword", "bad\u3164word", "bad\x07word", "bad\ue000word", "bad&shy;word", "bad&#847;word", "ＢＡＤｗｏｒｄ",
+    "&amp;#98;adword", "b&amp;amp;#97;dword", "&lt;b&#97;dword&gt;", "＜b&#97;dword＞", "<x b&#97;dword",
+    "<b>ba&#100;</b>word", "child&nbsp;abuse", "child<br>abuse", "child<p>abuse", "child<b> </b>abuse",
+    "child<b>abuse</b>", "child<td>abuse", "child<img>abuse", "child\u3000abuse", "<li>child<li>abuse",
+    "child&#10;abuse", "child<!-- --> abuse", "ch&#105;ld <i>abuse</i>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["title", "alt_text", "description", "tags"])
+def test_neither_markup_nor_invisible_characters_hide_words_from_the_policy(field: str) -> None:
+    harmless = ["a cat", "sat <b>on"]
+    texts = [f"a {text}, seen" for text in EVASIONS]
+    given = [[*harmless, text, "<!--"] if field == "tags" else text for text in texts]
+    judged_rows = judged(*(row(**{field: text}) for text in given))
+    assert [text for text, result in zip(texts, judged_rows, strict=True) if result["reasons"] != ["text"]] == []
+
+
+@pytest.mark.parametrize(
+    "title", ["bad<!-- ", "a <br> word", "bad<br>word", "child<p>x</p>abuse", "b&#97;d", "childabuse"]
+)
+def test_markup_makes_no_words_where_none_are_shown(title: str) -> None:
+    assert judged_one(title=title, alt_text="word")["reasons"] == []
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

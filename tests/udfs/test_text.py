@@ -1,4 +1,4 @@
-"""Cleaned text, and the text tower against sentence-transformers' own encode."""
+"""The text tower against sentence-transformers' own encode."""
 
 import hashlib
 import json
@@ -11,20 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from schemas.assets import ALL_MINILM_L6_V2
 from schemas.settings import AssetSettings, TextSettings
 from udfs.assets import AssetError
 from udfs.text import (
-    MAX_CHARACTERS,
     TextModelError,
-    clean_text,
     embed_text_batches,
     load_text_embedder,
-    text_id,
     text_model_version,
 )
 
@@ -63,68 +58,6 @@ def repacked(into: Path, changes: dict[str, bytes | None]) -> TextSettings:
                 changed.writestr(name, content)
     weights = AssetSettings(path=str(into), sha256=hashlib.sha256(into.read_bytes()).hexdigest())
     return PACKAGED.model_copy(update={"weights": weights})
-
-
-@pytest.mark.parametrize(
-    ("raw", "cleaned"),
-    [
-        ("  a\tcat \n on\u00a0a  sofa ", "a cat on a sofa"),
-        ("<p>A <b>cat</b></p><p>on&nbsp;a sofa</p>", "A cat on a sofa"),
-        ("salt &amp; pepper", "salt & pepper"),
-        ("&lt;b&gt;twice escaped&lt;/b&gt;", "twice escaped"),
-        ("<!-- note -->seen<script>alert('x')</script><style>p {}</style> too", "seen too"),
-        ("3 < 4 and 5 > 4", "3 < 4 and 5 > 4"),
-        ("ﬁne Ｃａｆé", "fine Café"),
-        ("Cafe\u0301", "Café"),
-        ("a\x00b\x07c", "a b c"),
-        ("zero\u200bwidth\ufeff", "zerowidth"),
-        ("👩\u200d🚀", "👩\u200d🚀"),
-        ("broken \ud800 surrogate", "broken surrogate"),
-        ("", ""),
-        (None, ""),
-        ("<br>", ""),
-    ],
-)
-def test_a_part_is_cleaned(raw: str | None, cleaned: str) -> None:
-    assert clean_text(raw, None, None, None) == cleaned
-
-
-def test_parts_are_joined_in_fixed_order() -> None:
-    assert clean_text("Title", "Alt", "Text", ["red", "blue"]) == "Title. Alt. Text. red, blue"
-    assert clean_text(None, "Alt", " ", ["", None, "x"]) == "Alt. x"
-    assert clean_text(None, None, None, []) == ""
-
-
-def test_a_part_that_repeats_is_said_once_in_its_first_writing() -> None:
-    assert clean_text("A Cat", "a cat", "on a sofa", ["A CAT"]) == "A Cat. on a sofa"
-
-
-def test_text_is_bounded() -> None:
-    assert len(clean_text("a" * 10**6, None, "b" * 10**6, None)) == MAX_CHARACTERS
-
-
-def test_hostile_markup_costs_no_more_than_its_bound() -> None:
-    assert clean_text("<" * 10**6 + "&" * 10**6, "<!--" * 10**5, None, None)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("<>&;bp/ lt#x")), max_size=60))
-def test_cleaned_text_is_one_printable_line(raw: str) -> None:
-    cleaned = clean_text(raw, None, raw, None)
-    assert cleaned == " ".join(cleaned.split())
-    assert not any(character in cleaned for character in "\x00\n\t\u200b\ufeff")
-    cleaned.encode()
-
-
-@given(st.lists(st.text(alphabet="abc Äß\n", max_size=8), min_size=3, max_size=3))
-def test_cleaning_clean_text_changes_nothing(parts: list[str]) -> None:
-    title, alt_text, description = parts
-    cleaned = clean_text(title, alt_text, description, None)
-    assert clean_text(cleaned, None, None, None) == cleaned
-
-
-def test_a_text_is_named_by_its_digest() -> None:
-    assert text_id("Café") == hashlib.sha256("Café".encode()).hexdigest()
 
 
 def test_vectors_agree_with_sentence_transformers(tmp_path: Path) -> None:

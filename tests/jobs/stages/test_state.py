@@ -168,7 +168,7 @@ def test_the_feeds_facts_are_those_of_the_first_accepted_sighting_in_key_order(s
         assert row.has_tags is bool(facts["tags"])
 
 
-def test_tokens_are_the_distinct_caseless_words_of_all_texts(spark: SparkSession) -> None:
+def test_tokens_are_the_distinct_words_of_the_cleaned_texts(spark: SparkSession) -> None:
     given = {
         "ingest_date": DATES[0],
         "source_file": "f",
@@ -182,11 +182,11 @@ def test_tokens_are_the_distinct_caseless_words_of_all_texts(spark: SparkSession
         "state_effect": "content",
         "policy_version": "policy",
         "run_id": "run",
-        "title": "Zwei KATZEN, im Café!",
+        "title": "Zwei <b>KAT</b>ZEN, im Caf&eacute;!",
         "alt_text": None,
-        "description": "two cats; zwei\u00a0Katzen_2",
-        "tags": ["pet", "café au lait"],
+        "description": "two cats; zwei\u00a0Kat\u034fzen_2",
+        "tags": ["pet", "cafe\u0301 au lait", None, "Ｃａｆé", "&eacute;t&eacute;<br>2"],
     }
     row = first_accepted(table_frame(spark, "sightings", [given])).first()
     assert row is not None
-    assert row.tokens == ["zwei", "katzen", "im", "café", "two", "cats", "2", "pet", "au", "lait"]
+    assert row.tokens == ["zwei", "katzen", "im", "café", "two", "cats", "2", "pet", "au", "lait", "été"]
