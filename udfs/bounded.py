@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+Failure = TypeVar("Failure", bound=BaseException)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # <malloc.h>
@@ -56,6 +57,21 @@ def heap_kept() -> Iterator[None]:
     finally:
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)  # at which glibc by itself would have arrived
         libc.malloc_trim(0)
+
+
+def without_frames(error: Failure) -> Failure:
+    """`error`, from which its traceback and the exceptions that led to it are taken, whose tracebacks go as well.
+
+    A traceback holds every frame on the way, with all that the frame had read. Where one of these holds the exception
+    in turn, all of it stays until Python looks for cycles, and it does so by the number of objects, not by their bytes.
+    """
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None:
+            chain += (link.__cause__, link.__context__)
+            link.__traceback__ = link.__cause__ = link.__context__ = None
+    return error
 
 
 @dataclass(frozen=True, slots=True)

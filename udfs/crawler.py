@@ -11,7 +11,7 @@ from typing import Self
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.addresses import Lookup, SafeResolver, system_lookup
-from udfs.bounded import Budget, RecentlyUsed
+from udfs.bounded import Budget, RecentlyUsed, without_frames
 from udfs.exchange import (
     Deadline,
     Exchanges,
@@ -93,6 +93,19 @@ class Fetched:
     image_id: str | None = None
     body: bytes | None = None
 
+    def end_with(self, error: Exception) -> None:
+        """Takes down what `error` means for the row."""
+        match error:
+            case FetchError():
+                self.failure_code, self.failure_detail = error.code.value, error.detail
+            case DeferredError() | HostUnavailableError():
+                self.deferred, self.failure_detail = True, str(error)
+            case BlockedError():
+                self.blocked_reason = error.reason
+            case _:
+                # The type alone: a message may hold anything, a URL's secrets too.
+                self.failure_code, self.failure_detail = FailureCode.INTERNAL.value, type(error).__name__
+
 
 class DeferredError(Exception):
     """The row is left for another night; the message says why."""
@@ -165,15 +178,8 @@ class Crawler:
         fetched = Fetched(target.url_id, target.url)
         try:
             await _Row(self, self._settings, target, fetched).run()
-        except FetchError as failure:
-            fetched.failure_code, fetched.failure_detail = failure.code.value, failure.detail
-        except (DeferredError, HostUnavailableError) as reason:
-            fetched.deferred, fetched.failure_detail = True, str(reason)
-        except BlockedError as blocked:
-            fetched.blocked_reason = blocked.reason
         except Exception as error:  # noqa: BLE001 - one row must never take the others down
-            # The type alone: a message may hold anything, a URL's secrets too.
-            fetched.failure_code, fetched.failure_detail = FailureCode.INTERNAL.value, type(error).__name__
+            fetched.end_with(without_frames(error))
         fetched.fetched_at = datetime.now(UTC)
         return fetched
 
@@ -227,15 +233,14 @@ class Crawler:
             answer = await asyncio.shield(task)
         if isinstance(answer, RobotsRules):
             return answer
-        raise answer.with_traceback(None)
+        raise answer  # the one object for every row: `fetch` takes the row's frames off it again
 
     async def _ask_robots(self, origin: str, gate: HostGate) -> "_RobotsAnswer":
         answer: _RobotsAnswer
         try:
             answer = await self._fetch_robots(origin, gate)
         except (FetchError, DeferredError, HostUnavailableError) as error:
-            answer = error.with_traceback(None)
-            answer.__cause__ = answer.__context__ = None  # they hold on to the frames of the exchange
+            answer = without_frames(error)
         except Exception:  # noqa: BLE001 - whatever a hostile file brings about, its host is left alone
             answer = DeferredError(ROBOTS_UNAVAILABLE)
         finally:
@@ -358,6 +363,7 @@ class Backoff:
         if gate is not None and not gate.may_retry():
             return False
         self.tries += 1
+        without_frames(failure)  # else what was read of the body stays, booked by nobody, while this waits
         await asyncio.sleep(delay)
         return True
 

@@ -121,8 +121,9 @@ def fetch_batches(
                 exhausted = len(rows) < SUBMIT_ROWS
                 engine.submit(rows)
             for completed in _split(engine.collect(wait_for_room=exhausted or not engine.wants_rows())):
+                size = sum(len(row.body) for row in completed if row.body)
                 yield _to_batch(completed)
-                engine.release(sum(len(row.body) for row in completed if row.body))
+                engine.release(size)
 
 
 def _targets(batches: Iterable[pa.RecordBatch]) -> Iterator[Target]:
@@ -149,6 +150,9 @@ def _split(rows: list[Fetched]) -> Iterator[list[Fetched]]:
 
 
 def _to_batch(rows: list[Fetched]) -> pa.RecordBatch:
+    """The rows as Arrow has them. Their bodies are taken from them: the batch has copies, and others of the same
+    collection are still to be handed on.
+    """
     # Hashed here rather than on the loop's thread: SHA-256 lets go of the interpreter lock, so that both run at once.
     computed: dict[str, list[Any]] = {
         "image_id": [hashlib.sha256(row.body).hexdigest() if row.body else row.image_id for row in rows],
@@ -158,6 +162,8 @@ def _to_batch(rows: list[Fetched]) -> pa.RecordBatch:
         pa.array(computed.get(field.name) or [getattr(row, field.name) for row in rows], type=field.type)
         for field in FETCHED
     ]
+    for row in rows:
+        row.body = None
     return pa.RecordBatch.from_arrays(arrays, schema=FETCHED)
 
 

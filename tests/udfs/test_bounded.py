@@ -2,15 +2,17 @@
 
 import asyncio
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from udfs.bounded import Budget, RecentlyUsed
+from udfs.bounded import Budget, RecentlyUsed, without_frames
 
 
 @hypothesis_settings(deadline=None)
@@ -166,3 +168,34 @@ def test_a_second_batch_uses_the_memory_of_the_first(heap: str, asked_anew: bool
     faults, left = done.stdout.split()
     assert (int(faults) > 96 * 2**20 // 4096 // 2) == asked_anew
     assert float(left) < 60, "what the batches had is given back at the end"
+
+
+def test_an_exception_without_frames_holds_nothing_of_what_led_to_it() -> None:
+    class Read:
+        pass
+
+    read = Read()
+    freed = weakref.ref(read)
+
+    def fail(_read: Read) -> None:
+        try:
+            raise TimeoutError
+        except TimeoutError as first:
+            failure = ValueError("a cycle: the frame holds the exception, and that its traceback")
+            raise failure from first
+
+    kept: list[Exception] = []
+    gc.disable()
+    try:
+        try:
+            fail(read)
+        except ValueError as error:
+            kept.append(error)
+        del read
+        assert freed() is not None
+        assert without_frames(kept[0]) is kept[0]
+        assert freed() is None
+    finally:
+        gc.enable()
+    assert str(kept[0]).startswith("a cycle")
+    assert (kept[0].__cause__, kept[0].__context__, kept[0].__traceback__) == (None, None, None)
