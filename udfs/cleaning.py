@@ -123,7 +123,7 @@ def tokens_udf() -> Any:
 def _plain(text: str) -> str:
     """One line of visible characters, of which every one is in its Unicode NFKC form."""
     if not (text.isascii() and text.isprintable()):
-        text = compatible(_DROPPED.sub("", _CONTROLS.sub(" ", text)))
+        text = compatible(_DROPPED.sub("", compatible(_CONTROLS.sub(" ", text))))
     return " ".join(text.split())
 
 
