@@ -32,9 +32,9 @@ DNS_THREADS = 32
 KNOWN_HOSTS = 20_000
 """Hosts whose limits are remembered; the ones in use always are."""
 
-KNOWN_ROBOTS_BYTES = 8 * 2**20
+KNOWN_ROBOTS_BYTES = 32 * 2**20
 ROBOTS_OVERHEAD_BYTES = 400
-"""The robots.txt files that are remembered, each with what it costs beside its text."""
+"""The robots.txt files that are remembered, by the memory they take parsed; each with its entry in the cache."""
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRY_LATER = frozenset({429, 503})

@@ -16,6 +16,10 @@ MAX_ROBOTS_BYTES = 500 * 1024
 MAX_ROBOTS_REDIRECTS = 5
 """RFC 9309 section 2.3.1.2; a longer chain counts as no robots.txt."""
 
+FILE_BYTES, FIELD_BYTES, RULE_BYTES, WILDCARD_BYTES = 1400, 70, 300, 550
+"""What Protego keeps of a file, of a field and of a rule beside its text, and more of one with `*` or `$` (measured,
+CPython 3.11)."""
+
 _AGENT_LINE = re.compile(r"\s*user[-\s]*agent\b\s*:?\s*(.*)", re.IGNORECASE)
 
 
@@ -27,7 +31,7 @@ class RobotsRules:
     crawl_delay_s: float | None = None
     named: bool = False
     weight: int = 0
-    """Bytes of the file: a measure of what keeping it costs."""
+    """Bytes that keeping the parsed file takes, about."""
     _parser: Protego | None = field(default=None, repr=False)
     _agent: str = ""
 
@@ -54,11 +58,13 @@ def parse_robots(body: bytes, agent: str) -> RobotsRules:
     """
     text = body[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace")
     named = False
+    weight = FILE_BYTES
     lines = []
     for line in text.splitlines():
         agent_line = _AGENT_LINE.match(line)
         if agent_line is None:
             lines.append(line)
+            weight += _weight(line)
             continue
         name = agent_line[1].partition("#")[0].strip().lower()
         token = re.split(r"[/\s]", name, maxsplit=1)[0].strip("*") if name != "*" else name
@@ -68,4 +74,13 @@ def parse_robots(body: bytes, agent: str) -> RobotsRules:
         else:
             lines.append("User-agent: *" if token == "*" else "User-agent: -")
     parser = Protego.parse("\n".join(lines))
-    return RobotsRules("allowed", parser.crawl_delay(agent), named, len(text), parser, agent)
+    return RobotsRules("allowed", parser.crawl_delay(agent), named, weight, parser, agent)
+
+
+def _weight(line: str) -> int:
+    start = line.lstrip()[:1]
+    if start in {"", "#"}:
+        return 0
+    if start not in "aAdD":  # neither Allow nor any way to write Disallow
+        return FIELD_BYTES + len(line)
+    return RULE_BYTES + len(line) + (WILDCARD_BYTES if "*" in line or "$" in line else 0)

@@ -1,6 +1,8 @@
 """robots.txt as RFC 9309 has it, at a bounded cost."""
 
+import gc
 import time
+import tracemalloc
 
 import pytest
 
@@ -78,3 +80,31 @@ def test_a_hostile_file_costs_no_more_than_moments(hostile: bytes) -> None:
     rules = parse_robots(hostile, "lensfeed")
     rules.verdict("http://example.com/" + "a" * 8000)
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User-agent: *\nDisallow: /private/\n",
+        "User-agent: *\nDisallow: /wp-admin/\nAllow: /wp-admin/admin-ajax.php\n\nSitemap: https://a.example/map.xml\n",
+        "User-agent: *\n" + "".join(f"Disallow: /some/path-{number}/*.php\n" for number in range(100)),
+        "User-agent: *\n" + "".join(f"Allow: /{number}$\n" for number in range(100)),
+        "User-agent: *\n" + "".join(f"Allow: /{number}\n" for number in range(2000)),
+        "".join(f"User-agent: bot-{number}\nDisallow: /{number}\n" for number in range(100)),
+        "".join(f"Sitemap: https://a.example/{number}\n" for number in range(100)),
+        "# a long comment\n" * 1000,
+    ],
+    ids=["small", "wordpress", "wildcards", "ends", "plain", "agents", "sitemaps", "comments"],
+)
+def test_the_weight_of_a_file_is_the_memory_it_takes(text: str) -> None:
+    parse_robots(text.encode(), "lensfeed").verdict(URL)
+    tracemalloc.start()
+    try:
+        rules = [parse_robots(text.encode(), "lensfeed") for _ in range(3)]
+        for one in rules:
+            one.verdict(URL)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] / len(rules)
+    finally:
+        tracemalloc.stop()
+    assert taken / 1.5 < rules[0].weight < 2 * taken + 1000
