@@ -123,9 +123,10 @@ def _split_port(authority: str) -> tuple[str, int | None]:
         return authority, None
     if not port:
         return host, None
-    if not (port.isascii() and port.isdigit()) or len(port.lstrip("0")) > 5 or not 0 < int(port) <= 65535:
+    digits = port.lstrip("0")  # before they are a number: int refuses thousands of digits, zeros among them
+    if not (port.isascii() and port.isdigit()) or not digits or len(digits) > 5 or int(digits) > 65535:
         raise BadUrl("port")
-    return host, int(port)
+    return host, int(digits)
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +136,7 @@ def _normalise_host(host: str) -> str:
     if "%" in host:
         try:
             host = unquote_to_bytes(host).decode()
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:  # bytes that are no UTF-8, or a lone surrogate, which has none
             raise BadUrl("host") from error
     if not host.isascii():
         try:

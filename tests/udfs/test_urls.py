@@ -1,11 +1,14 @@
 """One spelling a resource; nothing but http and https; no secrets."""
 
 import hashlib
+import time
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import wild
 from udfs.urls import (
     MAX_URL_LENGTH,
     BadUrl,
@@ -28,6 +31,7 @@ from udfs.urls import (
         ("http://example.com:443/", "http://example.com:443/"),
         ("http://example.com:/", "http://example.com/"),
         ("http://example.com:0080/", "http://example.com/"),
+        ("http://example.com:" + "0" * 5000 + "80/", "http://example.com/"),
         ("http://example.com./a", "http://example.com/a"),
         ("http://example.com/a#b?c", "http://example.com/a"),
         ("http://example.com?", "http://example.com/"),
@@ -87,6 +91,8 @@ def test_spellings_of_one_resource_are_one(raw: str, normalised: str) -> None:
         ("http://%ff/", "host"),
         ("http://\u2603\ufe0f\u200d/", "host"),
         ("http://\ud800/", "host"),
+        ("http://a%\udce9/", "host"),
+        ("http://%61\ud800/", "host"),
         ("http://" + "a" * 64 + ".example/", "host"),
         ("http://" + "a." * 130 + "example/", "host"),
         ("http://256.0.0.1/", "host"),
@@ -103,6 +109,14 @@ def test_spellings_of_one_resource_are_one(raw: str, normalised: str) -> None:
         ("http://example.com:80a/", "port"),
         ("http://example.com:\u0661/", "port"),
         ("http://example.com:" + "9" * 5000 + "/", "port"),
+        ("http://example.com:" + "0" * 5000 + "/", "port"),
+        ("http://example.com:-1/", "port"),
+        ("http://" + "9" * 5000 + "/", "host"),
+        ("http://0x" + "f" * 5000 + "/", "host"),
+        ("http://" + "0" * 5000 + "/", "host"),
+        ("http://[" + "1" * 5000 + "]/", "host"),
+        ("http://" + "\u00fc" * 5000 + "/", "host"),
+        ("http://" + "%C3%BC" * 1000 + "/", "host"),
         ("http://user:secret@example.com/", "credentials"),
         ("http://secret@example.com/", "credentials"),
         ("http://good.example\\@evil.example/", None),
@@ -123,6 +137,10 @@ def test_what_must_not_be_requested_has_a_reason_that_repeats_nothing(raw: str, 
     assert refused.value.reason == reason
     assert "secret" not in repr(refused.value)
 
+
+REASONS = {
+    "empty", "too_long", "control_character", "scheme", "credentials", "host", "port", "encoding", "location"
+}  # fmt: skip
 
 URLS = st.builds(
     "{}://{}{}{}{}".format,
@@ -152,6 +170,65 @@ def test_any_text_is_a_url_or_has_a_reason(text: str) -> None:
             continue
         assert normalise_url(normalised) == normalised
         assert origin_of(normalised) in {f"{scheme}://{_bracketed(normalised)}" for scheme in ("http", "https")}
+
+
+@settings(max_examples=500, deadline=None)
+@given(wild.URLS)
+def test_any_url_from_the_wild_has_one_spelling_or_a_reason(raw: str) -> None:
+    normalised, reason = _read(normalise_url, raw)
+    assert (normalised is None) == (reason in REASONS)
+    if normalised is None:
+        return
+    assert normalise_url(normalised) == normalised
+    assert normalised.isascii()
+    assert host_of(normalised)
+    assert host_of(normalised) in origin_of(normalised)
+    assert "@" not in origin_of(normalised)
+    assert len(url_id(normalised)) == 64
+
+
+@settings(max_examples=500, deadline=None)
+@given(wild.URLS | wild.TEXTS)
+def test_any_redirect_leads_to_a_url_or_has_a_reason(location: str) -> None:
+    target, reason = _read(lambda raw: join_url("https://example.com/a/x", raw), location)
+    assert (target is None) == (reason in REASONS)
+    assert target is None or normalise_url(target) == target
+
+
+def _read(read: Callable[[str], str], raw: str) -> tuple[str | None, str | None]:
+    """The URL, or the reason why there is none."""
+    try:
+        return read(raw), None
+    except BadUrl as error:
+        return None, error.reason
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "http://" + "\u00fc." * 4000,
+        "http://" + "\u00fc" * 8000,
+        "http://" + "%75" * 2700,
+        "http://" + "a." * 4000,
+        "http://" + "xn--" * 2000,
+        "http://\u0627" + "\u0660" * 8000,
+        "http://" + "\ufdfa" * 8000,
+        "http://" + "\u0301\u0316" * 4000,
+        "http://a/" + "../" * 2700,
+        "http://a/" + "%2e%2e/" * 1100,
+        "http://a" + "@" * 8000,
+        "http:" + "/" * 8000,
+        "http://a:" + "0" * 8000,
+        " " * 10**6 + "x",
+        "a" * 10**6 + ":",
+    ],
+    ids=lambda raw: raw[:14],
+)
+def test_no_url_costs_much(raw: str) -> None:
+    start = time.process_time()
+    _read(normalise_url, raw)
+    _read(lambda location: join_url("http://example.com/", location), raw)
+    assert time.process_time() - start < 1
 
 
 def _bracketed(normalised: str) -> str:
