@@ -5,10 +5,11 @@ process that runs one task's `fetch_batches`, over rows of which one in twenty g
 nginx with the pictures of `benchmarks.picture_server`. The process does nothing else: what it reads comes as Arrow
 batches, what it yields is dropped, as after a write to Spark's socket.
 
-Two figures, since they answer two questions. `usual_mib`, the median over the batches, tells what stays for a row: it
-must be the same for many rows as for few. `peak_mib` tells how many large bodies came at once: the more rows, the more
-often they do, up to a bound that is set, `bound_mib`. `full` is the peak of the fewest rows where the consumer takes
-nothing for a while, as a busy gate does: what a task reaches however short it is.
+Two figures, since they answer two questions. `usual_mib`, the median over the rows of each quarter of the run, tells
+what stays for a row: the last quarter must be as the second. (The first fills caches and heap.) `peak_mib` tells how
+many large bodies came at once: the more rows, the more often they do, and most at the end, when only slow rows are
+left; up to a bound that is set, `bound_mib`. `full` is a run of the fewest rows whose consumer takes nothing for a
+while, as a busy gate does: what a task reaches however short it is.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from udfs.urls import url_id
 
 ROWS = (2_000, 8_000, 32_000)
 MOST_GROWTH = 0.15
-"""Of the usual resident set, from the fewest rows to the most."""
+"""Of the usual resident set, from the second quarter of the longest run to its last."""
 
 BESIDE_BODIES = 2 * BATCH_BYTES + 32 * 2**20
 """What a task may hold beside the process as it was and the bodies it may (`max_pending_bytes`): the batch that is
@@ -86,18 +87,18 @@ def fetch_rows(count: int, port: int, hostile_port: int, stall_s: int) -> dict[s
     """
     outcomes: Counter[str] = Counter()
     start = resident()
-    resident_after: list[float] = []
+    after_row: list[float] = []
     for batch in fetch_batches(rows(count, port, hostile_port), CRAWL):
         for code, deferred in zip(batch["failure_code"].to_pylist(), batch["deferred"].to_pylist(), strict=True):
             outcomes[code or ("deferred" if deferred else "ok")] += 1
-        if not resident_after:
+        if not after_row:
             time.sleep(stall_s)
-        resident_after.append(resident())
+        after_row += [resident()] * batch.num_rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "rows": sum(outcomes.values()),
         "start_mib": round(start, 1),
-        "usual_mib": round(median(resident_after), 1),
+        "usual_mib": [round(median(after_row[count * n // 4 : count * (n + 1) // 4]), 1) for n in range(4)],
         "peak_mib": round(peak, 1),
         "bound_mib": round(start + (CRAWL.max_pending_bytes + BESIDE_BODIES) / 2**20, 1),
         "outcomes": dict(sorted(outcomes.items())),
@@ -137,7 +138,8 @@ def main() -> None:
         with serving(Path(name)) as port, HostileServer(addresses=hosts) as hostile:
             found = [measure(count, port, hostile.port) for count in options.rows]
             full = measure(options.rows[0], port, hostile.port, STALL_S)
-    growth = found[-1]["usual_mib"] / found[0]["usual_mib"] - 1
+    _, second, _, last = found[-1]["usual_mib"]
+    growth = last / second - 1
     results = {
         "runs": found,
         "full": full,
