@@ -181,7 +181,7 @@ def run_night(date: dt.date, manifest: Path, warehouse: Path) -> None:
     Raises UsageError or RunError by its exit code.
     """
     settings = {"manifest.path": str(manifest), "warehouse": str(warehouse)}
-    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     code = nightly.main(["--profile", PROFILE, "--date", date.isoformat(), *overrides])
     if code == 2:
         raise UsageError(f"the night of {date} was refused; the line above says why")

@@ -38,6 +38,11 @@ _DISCRIMINATOR = "kind"
 """The key by which one of several groups is told from the others, in every union of groups."""
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
+_NULL = frozenset({"", "null", "~"})
+"""What an override says for null where the setting may be null."""
+_SCALARS = frozenset({"string", "integer", "number", "boolean"})
+_WHOLE = re.compile("[+-]?[0-9]{1,30}")
+_DECIMAL = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
 _LIST_COMMENT = re.compile(r"(^|\s)#.*")
 
 ManifestFormat = Literal["auto", "parquet", "jsonl", "csv", "delta", "text"]
@@ -107,9 +112,11 @@ class Config(Settings):
 
 
 def load(profile: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of `profile` (a path) with `key.path=value` overrides (values are YAML) on top.
+    """The configuration of `profile` (a path) with `key.path=value` overrides on top.
 
-    Raises UsageError for a missing or unreadable file, an unknown key, a value of the wrong type.
+    A text setting takes the value as it is given, `#`, quotes and all; a number or a flag, what people write for one;
+    groups and lists are YAML, the texts in them as they are spelt. Nothing, `null` and `~` are null where a setting may
+    be null. Raises UsageError for a missing or unreadable file, an unknown key, a value of the wrong type.
     """
     source = _read(profile, "profile")
     for override in overrides:
@@ -289,9 +296,11 @@ def _apply_override(source: _Source, override: str) -> None:
     if not separator or not all(path):
         raise UsageError(f"--set {override}: expected key.path=value, for example crawl.retries=5")
     try:
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError):
+        value = _value(raw, path)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UsageError(f"--set {override}: the value is not valid YAML") from None
+    except _RepeatedKeyError as repeated:
+        raise UsageError(f"--set {override}: {repeated} is given a second time in the same group") from None
     group = source.data
     for depth, part in enumerate(path[:-1]):
         if group.get(part) is None:
@@ -303,12 +312,56 @@ def _apply_override(source: _Source, override: str) -> None:
     source.overrides[path] = override
 
 
+class _RepeatedKeyError(Exception):
+    """A key that stands twice in one group of an override's value."""
+
+
+def _value(raw: str, path: _Path) -> Any:
+    """What the text of an override stands for, by the type of the setting at `path`."""
+    schema = _schema_at(Config, path)
+    if schema.get("type", "string") in _SCALARS and not {"anyOf", "discriminator"} & schema.keys():
+        return _scalar(raw, schema)
+    if raw.strip() in _NULL and schema.get("nullable"):
+        return None
+    node = yaml.compose(raw, yaml.SafeLoader)
+    if node is None:
+        return None
+    for repeated in _repeated_keys(node):
+        raise _RepeatedKeyError(repeated.value)
+    return _built(node, path)
+
+
+def _built(node: yaml.Node, path: _Path) -> Any:
+    """A YAML value by the types of the settings in it."""
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _built(value, (*path, key.value)) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_built(item, (*path, index)) for index, item in enumerate(node.value)]
+    schema = _schema_at(Config, path)
+    if schema.get("type") in _SCALARS:
+        return _scalar(node.value, schema)
+    return yaml.SafeLoader("").construct_object(node)
+
+
+def _scalar(raw: str, schema: Mapping[str, Any]) -> Any:
+    """One value of a text, number or flag; left as it is where it is none, to be refused by name."""
+    if schema.get("nullable") and raw.strip() in _NULL:
+        return None
+    if schema.get("type") in {"integer", "number"}:
+        text = raw.strip()
+        if _WHOLE.fullmatch(text):
+            return int(text)
+        if _DECIMAL.fullmatch(text):
+            return float(text)
+    return raw
+
+
 def _override_path(key: str) -> tuple[str, ...]:
     """The keys that `key` names, one within the other; dots separate none in a free mapping (Spark's properties)."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = _schema_at(Config, parts[:depth])
-        if "additionalProperties" in group and "properties" not in group:
+        if isinstance(group.get("additionalProperties"), dict):
             return (*parts[:depth], ".".join(parts[depth:]))
     return tuple(parts)
 
@@ -384,16 +437,37 @@ def _key_paths(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _schema_at(model: type[BaseModel], location: Sequence[str | int]) -> dict[str, Any]:
-    """The JSON schema of what stands at one of pydantic's locations; empty where the model has nothing."""
+    """The JSON schema of what stands at one of pydantic's locations, with `nullable` where it may be null instead;
+    empty where the model has nothing."""
     schema = model.model_json_schema()
-    node: dict[str, Any] = schema
+    node = _resolved(schema, schema)
     for part in location:
-        if isinstance(part, int):
-            node = node.get("items", {})
-        elif "discriminator" in node:
-            node = {"$ref": node["discriminator"]["mapping"].get(part, "")}
-        else:
-            node = node.get("properties", {}).get(part, {})
+        node = _resolved(_member(node, part), schema)
+    return node
+
+
+def _member(node: Mapping[str, Any], part: str | int) -> dict[str, Any]:
+    if isinstance(part, int):
+        members = node.get("prefixItems", ())
+        found = members[part] if part < len(members) else node.get("items", {})
+    elif "discriminator" in node:
+        found = {"$ref": node["discriminator"]["mapping"].get(part, "")}
+    else:
+        free = node.get("additionalProperties")
+        found = node.get("properties", {}).get(part, free if isinstance(free, dict) else {})
+    return dict(found)
+
+
+def _resolved(node: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reference, or a choice between one thing and null, comes down to."""
+    nullable = False
+    while "$ref" in node or "anyOf" in node:
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    return node
+            continue
+        others = [one for one in node["anyOf"] if one.get("type") != "null"]
+        nullable = nullable or len(others) < len(node["anyOf"])
+        if len(others) > 1:
+            break
+        node = others[0]
+    return node | {"nullable": True} if nullable else node

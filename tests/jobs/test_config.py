@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.config import Config, GateSettings, load, load_policy
 from jobs.errors import UsageError
@@ -68,13 +70,90 @@ def test_an_override_leaves_its_neighbours_alone() -> None:
     assert changed.crawl.model_copy(update={"retries": 3}) == load(str(LOCAL)).crawl
 
 
-def test_values_of_overrides_are_yaml() -> None:
+def test_groups_lists_and_null_are_yaml() -> None:
     config = load(
         str(LOCAL), ["crawl.per_host_rate=null", "crawl.opt_out_tokens=[noai]", "embedding.mean=[0.1, 0.2, 3.0e-1]"]
     )
     assert config.crawl.per_host_rate is None
     assert config.crawl.opt_out_tokens == ("noai",)
     assert config.embedding.mean == (0.1, 0.2, 0.3)
+
+
+TEXTS = [
+    "/data/a #b", "#b", "a: b", "a: b: c", "{date}", "{}", "{a: 1}", "[a]", "[", "*", "*a", "&a b", "&", "!", "!!int 5",
+    "!x y", "|", ">", "%a", "@a", "`a", "?", "? a", "-", "- a", "---", "...", "yes", "no", "on", "True", "null", "Null",
+    "~", "1e3", "0777", "0x10", "1_000", "1:30", "5", "2.5", ".inf", ".nan", "=", "a=b", "<<", "2026-01-31",
+    "2026-13-45", "2026-01-31T10:00:00", "'", "'a'", '"a"', '"', "a'b", " ", " a", "a ", "\ta", "a\nb", "a\\nb", "ü",
+    "/x/50%20", "C:\\x",
+]  # fmt: skip
+"""What YAML takes for something else than the text that it is, or cuts off, or refuses."""
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_settings_take_the_text_as_it_is_given(text: str) -> None:
+    config = load(
+        str(LOCAL),
+        [f"warehouse={text}", f"manifest.path={text}", f"spark.properties.spark.x={text}",
+         f"manifest.columns.url={text}", f"policy.detector.path={text}", f"embedding.alignment.path={text}",
+         f"embedding.alignment.sha256={'0' * 64}"],
+    )  # fmt: skip
+    assert config.warehouse == config.manifest.path == config.policy.detector.path == text
+    assert config.spark.properties["spark.x"] == config.manifest.columns["url"] == text
+    assert config.embedding.alignment is not None
+    assert config.embedding.alignment.path == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_every_text_is_taken_as_it_is_given(text: str) -> None:
+    assert load(str(LOCAL), [f"warehouse={text}"]).warehouse == text
+
+
+def test_a_text_setting_that_may_be_null_is_null_where_it_is_null_or_nothing() -> None:
+    for nothing in ("", "null", "~"):
+        assert load(str(LOCAL), [f"spark.jars={nothing}"]).spark.jars is None
+        assert load(str(LOCAL), [f"embedding.crop_mode={nothing}"]).embedding.crop_mode is None
+    assert load(str(LOCAL), ["spark.jars=a #b: c"]).spark.jars == "a #b: c"
+
+
+def test_texts_in_groups_and_lists_are_texts_however_they_are_spelt() -> None:
+    config = load(
+        str(LOCAL),
+        ["spark.properties={a: yes, b: 1e3, c: 2026-01-31, d: '#x', e: 010, f: null}",
+         "crawl.opt_out_tokens=[no, 1_0, noai]", "manifest={path: 2026-01-31, columns: {url: on}}"],
+    )  # fmt: skip
+    expected = {"a": "yes", "b": "1e3", "c": "2026-01-31", "d": "#x", "e": "010", "f": "null"}
+    assert config.spark.properties == expected
+    assert config.crawl.opt_out_tokens == ("no", "1_0", "noai")
+    assert (config.manifest.path, config.manifest.columns) == ("2026-01-31", {"url": "on"})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [("crawl.retries=010", 10), ("crawl.retries=1e1", 10), ("crawl.retries=+3", 3), ("crawl.deadline_s=90", 90),
+     ("crawl.deadline_s=1e3", 1000), ("crawl.deadline_s=", None), ("crawl.deadline_s=~", None),
+     ("crawl.obey_robots=no", False), ("crawl.obey_robots=True", True),
+     ("embedding.mean=[.5, 1e-1, 1]", (0.5, 0.1, 1.0))],
+)  # fmt: skip
+def test_numbers_and_flags_are_read_as_people_write_them(override: str, expected: object) -> None:
+    config = load(str(LOCAL), [override])
+    group, name = override.partition("=")[0].split(".")
+    assert getattr(getattr(config, group), name) == expected
+
+
+@pytest.mark.parametrize(
+    "override", ["crawl.deadline_s=1:30", "crawl.retries=0x10", "crawl.retries=1e", "crawl.retries=."]
+)
+def test_numbers_in_spellings_that_mean_something_else_to_yaml_are_refused(override: str) -> None:
+    name = override.partition("=")[0]
+    assert f": {name}: must be a valid" in refusal(LOCAL, override)
+
+
+def test_a_number_beyond_all_bounds_is_refused() -> None:
+    assert "crawl.retries: Unable to parse input string as an integer" in refusal(LOCAL, f"crawl.retries={'9' * 5000}")
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused() -> None:
+    assert refusal(LOCAL, "manifest.columns={url: a, url: b}").endswith("url is given a second time in the same group")
 
 
 def test_an_override_may_hold_equals_signs() -> None:
@@ -129,7 +208,8 @@ def test_an_unknown_key_in_the_profile_is_told_with_its_line(tmp_path: Path) -> 
         ("crawl.retries=2.5", "crawl.retries: must be a valid integer"),
         ("crawl.obey_robots=perhaps", "crawl.obey_robots: must be a valid boolean"),
         ("crawl=5", "crawl: must be a group of settings, found 5"),
-        ("warehouse=[a]", "warehouse: must be a valid string"),
+        ("warehouse=", "warehouse: String should have at least 1 character"),
+        ("manifest={path: [a]}", "manifest.path: must be a valid string"),
         ("embedding.device=gpu", "embedding.device: must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
         ("images.max_side=9", "images.max_side: must be greater than or equal to 32, found 9"),
         ("embedding.mean=[1, 2]", "embedding.mean.2 is required"),
@@ -163,7 +243,8 @@ def test_an_override_that_is_no_assignment_is_refused_with_an_example(override: 
 
 
 @pytest.mark.parametrize(
-    "override", ["crawl.retries=[", "manifest.path='", "warehouse=2026-13-45", "warehouse=a: b: c"]
+    "override",
+    ["crawl.allowed_networks=[", "manifest='", "manifest.columns=a: b: c", "policy.views=[*a]", "policy.views=&a [*a]"],
 )
 def test_an_override_whose_value_is_no_yaml_is_refused(override: str) -> None:
     assert refusal(LOCAL, override) == f"--set {override}: the value is not valid YAML"
