@@ -24,7 +24,7 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.storage import Storage, literal
+from jobs.storage import Storage, read_parquet
 from schemas.spark import struct_type
 from schemas.tables import PUBLISHED, TABLES, Table
 
@@ -106,10 +106,10 @@ class Landing:
             return self._no_rows(schema)
         if (table, pinned) not in self._read:
             delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
-            files = [literal(name) for name in delta.inputFiles()]
+            files = delta.inputFiles()
             reader = self.spark.read.schema(schema).option("basePath", self.path(table))
             self._read[table, pinned] = (
-                reader.parquet(*files).select(*schema.fieldNames()) if files else self._no_rows(schema)
+                read_parquet(reader, files).select(*schema.fieldNames()) if files else self._no_rows(schema)
             )
         return self._read[table, pinned]
 
@@ -121,8 +121,8 @@ class Landing:
         """The rows that lie in those files, as `files` names them; no other file is opened. Not for tables with
         partitions, whose columns are not in their files."""
         schema = struct_type(TABLES[table])
-        paths = [literal(unquote(name)) for name in files]  # Spark names files as URLs, and takes them as paths
-        return self.spark.read.schema(schema).parquet(*paths).select(*schema.fieldNames())
+        paths = [unquote(name) for name in files]  # Spark names files as URLs, and takes them as paths
+        return read_parquet(self.spark.read.schema(schema), paths).select(*schema.fieldNames())
 
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
@@ -159,13 +159,13 @@ class Landing:
 
     def staged(self, run_id: str, name: str) -> DataFrame:
         """A dataset of the run; a relation known to be empty where this process staged no row under that name."""
-        path = literal(self._staged_path(run_id, name))
+        path = self._staged_path(run_id, name)
         known = self._staged_rows.get((run_id, name))
         if known is None:
-            return self.spark.read.parquet(path)
+            return read_parquet(self.spark.read, [path])
         if known.rows == 0:
             return self._no_rows(known.schema)
-        return self.spark.read.schema(known.schema).parquet(path)
+        return read_parquet(self.spark.read.schema(known.schema), [path])
 
     def _no_rows(self, schema: t.StructType) -> DataFrame:
         """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""

@@ -5,11 +5,11 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from jobs.config import Config, load_policy
 from jobs.errors import UsageError
 from jobs.ledger import Versions
+from jobs.storage import local_path
 from schemas.assets import EFFICIENTNET_LITE0
 from schemas.policy import Policy
 from schemas.settings import EmbeddingSettings
@@ -24,14 +24,14 @@ from udfs.text import CLIP_PREFIX, TextModelError, text_dimension, text_model_ve
 _PACKAGED_MODEL, _PACKAGED_DIMENSION = "tf_efficientnet_lite0", 1280
 
 
-def parse_date(text: str) -> dt.date:
-    """A date as YYYY-MM-DD; UsageError otherwise."""
+def parse_date(text: str, option: str = "--date") -> dt.date:
+    """A date as YYYY-MM-DD; UsageError, naming the option that it was given for, otherwise."""
     try:
         date = dt.date.fromisoformat(text)
     except ValueError:
         date = None
     if date is None or date.isoformat() != text:  # Python also takes 20260131 and 2026-W05-6
-        raise UsageError(f"--date {text}: not a date; expected YYYY-MM-DD, for example 2026-01-31")
+        raise UsageError(f"{option} {text}: not a date; expected YYYY-MM-DD, for example 2026-01-31")
     return date
 
 
@@ -71,10 +71,10 @@ def check(config: Config) -> tuple[Policy, Versions]:
 
 def _check_warehouse(warehouse: str) -> None:
     """A local warehouse must be a folder that can be written to, or be creatable; other file systems tell later."""
-    parts = urlsplit(warehouse)
-    if parts.scheme not in {"", "file"}:
+    place = local_path(warehouse)
+    if place is None:
         return
-    existing = Path(parts.path).resolve()
+    existing = place.resolve()
     try:
         while not existing.exists():
             existing = existing.parent

@@ -2,16 +2,40 @@
 
 import re
 import uuid
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, DataFrameReader, SparkSession
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+_GLOB = re.compile(r"[\[\]{}*?\\]")
 
 
 def literal(path: str) -> str:
     """The path as Spark's readers have to be given it: they take it for a glob pattern."""
-    return re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", path)
+    return _GLOB.sub(r"\\\g<0>", path)
+
+
+def read_parquet(reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
+    """The rows of one or more Parquet files or folders; no character of a path is taken for part of a pattern."""
+    if not any(_GLOB.search(path) and ":" in path.removeprefix("file:") for path in paths):
+        return reader.parquet(*map(literal, paths))
+    # Hadoop's matching of patterns takes what is before a colon for a scheme, escaped or not. It can be switched off
+    # for one path at a time: given several, Spark 4.0 then reads all of them once for each.
+    plain = reader.option("__globPaths__", "false")
+    return reduce(DataFrame.unionAll, (plain.parquet(path) for path in paths))
+
+
+def local_path(address: str) -> Path | None:
+    """Where a path or `file:` URI lies on this machine; None on another file system. Every character counts as itself,
+    as to Hadoop: nothing is decoded, and nothing cut off."""
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return Path(address)
+    return Path("/" + address[scheme.end() :].lstrip("/")) if scheme[1] == "file" else None
 
 
 class Storage:
@@ -20,7 +44,9 @@ class Storage:
     def __init__(self, spark: SparkSession, root: str) -> None:
         jvm: Any = spark._jvm  # pyspark offers no public way to Hadoop's FileSystem
         self._jvm = jvm
-        base = jvm.org.apache.hadoop.fs.Path(root)
+        # A colon in the name of a folder makes no scheme of what is before it.
+        is_relative = not root.startswith("/") and _SCHEME.match(root) is None
+        base = jvm.org.apache.hadoop.fs.Path(f"./{root}" if is_relative else root)
         self._fs = base.getFileSystem(spark._jsc.hadoopConfiguration())
         self.root: str = self._fs.makeQualified(base).toString()
         self._is_local = self.root.startswith("file:")

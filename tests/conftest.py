@@ -37,8 +37,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Path:
     """Where a warehouse may be made; the folder does not exist yet. Its name is one that is easily mistaken for a glob
-    pattern or for an encoded URL."""
-    return tmp_path / "a ware+house [1] 50%20"
+    pattern, or for a URL, encoded and with a fragment."""
+    return tmp_path / "a ware+house [1] 50%20 #2?"
 
 
 @pytest.fixture

@@ -30,12 +30,6 @@ def small(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Path:
-    """A warehouse under a plain name: delta-rs, by which the readers go, cannot open odd ones."""
-    return tmp_path / "warehouse"
-
-
 @pytest.fixture(scope="module")
 def clean(
     world: World,

@@ -253,3 +253,12 @@ def test_starting_with_the_packaged_model_does_not_pay_for_importing_timm() -> N
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "50%20", "a:b"])
+def test_a_warehouse_is_looked_for_under_its_whole_name(tmp_path: Path, name: str) -> None:
+    check(config(tmp_path / name / "warehouse"))
+    (tmp_path / name).write_text("a file")
+    refused = refusal(config(tmp_path / name))
+    assert f"{tmp_path / name} is not a folder" in refused
+    assert f"{tmp_path / name} is not a folder" in refusal(config(f"file://{tmp_path / name}"))
