@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.command import run_command
+from jobs.command import add_debug_argument, run_command
 from jobs.errors import RunError, UsageError
 from jobs.session import PROPERTIES
 
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jobs.build_dist", description="Build what spark-submit needs.")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--jars", type=Path, default=Path(".assets/jars"), help="folder of Delta's jars")
+    add_debug_argument(parser)
     options = parser.parse_args(arguments)
-    return run_command(lambda: build(options.into, options.jars))
+    return run_command(lambda: build(options.into, options.jars), debug=options.debug)
 
 
 def build(into: Path, jars: Path) -> None:

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target-miss-rate", type=_rate, default=0.01, metavar="RATE", help="0.01 where not given")
     parser.add_argument("--rule", default=NSFW, metavar="SCORE", help="nsfw, or DETECTOR.LABEL of another detector")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _rate(text: str) -> float:

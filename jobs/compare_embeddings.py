@@ -23,7 +23,7 @@ import numpy as np
 
 from jobs.assets import brought
 from jobs.candidates import CPU, Candidate, Candidates, Measured, embed, load_candidates, shape
-from jobs.command import run_command
+from jobs.command import add_debug_argument, run_command
 from jobs.comparison import Comparison, Cost, Limits, Quality, behind_the_best, chart, markdown, recommend
 from jobs.config import load
 from jobs.errors import UsageError
@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-dimension", type=_positive, metavar="N", help="of a vector")
     parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 pictures")
     parser.add_argument("--needs-text", action="store_true", help="only towers that share a space with a text tower")
+    add_debug_argument(parser)
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _positive(text: str) -> float:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--tables", action="store_true", help="a line a table")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _run(options: argparse.Namespace) -> None:

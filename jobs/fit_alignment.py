@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from jobs.command import run_command
+from jobs.command import add_debug_argument, run_command
 from jobs.contrastive import Arrays, Settings, closed_form, fit
 from jobs.errors import UsageError
 from jobs.progress import Progress
@@ -72,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=50_000, help="pairs read at most (50000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--native", action="store_true", help="the towers share a space: calibrate, fit nothing")
+    add_debug_argument(parser)
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -8,30 +8,47 @@ from contextlib import contextmanager
 
 log = logging.getLogger("lensfeed")
 
+_PYSPARK_LOGGERS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
+"""By which PySpark logs, with trace and as JSON, each exception that it raises as well."""
 
-def start_logging() -> None:
-    """Send the job's lines to stderr; called by entry points only."""
+
+def start_logging(*, debug: bool = False) -> None:
+    """Send the job's lines to stderr; called by entry points only. With `debug` traces too, Spark's own included."""
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
         log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug and not logging.root.handlers:
+        logging.root.addHandler(logging.NullHandler())  # py4j's, which logs what it raises as well
+    for name in _PYSPARK_LOGGERS:
+        logging.getLogger(name).disabled = not debug
 
 
 class Progress:
     """Names the stage under way and keeps what each took, in seconds."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, run_id: str | None = None) -> None:
         self.prefix = prefix
+        self.run_id = run_id
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage under that name; announces it, so that a long one is seen to have begun."""
+        """Time a stage under that name; announces it, so that a long one is seen to have begun.
+
+        What fails in it is noted with the stage and the run (`place_of`).
+        """
         log.info("%s %s ...", self.prefix, name)
         begun = time.monotonic()
-        yield
+        try:
+            yield
+        except Exception as error:
+            if not place_of(error):
+                run = f"run {self.run_id}, " if self.run_id else ""
+                error.add_note(f"{_PLACE}{self.prefix}, {run}stage {name!r}")
+            raise
         took = time.monotonic() - begun
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         log.info("%s %s done in %.1f s", self.prefix, name, took)
@@ -39,3 +56,12 @@ class Progress:
     def say(self, text: str) -> None:
         """One line."""
         log.info("%s %s", self.prefix, text)
+
+
+_PLACE = "in "
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error came from: what the job was at, its run and its stage; empty where it came from no stage."""
+    notes = (str(note) for note in getattr(error, "__notes__", ()))
+    return next((note.removeprefix(_PLACE) for note in notes if note.startswith(_PLACE)), "")

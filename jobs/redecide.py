@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--policy", metavar="FILE", help="policy file; the profile's where it is not given")
     parser.add_argument("--dry-run", action="store_true", help="only print what would flip")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of the pictures that may have no vector of the model for the feed to be switched (0.01)",
     )
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ seconds, offline and quietly. Under `spark-submit` the launcher has brought them
 """
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from jobs.config import Config
 from jobs.errors import UsageError
+from jobs.progress import log
 from schemas.settings import AssetSettings
 from udfs.assets import assets_of, shipped_name
 
@@ -115,11 +117,33 @@ def open_session(config: Config) -> SparkSession:
     for name, value in config.spark.properties.items():
         builder = builder.config(name, value)
     spark = builder.appName(config.spark.app_name).getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
+    _quieten(spark, config.spark.master)
     if config.spark.master.startswith("local["):
         threading.Thread(target=_start_workers, args=(spark,), name="worker-daemon", daemon=True).start()
     _ship(spark, [asset for _, asset in assets_of(config) if Path(asset.path).is_file()])
     return spark
+
+
+def _quieten(spark: SparkSession, master: str) -> None:
+    """Leave the telling of errors to the job: Spark logs each of them with a trace or two, and the job raises it too.
+
+    What it alone knows is said still: that a cluster lost an executor, and why.
+    """
+    if log.isEnabledFor(logging.DEBUG):
+        spark.sparkContext.setLogLevel("ERROR")
+        return
+    spark.sparkContext.setLogLevel("OFF")
+    # Where the JVM dies its connections do, each with a trace of its own beside what the job raises.
+    server: Any = spark.sparkContext._accumulatorServer
+    server.handle_error = _say_nothing
+    if not master.startswith("local["):
+        logging_of_java: Any = spark._jvm.org.apache.logging.log4j  # type: ignore[union-attr]  # a session has a JVM
+        name = "org.apache.spark.scheduler.TaskSchedulerImpl"
+        logging_of_java.core.config.Configurator.setLevel(name, logging_of_java.Level.ERROR)
+
+
+def _say_nothing(request: object, client_address: object) -> None:
+    """What a socket server does of a request that failed."""
 
 
 def local_builder(master: str, jars: Path | None, java_option: str) -> SparkSession.Builder:
