@@ -7,12 +7,15 @@ The file (CSV or Parquet) has a row a subject, a content or a sighting, with the
 to fetch it by; no pixels. People fill in `verdict` (allow, block, or withdraw for an earlier verdict that no longer
 holds), `reviewer` and `comment`; rows without a verdict are passed over. An allow clears the review reasons in its row,
 those that the reviewer saw: other reasons and blocks that come later still hold. Import publishes what flips, and
-queues what has to be fetched for it, as jobs.redecide does. Exit codes as for every job.
+queues what has to be fetched for it, as jobs.redecide does. Titles and addresses are strangers' texts: in a CSV file
+what a spreadsheet would take for a formula has an apostrophe before it, which import takes off again. Exit codes as for
+every job.
 """
 
 import argparse
 import csv
 import datetime as dt
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from jobs import contents
@@ -60,6 +64,12 @@ COLUMNS = (
 _NEEDED = ("subject_kind", "subject_id", "reasons", "verdict", "reviewer")
 _BETWEEN = "|"
 
+_BLANK = "[ \\t\\n\\v\\f\\r\u00a0\u3000]"
+_FORMULA = f"(?:{_BLANK}*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\n\\r])"
+"""How a cell begins that some spreadsheet takes for a formula, or for more than one cell: full-width signs count in
+some locales, blanks before a sign in some programs."""
+_DEFUSED = re.compile(f"'+{_FORMULA}")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
@@ -74,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for action in (export, take):
         add_config_arguments(action)
     options = parser.parse_args(arguments)
-    return run_command(lambda: _export(options) if options.action == "export" else _import(options))
+    return run_command(
+        lambda: _export(options) if options.action == "export" else _import(options), debug=options.debug
+    )
 
 
 # Export ---------------------------------------------------------------------------------------------------------
@@ -93,10 +105,14 @@ def under_review(config: Config, policy: Policy, versions: Versions) -> DataFram
     """What people have to decide, as published: `COLUMNS`, a row a content or sighting, the last three empty.
 
     A content under review holds back all its sightings and stands here once; a sighting stands here for reasons of its
-    own only. Raises UsageError where the warehouse is under another policy.
+    own only. Raises UsageError where the warehouse is under another policy, or nothing is published.
     """
-    landing = Landing(open_session(config), config.warehouse)
-    check_versions(Ledger(landing, 0).load().last_published(), versions)
+    spark = open_session(config)
+    published = Ledger(Landing(spark, config.warehouse), 0).load().last_published()
+    if published is None or published.table_versions is None:
+        raise UsageError(f"warehouse {config.warehouse}: no run is published there yet, so nothing is under review")
+    check_versions(published, versions)
+    landing = _Published(spark, config.warehouse, published.table_versions)
     work = Work(landing.spark, landing, config, policy, versions, "", Progress("review"))
     held_back = landing.read("sightings").where("outcome = 'review'")
     judged = contents.verdicts(work, held_back.select("image_id"))
@@ -134,8 +150,35 @@ def under_review(config: Config, policy: Policy, versions: Versions) -> DataFram
     )
 
 
+class _Published(Landing):
+    """The tables at the versions that a published event names, whatever is being applied to them meanwhile."""
+
+    def __init__(self, spark: SparkSession, root: str, versions: Mapping[str, int]) -> None:
+        super().__init__(spark, root)
+        self._versions = versions
+
+    def version(self, table: str) -> int:
+        """The published version; -1 where there is none."""
+        return self._versions.get(table, -1)
+
+
 def _writer(path: Path) -> Any:
-    return {".csv": pa.csv.write_csv, ".parquet": pq.write_table}[_kind(path)]
+    return {".csv": write_csv, ".parquet": pq.write_table}[_kind(path)]
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write text columns as CSV that is safe to open in a spreadsheet. One more apostrophe goes before what begins like
+    a formula, apostrophes before it or not, so that taking one off restores every cell."""
+    begins = f"^('*{_FORMULA})"
+    columns = [pc.replace_substring_regex(column, begins, r"'\1") for column in table.columns]
+    pa.csv.write_csv(pa.table(columns, table.column_names), path)
+
+
+def _restored_row(path: Path, number: int, row: dict[str | Any, str | Any], columns: int) -> dict[str, str | None]:
+    """The row as it went out; UsageError where it has more cells than the header."""
+    if beyond := row.pop(None, None):
+        raise UsageError(f"{path}, row {number}: expected {columns} cells, found {columns + len(beyond)}")
+    return {name: cell[1:] if cell and _DEFUSED.match(cell) else cell for name, cell in row.items()}
 
 
 def _kind(path: Path) -> str:
@@ -196,8 +239,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, strict=True)
-                rows = list[Mapping[str, Any]](reader)
                 names = list(reader.fieldnames or ())
+                rows = [_restored_row(path, number, row, len(names)) for number, row in enumerate(reader, start=1)]
     except (OSError, pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as {kind[1:]} ({error})") from None
     missing = [name for name in _NEEDED if name not in names]
