@@ -54,7 +54,7 @@ class Warehouse:
     def work(self) -> Work:
         """A new run."""
         run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        progress = Progress(self.progress.prefix)
+        progress = Progress(self.progress.prefix, run_id)
         return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
 
     def publish(
@@ -225,12 +225,19 @@ def changes_something(work: Work) -> bool:
 def _report_skipped(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> None:
     """Say that the date was left as published, and whether it would come out differently now."""
     work.progress.say(f"already published by run {earlier.run_id}: nothing to do (--force does it again)")
-    now = inputs_digest(manifest_rows(work, date, manifest))
+    changed = changed_since(work, date, earlier, manifest)
     work.landing.discard(work.run_id)
-    if now != earlier.inputs_digest:
-        work.progress.say("stale: its manifest has changed since; --force would take the new one")
-    if work.config.contents_digest() != earlier.config_digest:
-        work.progress.say("stale: the configuration has changed since; --force would apply the new one")
+    for what in changed:
+        work.progress.say(f"stale: {what} has changed since; --force would take the new one")
+
+
+def changed_since(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
+    """What a published date would come out differently for now: `its manifest`, `the configuration`, or neither."""
+    is_other = {
+        "its manifest": inputs_digest(manifest_rows(work, date, manifest)) != earlier.inputs_digest,
+        "the configuration": work.config.contents_digest() != earlier.config_digest,
+    }
+    return [what for what, differs in is_other.items() if differs]
 
 
 def summary(event: Event) -> str:

@@ -12,18 +12,14 @@ usage or configuration (nothing touched).
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 
-from jobs.assets import local_assets
 from jobs.command import add_config_arguments, run_command
-from jobs.config import load
 from jobs.errors import UsageError
-from jobs.execution import drain_queue, held, retry_failed, run_date, summary
-from jobs.preflight import check, parse_date
+from jobs.execution import retry_failed, summary
+from jobs.nights import find_manifest_of, open_job, run_night
+from jobs.preflight import parse_date
 from jobs.progress import log
-from jobs.session import open_session
-from jobs.stages.manifest import find_manifest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,31 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--retry-failed", action="store_true", help="only what failed for now or was deferred")
     parser.add_argument("--through", metavar="DATE", help="with --retry-failed: all dates from --date to this one")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), debug=options.debug)
 
 
 def _run(options: argparse.Namespace) -> None:
     date = parse_date(options.date)
-    last = parse_date(options.through) if options.through else date
+    last = parse_date(options.through, "--through") if options.through else date
     if options.through and not options.retry_failed:
         raise UsageError("--through goes with --retry-failed only")
     if options.force and options.retry_failed:
         raise UsageError("--force does a whole date again, --retry-failed a part of it: give one of them")
     if last < date:
         raise UsageError(f"--through {last} lies before --date {date}")
-    config = local_assets(load(options.profile, options.set))
-    policy, versions = check(config)
-    spark = open_session(config)
-    manifest = None if options.retry_failed else find_manifest(spark, config.manifest, date)
-    deadline = time.time() + config.crawl.deadline_s if config.crawl.deadline_s else None
-    with held(spark, config, policy, versions, job="nightly", what=date.isoformat()) as warehouse:
-        if manifest is None:
+    opened = open_job(options.profile, options.set)
+    if options.retry_failed:
+        deadline = opened.deadline()
+        with opened.held("nightly", date.isoformat()) as warehouse:
             published = [retry_failed(warehouse, date, last, deadline)]
-        else:
-            published = [
-                drain_queue(warehouse, deadline),
-                run_date(warehouse, date, manifest, force=options.force, deadline_at=deadline),
-            ]
+    else:
+        manifest = find_manifest_of(opened, date)
+        published = [*run_night(opened, date, manifest, job="nightly", force=options.force)]
     for event in published:
         if event is not None:
             log.info("%s %s", date, summary(event))
