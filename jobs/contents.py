@@ -1,12 +1,13 @@
 """Contents: fetched, judged, made canonical, turned into vectors; and which of them are kept.
 
-Used by whatever fetches: a night, and the refetching of what older dates are owed. Facts of contents only; what they
-mean for sightings is `jobs.stages.outcomes`.
+Used by whatever decides sightings: a night, a re-decision, the refetching of what older dates are owed. Facts of
+contents only; what they mean for sightings is `jobs.stages.outcomes`.
 """
 
 import datetime as dt
+from collections.abc import Callable
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.golden import golden_of_images, golden_of_texts
@@ -14,11 +15,17 @@ from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.work import Work
+from schemas.outcomes import FailureCode
+from schemas.policy import Policy
 from schemas.settings import EmbeddingSettings
 from schemas.tables import TABLES
 from udfs.embed import dimension, model_version
 from udfs.gate import gate_version
 from udfs.golden import Golden
+from udfs.rules import refused_url
+
+NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
+NOT_SCORED = "owed: lacks a signal that the policy needs"
 
 
 def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
@@ -66,9 +73,68 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     return outcomes.judge_stored(wanted, work.policy, work.overrides)
 
 
-def answers(fetches: DataFrame, verdict_rows: DataFrame) -> DataFrame:
-    """Rows of `fetches` with the verdicts on their contents (a row an image) -> `outcomes.ANSWERS`."""
-    return fetches.join(verdict_rows, "image_id", "left").select(*outcomes.ANSWERS)
+def recorded_answers(
+    work: Work, requests: DataFrame, fetches: DataFrame, crawled: DataFrame | None = None
+) -> DataFrame:
+    """What asking for each of `requests` (`ingest_date, url_id`) came to, by the run's policy -> `outcomes.ANSWERS`,
+    staged.
+
+    The one way from evidence to answers, whether rows of `fetches` were made by this run or long ago under another
+    policy: a redirect is held against the policy as it is now, a content is judged by its stored signals, unless
+    `crawled` (the staged dataset) has its verdict. What the evidence does not suffice for is deferred.
+    """
+    recorded = requests.select("ingest_date", "url_id").join(fetches, ["ingest_date", "url_id"], "left")
+    seen = recorded.where("image_id is not null and failure_code is null").select("image_id")
+    if crawled is None:
+        judged = verdicts(work, seen)
+    else:
+        fresh = crawled.where("decision is not null").dropDuplicates(["image_id"])
+        fresh = fresh.select("image_id", "decision", "content_reasons", "content_halves")
+        judged = fresh.unionByName(verdicts(work, seen.join(fresh, "image_id", "left_anti")))
+    joined = recorded.join(judged, "image_id", "left").withColumn("refused", _refused(work.policy)(f.col("hops")))
+    unknown = f.col("deferred").isNull()
+    lifted = f.col("blocked_reason").isNotNull() & f.col("refused").isNull()
+    judgeable = f.col("image_id").isNotNull() & f.col("failure_code").isNull() & f.col("refused").isNull()
+    unscored = judgeable & f.col("decision").isNull()
+    why = f.when(unknown | lifted, NOT_FETCHED).when(unscored, NOT_SCORED).otherwise(f.col("failure_detail"))
+    answers = (
+        joined.withColumn("failure_detail", why)
+        .withColumn("deferred", f.coalesce("deferred", f.lit(False)) | unknown | lifted | unscored)
+        .withColumn("blocked_reason", f.col("refused"))
+        .select(*outcomes.ANSWERS)
+    )
+    return work.stage("answers", answers)
+
+
+def _refused(policy: Policy) -> Callable[[Column], Column]:
+    """A column of URLs (an array, or null) -> the reason why the policy refuses one of them, or null."""
+    check = refused_url(policy)
+
+    @f.udf("string", useArrow=True)
+    def first_refused(urls: list[str] | None) -> str | None:
+        return next((reason for url in urls or () if (reason := check(url)) is not None), None)
+
+    return first_refused
+
+
+def failed_to_embed(answers: DataFrame, failed: DataFrame) -> DataFrame:
+    """Contents that a model gave no vector for (`image_id, error`) -> `ingest_date, url_id, error` of the answers that
+    brought them."""
+    return answers.join(failed, "image_id").select("ingest_date", "url_id", "error")
+
+
+def known_to_have_failed(sightings: DataFrame, answers: DataFrame, tried: DataFrame | None = None) -> DataFrame:
+    """`failed_to_embed` as rows of `sightings` that are decided again remember it: nothing else stored says so.
+
+    `tried` (`image_id`): contents of which the run knows better.
+    """
+    failed = sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value)
+    keys = ["ingest_date", "url_id", "image_id"]
+    known = failed.groupBy(*keys).agg(f.first("failure_detail").alias("error"))
+    known = known.join(answers.select(*keys), keys, "left_semi")
+    if tried is not None:
+        known = known.join(tried, "image_id", "left_anti")
+    return known.select("ingest_date", "url_id", "error")
 
 
 def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:

@@ -118,7 +118,11 @@ def _stage_queue(work: Work, touched: _Touched) -> None:
         touched.url_state.join(images, "image_id", "left_semi"),
         pictured.join(images, "image_id", "left_semi"),
     )
-    work.stage_changes("refetch_queue", mine, owed)
+    changed = work.stage_changes("refetch_queue", mine, owed)
+    waiting = touched.facts.new.where("outcome = 'deferred'")
+    queued = work.after("refetch_queue", changed).select("ingest_date", "url_id")
+    # What a later sighting has overtaken stays without an answer: no cap is silent.
+    work.counts["overtaken"] = waiting.join(queued, ["ingest_date", "url_id"], "left_anti").count()
 
 
 def stage_duplicates(work: Work, affected: DataFrame, live: DataFrame) -> None:

@@ -26,6 +26,7 @@ from jobs.stages import queue
 from jobs.stages.manifest import ManifestFiles
 from jobs.work import Work
 from schemas.policy import Policy
+from udfs.credentials import redact_text
 
 PURGING = frozenset({"redecide", "review"})
 """Jobs after which nothing that they took out may be left on disk."""
@@ -78,7 +79,8 @@ class Warehouse:
         try:
             inputs = stage()
         except Exception as error:
-            self.ledger.append(replace(started, event="discarded", detail=f"{type(error).__name__}: {error}"[:500]))
+            why = redact_text(f"{type(error).__name__}: {error}")[:500]
+            self.ledger.append(replace(started, event="discarded", detail=why))
             self.landing.discard(work.run_id)
             raise
         if not keep():

@@ -41,7 +41,7 @@ class DateRun:
             vectors, embed_errors = contents.embed_pictures(work, crawled)
             texts = reading.result()
         with work.progress.stage("outcomes"):
-            sightings = self.stage_sightings(rows, answers, embed_errors)
+            sightings = self.stage_sightings(rows, answers, self._embed_errors(crawled, answers, embed_errors))
         before = work.landing.read("sightings")
         of_date = f.col("ingest_date") == f.lit(self.date)
         after = before.where(~of_date).unionByName(sightings)
@@ -60,29 +60,38 @@ class DateRun:
     def stage_crawl(self, rows: DataFrame, deadline_at: float | None) -> tuple[DataFrame, DataFrame]:
         """What was fetched, with pixels; and what asking for each URL of the date came to (`outcomes.ANSWERS`)."""
         work = self.work
-        requests = fetch_requests(rows).drop("ingest_date")
-        carried = self._carried_over(requests)
-        asked = requests.join(carried.select("url_id"), "url_id", "left_anti")
+        requests = fetch_requests(rows)
+        recorded = self._recorded_before()
+        asked = requests.drop("ingest_date").join(self._overtaken(recorded), "url_id", "left_anti")
         crawled = contents.crawl(work, contents.validators(work, self.date, asked), deadline_at)
         columns = list(TABLES["fetches"].column_names)
         fresh = crawled.withColumn("ingest_date", f.lit(self.date)).select(*columns)
+        carried = recorded.join(rows.select("url_id"), "url_id", "left_semi").join(asked, "url_id", "left_anti")
         fetches = work.stage("fetches", fresh.unionByName(carried.select(*columns)))
         work.plan_rows("fetches", "fetches", dates=(self.date,))
-        judged = crawled.where("decision is not null").dropDuplicates(["image_id"])
-        judged = judged.select("image_id", "decision", "content_reasons", "content_halves")
-        # What was not fetched now, for it has not changed or has later sightings, is judged by what is stored of it.
-        unseen = fetches.where("image_id is not null and failure_code is null").select("image_id")
-        stored = contents.verdicts(work, unseen.join(judged, "image_id", "left_anti"))
-        return crawled, contents.answers(fetches, judged.unionByName(stored))
+        return crawled, contents.recorded_answers(work, requests, fetches, crawled)
 
-    def _carried_over(self, requests: DataFrame) -> DataFrame:
-        """Rows of `fetches` of an earlier run of this date, for URLs that have a later conclusive sighting since:
-        asking again would answer for a later date, so what was recorded then stands (judged by the current policy)."""
+    def _recorded_before(self) -> DataFrame:
+        """Rows of `fetches` of an earlier run of this date. What is not asked for again now stands as it was recorded,
+        and is judged by the policy of now; so does what no row may be fetched for now, for another policy's sake."""
+        fetches = self.work.landing.read("fetches").where(f.col("ingest_date") == f.lit(self.date))
+        return fetches if self.published_before else fetches.where(f.lit(False))
+
+    def _overtaken(self, recorded: DataFrame) -> DataFrame:
+        """`url_id` of those that have a later conclusive sighting: asking again would answer for that later date."""
+        later = self.work.landing.read("url_state").where(f.col("ingest_date") > f.lit(self.date))
+        return recorded.join(later, "url_id", "left_semi").select("url_id")
+
+    def _embed_errors(self, crawled: DataFrame, answers: DataFrame, failed: DataFrame) -> DataFrame:
+        """Of the contents that answers brought, those without a vector: found out now, or by the run that fetched what
+        is carried over."""
         landing = self.work.landing
-        known = f.lit(True) if self.published_before else f.lit(False)
-        later = landing.read("url_state").where(known).where(f.col("ingest_date") > f.lit(self.date)).select("url_id")
-        recorded = landing.read("fetches").where(f.col("ingest_date") == f.lit(self.date))
-        return recorded.join(later, "url_id", "left_semi").join(requests.select("url_id"), "url_id", "left_semi")
+        carried = answers.join(crawled.select("url_id"), "url_id", "left_anti")
+        before = landing.read("sightings").where(f.col("ingest_date") == f.lit(self.date))
+        tried = crawled.where("has_pixels").select("image_id")
+        return contents.failed_to_embed(answers, failed).unionByName(
+            contents.known_to_have_failed(before, carried, tried)
+        )
 
     def stage_texts(self, rows: DataFrame, answers: DataFrame) -> DataFrame:
         """Vectors of the texts of rows that are allowed."""

@@ -6,17 +6,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from udfs.credentials import redact_text
+
 log = logging.getLogger("lensfeed")
 
 _PYSPARK_LOGGERS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 """By which PySpark logs, with trace and as JSON, each exception that it raises as well."""
 
 
+class WithoutCredentials(logging.Formatter):
+    """Lines, traces of errors included, without the user names and passwords of URLs: a path or an error may hold
+    some."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return redact_text(super().format(record))
+
+
 def start_logging(*, debug: bool = False) -> None:
     """Send the job's lines to stderr; called by entry points only. With `debug` traces too, Spark's own included."""
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(WithoutCredentials("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -38,7 +38,7 @@ from jobs.preflight import check
 from jobs.progress import log
 from jobs.revision import Revision
 from jobs.session import open_session
-from jobs.stages.pregate import judge_rows, recorded_rows
+from jobs.stages.pregate import judge_sightings
 from jobs.work import Work
 from schemas.outcomes import FailureCode
 from schemas.tables import SIGHTINGS
@@ -239,7 +239,7 @@ def _fill_images(work: Work, files: Sequence[str]) -> None:
 def _fill_texts(work: Work, dates: Sequence[dt.date]) -> None:
     sightings = _without_text_vector(work).where(f.col("ingest_date").isin(*dates))
     with work.progress.stage("embed texts"):
-        contents.embed_texts_of(work, judge_rows(recorded_rows(sightings), work.policy, work.overrides))
+        contents.embed_texts_of(work, judge_sightings(sightings, work.policy, work.overrides))
     work.write_plan()
 
 

@@ -6,26 +6,23 @@ change later: whatever differs afterwards is written, and what follows from it d
 """
 
 import datetime as dt
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs import contents
 from jobs.derivation import Facts, derive
 from jobs.landing import CHANGE
 from jobs.stages import audit, outcomes
-from jobs.stages.pregate import fetch_requests, judge_rows, recorded_rows
+from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.work import Work
 from schemas.outcomes import TRANSIENT, FailureCode
-from schemas.policy import Policy
 from schemas.tables import TABLES
 from udfs.gate import gate_version
-from udfs.rules import refused_url
 
-NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
-NOT_SCORED = "owed: lacks a signal that the policy needs"
+NOT_STORED = "url: its credentials are not stored; --force asks for it by its manifest"
+"""Of a row that is owed a fetch whose URL had credentials in its path or query."""
 
 _KEYS = list(TABLES["sightings"].keys)
 _TELLING = ["outcome", "failure_code", "failure_detail", "reasons", "image_id", "state_effect", "text_id", "language"]
@@ -48,9 +45,12 @@ class Revision:
         """
         work = self.work
         with work.progress.stage("decide again"):
-            rows = work.stage("rows", judge_rows(recorded_rows(concerned), work.policy, work.overrides))
-            answers = self._recorded_answers(rows, work.landing.read("fetches"), None)
-            errors = _known_embed_errors(concerned) if embed_errors is None else embed_errors
+            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
+            answers = contents.recorded_answers(work, fetch_requests(rows), work.landing.read("fetches"))
+            if embed_errors is None:
+                errors = contents.known_to_have_failed(concerned, answers)
+            else:
+                errors = contents.failed_to_embed(answers, embed_errors)
             changed = self._stage_sightings(rows, answers, errors)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
@@ -60,28 +60,31 @@ class Revision:
         """Ask again for the URLs of `selected` rows of `sightings`, each under its date.
 
         A content whose pixels or signals are owed must come back as it was: other bytes are `hash_mismatch`. One fetch
-        a URL answers for all its dates.
+        a URL answers for all its dates. A URL that is not stored as it was fetched, for it had credentials, is not
+        asked for: its rows fail for good.
         """
         work = self.work
         with work.progress.stage("golden vectors"):
             contents.make_golden(work)
         with work.progress.stage("refetch and gate"):
-            rows = judge_rows(recorded_rows(selected), work.policy, work.overrides)
+            rows = judge_sightings(selected, work.policy, work.overrides)
             owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
             expected = selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
             requests = work.stage("requests", fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
-            asked = requests.select("url_id", "url", "host").dropDuplicates(["url_id"])
+            asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
             crawled = contents.crawl(work, asked, deadline_at)
             fetches = self._stage_fetches(requests, crawled)
         with work.progress.stage("embed"):
             vectors, embed_errors = contents.embed_pictures(work, crawled)
         with work.progress.stage("outcomes"):
             concerned = work.stage("concerned", self._concerned(fetches))
-            rows = work.stage("rows", judge_rows(recorded_rows(concerned), work.policy, work.overrides))
-            answers = self._recorded_answers(rows, work.after("fetches", fetches), crawled)
+            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
+            after = work.after("fetches", fetches)
+            answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
             tried = crawled.where("has_pixels").select("image_id")
-            known = _known_embed_errors(concerned).join(tried, "image_id", "left_anti")
-            changed = self._stage_sightings(rows, answers, embed_errors.unionByName(known))
+            errors = contents.failed_to_embed(answers, embed_errors)
+            errors = errors.unionByName(contents.known_to_have_failed(concerned, answers, tried))
+            changed = self._stage_sightings(rows, answers, errors)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         with work.progress.stage("audit of what was fetched"):
             audit.check_gate_first(crawled, contents.staged_vectors(work))
@@ -97,6 +100,18 @@ class Revision:
         answered = requests.select("ingest_date", "url_id", "expected").join(
             crawled.select(*evidence, "failure_code", "failure_detail"), "url_id"
         )
+        not_asked = requests.where("url is null").select(
+            "ingest_date",
+            "url_id",
+            "expected",
+            f.col("normalised_url").alias("url"),
+            f.lit(False).alias("deferred"),
+            f.lit(False).alias("not_modified"),
+            f.lit(FailureCode.BAD_ROW.value).alias("failure_code"),
+            f.lit(NOT_STORED).alias("failure_detail"),
+            f.lit(work.run_id).alias("run_id"),
+        )
+        answered = answered.unionByName(not_asked, allowMissingColumns=True)
         came = f.col("failure_code").isNull() & f.col("image_id").isNotNull()
         other = came & f.col("expected").isNotNull() & (f.col("expected") != f.col("image_id"))
         no_answer = f.col("deferred") | f.coalesce(
@@ -125,30 +140,6 @@ class Revision:
         asked = before.join(fetches.select("ingest_date", "url_id"), ["ingest_date", "url_id"], "left_semi")
         waiting = before.where("outcome = 'deferred'").join(scored, "image_id", "left_semi")
         return asked.unionByName(waiting).dropDuplicates(_KEYS)
-
-    def _recorded_answers(self, rows: DataFrame, fetches: DataFrame, crawled: DataFrame | None) -> DataFrame:
-        """`outcomes.ANSWERS` for judged rows from what is recorded; deferred where that does not suffice."""
-        work = self.work
-        wanted = fetch_requests(rows).select("ingest_date", "url_id")
-        recorded = wanted.join(fetches, ["ingest_date", "url_id"], "left")
-        image_ids = recorded.where("image_id is not null and failure_code is null").select("image_id")
-        judged = contents.verdicts(work, image_ids)
-        if crawled is not None:
-            fresh = crawled.where("decision is not null").dropDuplicates(["image_id"])
-            fresh = fresh.select("image_id", "decision", "content_reasons", "content_halves")
-            judged = fresh.unionByName(judged.join(fresh, "image_id", "left_anti"))
-        joined = recorded.join(judged, "image_id", "left").withColumn("refused", _refused(work.policy)(f.col("hops")))
-        unknown = f.col("deferred").isNull()
-        lifted = f.col("blocked_reason").isNotNull() & f.col("refused").isNull()
-        judgeable = f.col("image_id").isNotNull() & f.col("failure_code").isNull() & f.col("refused").isNull()
-        unscored = judgeable & f.col("decision").isNull()
-        why = f.when(unknown | lifted, NOT_FETCHED).when(unscored, NOT_SCORED).otherwise(f.col("failure_detail"))
-        return (
-            joined.withColumn("failure_detail", why)
-            .withColumn("deferred", f.coalesce("deferred", f.lit(False)) | unknown | lifted | unscored)
-            .withColumn("blocked_reason", f.col("refused"))
-            .select(*outcomes.ANSWERS)
-        )
 
     def _stage_sightings(self, rows: DataFrame, answers: DataFrame, embed_errors: DataFrame) -> "Changed":
         """Decide; stage and plan what differs from the sightings as published."""
@@ -192,10 +183,6 @@ class Revision:
         work = self.work
         after = work.after("sightings", work.staged("sightings"))
         derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled, images))
-        owed = work.after("refetch_queue", work.staged("refetch_queue")).select("ingest_date", "url_id")
-        waiting = changed.new.where("outcome = 'deferred'")
-        # What a later sighting has overtaken stays without an answer: no cap is silent.
-        work.counts["overtaken"] = waiting.join(owed, ["ingest_date", "url_id"], "left_anti").count()
         work.dates = changed.dates
         work.write_plan()
 
@@ -220,24 +207,6 @@ def flips(work: Work) -> list[tuple[str, str, str, int]]:
 def _accepted(rows: DataFrame, changed: Changed) -> DataFrame:
     """The judged rows of sightings that are accepted now."""
     return rows.join(changed.new.where("outcome = 'accepted'").select(*_KEYS), _KEYS, "left_semi")
-
-
-def _known_embed_errors(sightings: DataFrame) -> DataFrame:
-    """`image_id, error` of contents that gave no vector when they were there: nothing stored says so but the
-    outcome."""
-    failed = sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value)
-    return failed.groupBy("image_id").agg(f.first("failure_detail").alias("error"))
-
-
-def _refused(policy: Policy) -> Callable[[Column], Column]:
-    """A column of URLs (an array, or null) -> the reason why the policy refuses one of them, or null."""
-    check = refused_url(policy)
-
-    @f.udf("string", useArrow=True)
-    def first_refused(urls: list[str] | None) -> str | None:
-        return next((reason for url in urls or () if (reason := check(url)) is not None), None)
-
-    return first_refused
 
 
 def _dates(rows: DataFrame) -> tuple[dt.date, ...]:

@@ -79,7 +79,7 @@ SIGHTINGS = Table(
             "position in that file, from 0: line, CSV record after the header, or row; blank lines are not rows",
             nullable=False,
         ),
-        Column("url", "string", "URL as the manifest has it, credentials removed"),
+        Column("url", "string", "URL as the manifest has it, credentials removed; evidence, and never parsed again"),
         Column("page_url", "string", "page on which the image was seen"),
         Column("title", "string", "title as given"),
         Column("alt_text", "string", "alternative text as given"),
@@ -88,7 +88,17 @@ SIGHTINGS = Table(
         Column("license", "string", "licence as given"),
         Column("attributes", "map<string,string>", "further attributes as given"),
         Column("expected_sha256", "string", "digest the manifest promises for the bytes"),
-        Column("url_id", "string", "SHA-256 of the normalised URL; null for a row without a usable one"),
+        Column(
+            "url_id",
+            "string",
+            "SHA-256 of the normalised URL as it is fetched, credentials and all; null for a row without a usable one",
+        ),
+        Column(
+            "normalised_url",
+            "string",
+            "normalised URL, credentials removed; null where it is `url`, or there is none. Where its SHA-256 is not "
+            "`url_id`, the URL that was fetched is not stored, and cannot be asked for again without its manifest",
+        ),
         Column("host", "string", "host of the normalised URL"),
         Column("outcome", "string", f"exactly one of {_OUTCOMES}", nullable=False),
         Column("failure_code", "string", "why it failed: schemas.outcomes.FailureCode; null unless failed"),
@@ -137,7 +147,7 @@ FETCHES = Table(
     columns=(
         Column("ingest_date", "date", "date of the manifest that asked", nullable=False),
         _id("url_id", "SHA-256 of the normalised URL"),
-        Column("url", "string", "normalised URL", nullable=False),
+        Column("url", "string", "normalised URL, credentials removed, as in all columns here", nullable=False),
         Column("status", "int", "last HTTP status; null where none was received"),
         Column("final_url", "string", "URL after redirects"),
         Column("content_type", "string", "declared media type"),

@@ -6,8 +6,8 @@ the two is wrong, and this page is short enough to be read.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 Key = tuple[dt.date, str, int]
 
@@ -36,6 +36,14 @@ class Answer:
     failure: str | None = None
     deferred: bool = False
     blocked_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What is recorded of asking for a URL on a date: what it came to then, and the redirects on the way."""
+
+    answer: Answer
+    hops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,32 @@ WITHDRAWN_BY_FAILURE = {"opt_out", "robots", "gone"}
 
 
 STRICTNESS = ["allow", "review", "block"]
+
+
+def recall(fetch: Fetch | None, refused: Mapping[str, str], verdicts: Mapping[str, Content]) -> Answer:
+    """What a recorded fetch, made today or long ago, comes to now. `refused`: URLs that the policy refuses, with
+    reasons; `verdicts`: what it says of contents, those left out of which it needs more than is stored."""
+    if fetch is None:
+        return Answer(deferred=True)
+    answer = fetch.answer
+    reason = next((refused[hop] for hop in fetch.hops if hop in refused), None)
+    if reason is not None:
+        return replace(answer, blocked_reason=reason)
+    if answer.blocked_reason:  # allowed since, and never fetched
+        return replace(answer, blocked_reason=None, deferred=True)
+    content = answer.content
+    if content is None or content.failure or answer.failure:
+        return answer
+    judged = verdicts.get(content.image_id)
+    if judged is None:
+        return replace(answer, deferred=True)
+    return replace(answer, content=replace(judged, has_vector=content.has_vector))
+
+
+def carried_over(date: dt.date, fetched: Collection[str], states: Mapping[str, "Sighting"]) -> set[str]:
+    """URLs that a forced date does not ask for again, of those that its earlier run asked for: they have a later
+    conclusive sighting, and what was recorded then is recalled. Everything else is asked for."""
+    return {url for url in fetched if url in states and states[url].key[0] > date}
 
 
 def sight(row: Row, answer: Answer | None, combined: Sequence[Combined] = ()) -> Sighting:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,6 +23,7 @@ from schemas.settings import CrawlSettings
 from udfs.addresses import Lookup
 from udfs.bounded import heap_without_holes
 from udfs.crawler import Crawler, Fetched, Refuse, Target
+from udfs.credentials import redact_text, redact_url
 
 FETCHED = pa.schema(
     [
@@ -51,11 +52,12 @@ FETCHED = pa.schema(
         pa.field("body", pa.binary()),
     ]
 )
-"""One row per row of the input. `url_id` and `url` are the input's; `final_url` is the last URL requested; `hops` are
-the redirect targets in order, up to the last; `bytes` is the length of the body; `attempts` counts tries, not
-redirects; `duration_ms` leaves out politeness. Exactly one of these holds: `body` and `image_id` (SHA-256 hex of it),
-`not_modified` (a 304; `image_id` is the input's), `failure_code`, `deferred`, `blocked_reason`. Validators that a 304
-does not repeat are those that were sent."""
+"""One row per row of the input, without the credentials of URLs. `url_id` and `url` are the input's; `final_url` is
+the last URL requested; `hops` are the redirect targets in order, up to the last; `bytes` is the length of the body;
+`attempts` counts tries, not redirects; `duration_ms` leaves out politeness. Exactly one of these holds: `body` and
+`image_id` (SHA-256 hex of it), `not_modified` (a 304; `image_id` is the input's), `failure_code`, `deferred`,
+`blocked_reason`. Validators that a 304 does not repeat are those that were sent; there are none of a URL that had
+credentials, for they could not be told from another's."""
 
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20
@@ -66,6 +68,10 @@ SUBMIT_ROWS = 256
 """Rows read from the input before results are looked at again."""
 
 DEADLINE = "deadline"
+
+_URLS = ("url", "final_url", "hops")
+_TEXTS = ("content_type", "x_robots_tag", "tdm_reservation", "robots_evidence", "failure_detail")
+"""Columns that may hold credentials of URLs, the row's own or those that a server sent."""
 
 _DDL = {
     "string": "STRING",
@@ -157,7 +163,14 @@ def _to_batch(rows: list[Fetched]) -> pa.RecordBatch:
     computed: dict[str, list[Any]] = {
         "image_id": [hashlib.sha256(row.body).hexdigest() if row.body else row.image_id for row in rows],
         "bytes": [row.size for row in rows],
+        # Here, where evidence leaves the crawler: what is fetched and held against the policy is the URL as it is.
+        **{name: [_redacted(getattr(row, name), redact_url) for row in rows] for name in _URLS},
+        **{name: [_redacted(getattr(row, name), redact_text) for row in rows] for name in _TEXTS},
     }
+    # Validators go to the URL that gave them alone: of one that is not kept they are nobody's.
+    kept = [row.final_url == shown for row, shown in zip(rows, computed["final_url"], strict=True)]
+    for name in ("etag", "last_modified"):
+        computed[name] = [getattr(row, name) if is_kept else None for row, is_kept in zip(rows, kept, strict=True)]
     arrays = [
         pa.array(computed.get(field.name) or [getattr(row, field.name) for row in rows], type=field.type)
         for field in FETCHED
@@ -165,6 +178,12 @@ def _to_batch(rows: list[Fetched]) -> pa.RecordBatch:
     for row in rows:
         row.body = None
     return pa.RecordBatch.from_arrays(arrays, schema=FETCHED)
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [redact(part) for part in value]
+    return redact(value) if value is not None else None
 
 
 class _Engine:

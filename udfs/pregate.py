@@ -11,6 +11,7 @@ from schemas.outcomes import Decision
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
 from udfs.cleaning import one_line, spellings, text_id
+from udfs.credentials import redact_text, redact_url
 from udfs.language import language
 from udfs.rules import SightingFacts, SightingJudge, sighting_judge
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
@@ -19,6 +20,7 @@ JUDGED = pa.schema(
     [
         ("url", pa.string()),
         ("normalised_url", pa.string()),
+        ("fetch_url", pa.string()),
         ("url_id", pa.string()),
         ("host", pa.string()),
         ("bad_row", pa.string()),
@@ -31,25 +33,35 @@ JUDGED = pa.schema(
         ("language", pa.string()),
     ]
 )
-"""Columns that the pre-gate adds; `url` replaces the manifest's."""
+"""Columns that the pre-gate adds; `url` replaces the manifest's. `url` and `normalised_url` are without credentials, as
+they are stored and judged; `fetch_url` is the URL to ask for, of which `url_id` is the digest: null where it is not
+known any more."""
 
-_USER_INFO = re.compile(r"(?<=//)[^/?#\\\s]*@")
-"""Between a URL's scheme and its host."""
-_UP_TO_LAST_AT = re.compile(r"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*:[/\\]+)?.*@", re.DOTALL)
+RECORDED = ("url", "normalised_url", "url_id", "host", "bad_row")
+"""What of a row's URL is stored, and taken as it stands when the row is judged again."""
+
 _BETWEEN_TAGS = "; "
 """Neither white space nor part of a word alone: no phrase is found across two tags."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_PLACE = ("url", "normalised_url", "fetch_url", "url_id", "host", "bad_row")
 _SHOWN_FIELDS = ("title", "alt_text", "description")
 _TEXT_FIELDS = (*_SHOWN_FIELDS, "page_url")
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Located:
+    """A row's URL as it is stored, or what is wrong with the row."""
+
     url: str | None
     normalised_url: str | None = None
+    fetch_url: str | None = None
     url_id: str | None = None
     host: str | None = None
     bad_row: str | None = None
+
+
+@dataclass(frozen=True)
+class _Judged(_Located):
     decision: str = Decision.ALLOW.value
     reasons: tuple[str, ...] = ()
     withdraws: bool = False
@@ -59,7 +71,11 @@ class _Judged:
     language: str | None = None
 
 
-def pregate(policy: Policy) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+_Row = dict[str, Any]
+_Batches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
+
+
+def pregate(policy: Policy) -> _Batches:
     """For `mapInArrow`: rows with the manifest's columns (schemas.tables.MANIFEST_COLUMNS) and `malformed` (why the
     row could not be read, or null); out come the same rows with the columns of `JUDGED` added.
 
@@ -69,58 +85,84 @@ def pregate(policy: Policy) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         judge = sighting_judge(policy)
         for batch in batches:
-            judged = [_judge(judge, row) for row in batch.to_pylist()]
-            added = [pa.array([getattr(row, field.name) for row in judged], field.type) for field in JUDGED]
+            located = [_locate(row) for row in batch.to_pylist()]
             kept = [name for name in batch.schema.names if name not in {"url", "malformed"}]
             columns = [_without_credentials(name, batch.column(name)) for name in kept]
-            yield pa.RecordBatch.from_arrays([*columns, *added], names=[*kept, *JUDGED.names])
+            yield _judged(judge, pa.RecordBatch.from_arrays(columns, names=kept), located)
 
     return run
+
+
+def judge_recorded(policy: Policy) -> _Batches:
+    """For `mapInArrow`: rows as `pregate` made them and the warehouse stores them, with the manifest's columns and
+    those of `RECORDED`, judged by the policy; out come the columns of `pregate`.
+
+    What was made of a row when it came in is taken as it stands: its URL is not normalised and nothing redacted again,
+    so that the same policy says the same of it.
+    """
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        judge = sighting_judge(policy)
+        for batch in batches:
+            located = [_recorded(row) for row in batch.select(RECORDED).to_pylist()]
+            kept = [name for name in batch.schema.names if name not in RECORDED]
+            yield _judged(judge, batch.select(kept), located)
+
+    return run
+
+
+def _judged(judge: SightingJudge, stored: pa.RecordBatch, located: Sequence[_Located]) -> pa.RecordBatch:
+    rows = [_judge(judge, row, place) for row, place in zip(stored.to_pylist(), located, strict=True)]
+    added = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in JUDGED]
+    return pa.RecordBatch.from_arrays([*stored.columns, *added], names=[*stored.schema.names, *JUDGED.names])
 
 
 def _without_credentials(name: str, column: pa.Array) -> pa.Array:
     if name not in MANIFEST_COLUMNS:
         return column
     values = column.to_pylist()
-    clean = [_url_without_credentials(value) if name == "page_url" else _redacted(value) for value in values]
+    redact = redact_url if name == "page_url" else redact_text
+    clean = [_redacted(value, redact) for value in values]
     return column if clean == values else pa.array(clean, column.type)
 
 
-def _redacted(value: object) -> object:
+def _redacted(value: object, redact: Callable[[str], str]) -> object:
     """A text, or a list or map of texts, without the credentials of URLs in it."""
     if isinstance(value, str):
-        return _USER_INFO.sub("", value) if "@" in value else value
+        return redact(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(_redacted(part) for part in value)
+        return type(value)(_redacted(part, redact) for part in value)
     return value
 
 
-def _url_without_credentials(raw: str | None) -> str | None:
-    """The URL as given, if it is sound; of one that is not, nothing is left that could be a password."""
-    if raw is None or "@" not in raw:
-        return raw
-    redacted = _USER_INFO.sub("", raw)
-    try:
-        normalise_url(redacted)
-    except BadUrl:
-        return _UP_TO_LAST_AT.sub(r"\1", raw)
-    return redacted
-
-
-def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
+def _locate(row: _Row) -> _Located:
+    """A manifest's row."""
     raw = row["url"]
-    shown = _url_without_credentials(raw) if isinstance(raw, str) else None
+    shown = redact_url(raw) if isinstance(raw, str) else None
     problem = _problem(row)
     if problem:
-        return _Judged(shown, bad_row=problem)
+        return _Located(shown, bad_row=redact_text(problem))
     try:
         normalised = normalise_url(str(raw))
     except BadUrl as error:
-        return _Judged(shown, bad_row=f"url: {error}")
-    host = host_of(normalised)
-    tags = _redacted(row["tags"])
+        return _Located(shown, bad_row=f"url: {error}")
+    return _Located(shown, redact_url(normalised), normalised, url_id(normalised), host_of(normalised))
+
+
+def _recorded(row: _Row) -> _Located:
+    """A stored row. Where its URL had credentials, what is left of it is another resource's, and not asked for."""
+    kept = row["normalised_url"]
+    return _Located(**row, fetch_url=kept if kept is not None and url_id(kept) == row["url_id"] else None)
+
+
+def _judge(judge: SightingJudge, row: _Row, located: _Located) -> _Judged:
+    """The verdict on a row without credentials."""
+    place = {name: getattr(located, name) for name in _PLACE}
+    if located.bad_row is not None or located.host is None or located.normalised_url is None:
+        return _Judged(**place)
+    tags = row["tags"]
     tag_list = [str(tag) for tag in tags if tag] if isinstance(tags, list) else []
-    fields = {name: str(_redacted(row[name])) for name in _TEXT_FIELDS if row[name]}
+    fields = {name: str(row[name]) for name in _TEXT_FIELDS if row[name]}
     licence = row["license"]
     shown_as: dict[str, Sequence[str]] = {name: spellings(fields.get(name)) for name in _SHOWN_FIELDS}
     tags_shown = [spellings(tag) for tag in tag_list]
@@ -128,27 +170,23 @@ def _judge(judge: SightingJudge, row: dict[str, Any]) -> _Judged:
     spoken = language(text)
     verdict = judge(
         SightingFacts(
-            host,
+            located.host,
             str(licence) if licence is not None else None,
-            fields | {"url": normalised, "tags": _BETWEEN_TAGS.join(tag_list)},
+            fields | {"url": located.normalised_url, "tags": _BETWEEN_TAGS.join(tag_list)},
             spoken,
             shown_as | {"tags": [_BETWEEN_TAGS.join(texts) for texts in _each_way(tags_shown)]},
         ),
         frozenset(row.get("cleared") or ()),
     )
     return _Judged(
-        shown,
-        normalised,
-        url_id(normalised),
-        host,
-        None,
-        verdict.decision.value,
-        verdict.reasons,
-        verdict.withdraws,
-        text or None,
-        text_id(text) if text else None,
-        verdict.halves,
-        spoken,
+        **place,
+        decision=verdict.decision.value,
+        reasons=verdict.reasons,
+        withdraws=verdict.withdraws,
+        text=text or None,
+        text_id=text_id(text) if text else None,
+        halves=verdict.halves,
+        language=spoken,
     )
 
 

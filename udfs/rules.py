@@ -22,6 +22,7 @@ from schemas.policy import (
     TextTest,
     UrlRule,
 )
+from udfs.credentials import redact_url
 from udfs.folding import folded_text, folded_url
 from udfs.hash_lists import any_within, hash_index, is_listed
 from udfs.patterns import any_of, comparable_word
@@ -65,7 +66,8 @@ class SightingFacts:
     host: str
     licence: str | None
     text: Mapping[str, str]
-    """Text by field name (schemas.policy.TextField); absent and empty fields left out. `url` is the normalised one."""
+    """Text by field name (schemas.policy.TextField); absent and empty fields left out. `url` is the normalised one,
+    without credentials."""
     language: str | None = None
     """ISO 639-1; None where it is not clear."""
     shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -179,8 +181,9 @@ def _address_matcher(rule: Rule) -> Callable[[str, str], bool] | None:
         domains = frozenset(rule.domains)
         return lambda host, _: matches_domain(host, domains) is not None
     if isinstance(rule, UrlRule):
-        urls = frozenset(rule.urls)
-        return lambda _, url: url in urls
+        # Without credentials on both sides: as such URLs are stored, and judged again.
+        urls = frozenset(map(redact_url, rule.urls))
+        return lambda _, url: redact_url(url) in urls
     return None
 
 

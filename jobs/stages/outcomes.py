@@ -33,7 +33,8 @@ ANSWERS = (
 def decide_outcomes(
     rows: DataFrame, answers: DataFrame, embed_errors: DataFrame, *, policy: Policy, policy_version: str, run_id: str
 ) -> DataFrame:
-    """Judged rows (jobs.stages.pregate), `ANSWERS`, failed embeddings (`image_id, error`) -> rows of `sightings`.
+    """Judged rows (jobs.stages.pregate), `ANSWERS`, failed embeddings (`ingest_date, url_id, error`) -> rows of
+    `sightings`.
 
     The strictest of a sighting's and its content's verdicts decides; failures come before verdicts, for what was not
     seen cannot be judged. `state_effect`: see docs/decisions/0006-state-of-a-url.md.
@@ -51,13 +52,16 @@ def decide_outcomes(
         "content_reasons",
         "content_halves",
     )
-    failed_vectors = embed_errors.select("image_id", f.col("error").alias("embed_error"))
+    failed_vectors = embed_errors.select(
+        f.col("ingest_date").alias("asked_date"), f.col("url_id").alias("asked_id"), f.col("error").alias("embed_error")
+    )
     # A blocked row was not asked for: what another row's fetch of the same URL came to is none of its facts.
     pre_blocked = f.col("reviewer_block") | (f.col("decision") == "block")
     asked = rows.withColumn("asked_id", f.when(~pre_blocked, f.col("url_id"))).withColumn(
         "asked_date", f.col("ingest_date")
     )
-    joined = asked.join(found, ["asked_date", "asked_id"], "left").join(failed_vectors, "image_id", "left")
+    on = ["asked_date", "asked_id"]
+    joined = asked.join(found, on, "left").join(failed_vectors, on, "left")
     combined = [_combined(rule) for rule in policy.rules if isinstance(rule, CombinedRule)]
     joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
 
@@ -94,6 +98,7 @@ def decide_outcomes(
     return (
         staged.withColumn("outcome", outcome)
         .withColumn("reasons", f.when(f.col("outcome").isin("blocked", "review"), reasons).otherwise(_none()))
+        .withColumn("normalised_url", f.expr("nullif(normalised_url, url)"))
         .withColumn("not_modified", f.coalesce("not_modified", f.lit(False)))
         .withColumn("state_effect", _state_effect())
         .withColumn("policy_version", f.lit(policy_version))

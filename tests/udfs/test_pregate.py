@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
 from udfs.cleaning import clean_text, text_id
-from udfs.pregate import JUDGED, pregate
+from udfs.pregate import JUDGED, RECORDED, judge_recorded, pregate
 from udfs.urls import normalise_url, url_id
 
 POLICY = Policy.model_validate(
@@ -376,3 +376,86 @@ def test_no_user_information_leaves_the_secret_behind(
 ) -> None:
     url = f"https://{'@'.join(before)}{SECRET}{after}@a.example{path}"
     assert holders(judged_one(**{column: url})) == []
+
+
+# Judged again ---------------------------------------------------------------------------------------------------------
+
+
+def judged_again(*rows: dict[str, Any], policy: Policy = POLICY) -> list[dict[str, Any]]:
+    """Rows as `pregate` left them, judged from what the warehouse stores of them."""
+    names = ["source_file", "row_number", *(name for name in MANIFEST_COLUMNS if name != "url"), *RECORDED]
+    schema = pa.schema([MANIFEST.field(name) if name in KEPT else JUDGED.field(name) for name in names])
+    stored = pa.Table.from_pylist([{name: row[name] for name in names} for row in rows], schema)
+    result: list[dict[str, Any]] = pa.Table.from_batches(judge_recorded(policy)(stored.to_batches())).to_pylist()
+    return result
+
+
+USER = st.sampled_from(["", "u@", "u:p@", "u:p@q@", "u%3Ap@", ":@"])
+HOST = st.sampled_from(
+    ["a.example", "B\u00fccher.example", "blocked.example", "0x7f.1", "[::1]", "127.1", "h_h.example"]
+)
+PORT = st.sampled_from(["", ":80", ":443", ":8080", ":", ":99999"])
+MARKS = ["/", "//", "@", "%40", "%2540", "%2F", ":", "%3A", "%3a//", "logo@2x.png", "http://u:p@h.example/", "?", "&",
+         "=", "https%3A%2F%2Fu%3Ap%40h.example%2F", "#", "..", "%2e", "\u00e4", "%", "\\", " ", "listed",
+         "forbidden"]  # fmt: skip
+REST = st.lists(st.sampled_from(MARKS), max_size=8).map("".join)
+WILD_URLS = st.builds(
+    "{}://{}{}{}{}{}".format,
+    st.sampled_from(["http", "HTTPS"]), USER, HOST, PORT, st.sampled_from(["", "/", "//", "/img//"]), REST,
+)  # fmt: skip
+WILD_TEXTS = st.none() | REST | WILD_URLS
+WILD_ROWS = st.fixed_dictionaries(
+    {
+        "url": WILD_URLS,
+        "page_url": WILD_TEXTS,
+        "title": WILD_TEXTS | st.just("<b>gore</b> &amp; //u:p@h"),
+        "license": WILD_TEXTS,
+        "tags": st.none() | st.lists(WILD_TEXTS, max_size=2),
+        "attributes": st.none() | st.lists(st.tuples(st.just("a"), WILD_TEXTS), max_size=1),
+        "expected_sha256": st.sampled_from([None, "x", "a" * 64]),
+    }
+).map(lambda fields: row(**fields))
+
+
+@settings(deadline=None)
+@given(st.lists(WILD_ROWS, min_size=1, max_size=4))
+def test_a_stored_row_judged_again_is_judged_the_same(rows: list[dict[str, Any]]) -> None:
+    first = judged(*rows)
+    again = judged_again(*first)
+    for one, other in zip(first, again, strict=True):
+        fetched = one.pop("fetch_url")
+        # What can be asked for again is the very URL that the id is of, or nothing.
+        assert other.pop("fetch_url") == (fetched if one["normalised_url"] == fetched else None)
+        assert {name: other[name] for name in one} == one
+
+
+@pytest.mark.parametrize(
+    ("url", "askable"),
+    [
+        ("https://a.example/img//logo@2x.png", True),
+        ("https://A.example:443/x#part", True),
+        ("https://a.example/?url=https://u:s3cretw0rd@h.example/", False),
+        ("https://a.example/?url=https%3A%2F%2Fu%3As3cretw0rd%40h.example%2F", False),
+    ],
+)
+def test_what_is_fetched_is_the_url_as_given_and_what_is_stored_is_without_credentials(url: str, askable: bool) -> None:
+    one = judged_one(url=url)
+    assert one["fetch_url"] == normalise_url(url)
+    assert one["url_id"] == url_id(one["fetch_url"])
+    assert [name for name in holders(one) if name != "fetch_url"] == []
+    (again,) = judged_again(one)
+    assert again["fetch_url"] == (one["fetch_url"] if askable else None)
+    assert again["url_id"] == one["url_id"]
+
+
+def test_a_url_rule_looks_at_a_url_as_it_is_stored() -> None:
+    listed = "https://a.example/?url=https://u:s3cretw0rd@h.example/"
+    rules = [
+        {"id": "address", "kind": "url", "action": "block", "reason": "url", "urls": [listed], "comment": "-"},
+        {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.8, "comment": "-"},
+    ]
+    policy = Policy.model_validate({"name": "test", "rules": rules})
+    batch = pa.Table.from_pylist([row(url=listed)], MANIFEST).to_batches()
+    (first,) = pa.Table.from_batches(pregate(policy)(batch)).to_pylist()
+    (again,) = judged_again(first, policy=policy)
+    assert first["reasons"] == again["reasons"] == ["url"]

@@ -143,8 +143,10 @@ def answers_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
 
 
 def embed_errors_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
-    failed = [a.content.image_id for a in answers.values() if a.content and not a.content.has_vector]
-    return frame(spark, "image_id string, error string", [(image, "no vector") for image in failed])
+    failed = [name for name, a in answers.items() if a.content and not a.content.has_vector]
+    return frame(
+        spark, "ingest_date date, url_id string, error string", [(DAY, digest(name), "no vector") for name in failed]
+    )
 
 
 @pytest.fixture(scope="module")

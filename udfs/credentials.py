@@ -1,0 +1,78 @@
+"""User names and passwords out of URLs, before anything is stored, logged or shown.
+
+Only what stands between a URL's slashes and its host is one (RFC 3986 section 3.2.1): of the URL itself, and of URLs
+inside its path or query, or inside a text, percent-encoded however many times. An `@` anywhere else is left alone.
+What is fetched is the URL as given; its `url_id` is that one's.
+"""
+
+import re
+
+from udfs.urls import BadUrl, normalise_url
+
+_AT = r"(?:@|%(?:25)*40)"
+_HAS_AT = re.compile(_AT)
+_OWN = re.compile(r"(\s*[a-zA-Z][a-zA-Z0-9+.-]*:[/\\]{2,}|\s*//)[^/?#\\]*@")
+"""From the start of a URL to the end of its user information."""
+_UP_TO_LAST_AT = re.compile(rf"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*:[/\\]+)?.*{_AT}", re.DOTALL)
+_SLASH = r"(?:[/\\]|%(?:25)*(?:2[Ff]|5[Cc]))"
+_ALONE = r"(?<![^\s\"'(<=])"
+"""Nothing before it that could be part of the same word: where a URL without a scheme may begin."""
+
+
+def _nested(stop: str) -> tuple[re.Pattern[str], ...]:
+    """URLs inside of something, up to the end of their user information; the first group is what stays.
+
+    `stop`: what ends a URL besides its own delimiters. An `&` ends one where `name=` follows. Each pattern takes what
+    follows it too, as long as that could be taken for user information once the first is gone: redacting twice changes
+    nothing.
+    """
+    parameter = rf"&(?![^=&/@%\\{stop}]*=)"
+    literal = rf"(?:[^/?#\\&{stop}]|{parameter})*"
+    delimiter = r"(?:2[Ff]|3[Ff]|23|5[Cc])"
+    coded = rf"(?:(?!%(?P=depth){delimiter})[^/?#\\&{stop}]|{parameter})*"
+    starts = {
+        literal: (
+            r":(?:[/\\]|%5[Cc]){2,}",
+            # Without a scheme there is a colon between name and password, or `//logo@2x.png` would be one.
+            rf"{_ALONE}[/\\]{{2,}}(?=[^/?#\\&@{stop}]*:)",
+        ),
+        coded: (
+            rf"%(?P<depth>(?:25)*)3[Aa]{_SLASH}{{2,}}",
+            rf":%(?P<depth>(?:25)*)2[Ff]{_SLASH}+",
+            rf"{_ALONE}%(?P<depth>(?:25)*)2[Ff]{_SLASH}+"
+            rf"(?=(?:(?!%(?P=depth){delimiter})[^/?#\\&@{stop}])*?%(?P=depth)3[Aa])",
+        ),
+    }
+    return tuple(
+        re.compile(rf"({start}){run}{_AT}(?:{_SLASH}*{run}{_AT})*") for run, some in starts.items() for start in some
+    )
+
+
+_IN_URL = _nested("")
+_IN_TEXT = _nested(r"\s")
+
+
+def redact_text(text: str) -> str:
+    """The text without the credentials of URLs in it; idempotent."""
+    return _removed(_IN_TEXT, text) if _HAS_AT.search(text) else text
+
+
+def redact_url(url: str) -> str:
+    """The URL, raw or normalised, without the credentials in it; idempotent. Of a raw one that is not sound, nothing
+    is left that could be a password."""
+    if not _HAS_AT.search(url):
+        return url
+    own = _OWN.match(url)
+    start, rest = (own[1], url[own.end() :]) if own else ("", url)
+    redacted = start + _removed(_IN_URL, rest)
+    try:
+        normalise_url(redacted)
+    except BadUrl:
+        return _UP_TO_LAST_AT.sub(r"\1", url)
+    return redacted
+
+
+def _removed(patterns: tuple[re.Pattern[str], ...], text: str) -> str:
+    for pattern in patterns:
+        text = pattern.sub(r"\1", text)
+    return text
