@@ -122,7 +122,7 @@ def manifest_rows(work: Work, date: dt.date, manifest: ManifestFiles) -> DataFra
 
 def inputs_digest(rows: DataFrame) -> str:
     """Digest of the pre-gated rows' manifest columns, independent of the order in which they are read."""
-    names = [name for name in rows.columns if name in {"source_file", "row_number", "bad_row", "url"}]
+    names = [name for name in rows.columns if name in {"source_file", "row_number", "bad_row", "url", "url_id"}]
     names += ["page_url", "title", "alt_text", "description", "license", "expected_sha256", "tags"]
     text = f.to_json(f.struct(*names, f.map_entries("attributes").alias("attributes")))
     total = rows.select(f.xxhash64(text).cast("decimal(38,0)").alias("hash")).agg(f.sum("hash"), f.count("*")).first()

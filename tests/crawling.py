@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.settings import CrawlSettings
+from udfs.credentials import redact_url
 from udfs.fetch import FETCHED, fetch_batches
 from udfs.urls import url_id
 
@@ -52,9 +53,11 @@ def fetch(urls: Sequence[str | None], settings: CrawlSettings = SETTINGS, **keyw
     rows: dict[str | None, dict[str, Any]] = {}
     for batch in fetch_batches([batch_of(urls, **columns)], settings, **keywords):
         assert batch.schema == FETCHED
-        rows |= {row["url"]: row for row in batch.to_pylist()}
-    assert rows.keys() == set(urls)
-    return [rows[url] for url in urls]
+        rows |= {row["url_id"]: row for row in batch.to_pylist()}
+    ids = batch_of(urls).column("url_id").to_pylist()
+    assert rows.keys() == set(ids)
+    assert [rows[key]["url"] for key in ids] == [redact_url(url) if url is not None else None for url in urls]
+    return [rows[key] for key in ids]
 
 
 def fetch_one(url: str, settings: CrawlSettings = SETTINGS, **keywords: Any) -> dict[str, Any]:

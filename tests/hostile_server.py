@@ -396,6 +396,7 @@ HANDLERS: dict[str, Handler] = {
     "to-unspecified": redirect("http://0.0.0.0/"),
     "to-nat64": redirect("http://[64:ff9b::7f00:1]/"),
     "to-credentials": redirect("http://user:secret@a.example/"),
+    "past-credentials": redirect("/picture?next=http://user:secret@a.example/"),
     "to-nowhere": redirect("http://[half"),
     "to-script": redirect("javascript:alert(1)"),
     # types and opt-outs

@@ -92,6 +92,7 @@ OUTCOMES = {
     "to-unspecified": "forbidden_address",
     "to-nat64": "forbidden_address",
     "to-credentials": "forbidden_address",
+    "past-credentials": "ok",
     "to-nowhere": "forbidden_address",
     "to-script": "forbidden_address",
     "onward/rebound.example/picture": "forbidden_address",
@@ -198,6 +199,12 @@ def test_an_unrepeatable_validator_is_not_kept(hostile_rows: dict[str, dict[str,
 
 def test_credentials_of_a_redirect_are_stored_nowhere(hostile_rows: dict[str, dict[str, Any]]) -> None:
     assert "secret" not in repr(hostile_rows["to-credentials"])
+    row = hostile_rows["past-credentials"]
+    assert "secret" not in repr(row)
+    assert row["hops"] == [row["final_url"]]
+    assert row["final_url"].endswith("/picture?next=http://a.example/")
+    # Sent to what is left of the URL, they would be another resource's.
+    assert (row["etag"], row["last_modified"]) == (None, None)
 
 
 def test_credentials_of_a_row_end_it_as_a_bad_row_that_does_not_repeat_them(server: HostileServer) -> None:
@@ -206,6 +213,7 @@ def test_credentials_of_a_row_end_it_as_a_bad_row_that_does_not_repeat_them(serv
     assert (row["failure_code"], row["failure_detail"]) == ("bad_row", "url: credentials")
     assert server.requests_to("credentials.example") == []
     assert row["final_url"] is None
+    assert "secret" not in repr(row)
 
 
 @pytest.mark.parametrize(
