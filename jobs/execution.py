@@ -248,9 +248,9 @@ def summary(event: Event) -> str:
     outcomes = ", ".join(
         f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
     )
+    overtaken = f", {counts['overtaken']} left without an answer" if counts.get("overtaken") else ""
     if not outcomes:
-        overtaken = f", {counts['overtaken']} left without an answer" if counts.get("overtaken") else ""
         return (
             f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise{overtaken}"
         )
-    return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes})"
+    return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes}){overtaken}"
