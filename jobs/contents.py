@@ -11,11 +11,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.golden import golden_of_images, golden_of_texts
+from jobs.landing import CHANGE
 from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.work import Work
-from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.settings import EmbeddingSettings
 from schemas.tables import TABLES
@@ -47,7 +47,9 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         crawled.withColumn("run_id", f.lit(work.run_id))
         .withColumn("source_bytes", f.col("bytes"))
         .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
-        .withColumn("canonical_version", f.lit(work.versions.canonical_version)),
+        .withColumn("canonical_version", f.lit(work.versions.canonical_version))
+        # Of `fetches`; found out later, when what is staged here is embedded.
+        .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
         not_modified=f.col("not_modified"),
     )
     work.counts["urls"] = work.rows("crawl").rows
@@ -81,7 +83,8 @@ def recorded_answers(
 
     The one way from evidence to answers, whether rows of `fetches` were made by this run or long ago under another
     policy: a redirect is held against the policy as it is now, a content is judged by its stored signals, unless
-    `crawled` (the staged dataset) has its verdict. What the evidence does not suffice for is deferred.
+    `crawled` (the staged dataset) has its verdict. What the evidence does not suffice for is deferred. That a content
+    got no vector counts where it was the run's model that gave none.
     """
     recorded = requests.select("ingest_date", "url_id").join(fetches, ["ingest_date", "url_id"], "left")
     seen = recorded.where("image_id is not null and failure_code is null").select("image_id")
@@ -101,6 +104,7 @@ def recorded_answers(
         joined.withColumn("failure_detail", why)
         .withColumn("deferred", f.coalesce("deferred", f.lit(False)) | unknown | lifted | unscored)
         .withColumn("blocked_reason", f.col("refused"))
+        .withColumn("embed_error", _embed_error(work))
         .select(*outcomes.ANSWERS)
     )
     return work.stage("answers", answers)
@@ -117,24 +121,42 @@ def _refused(policy: Policy) -> Callable[[Column], Column]:
     return first_refused
 
 
-def failed_to_embed(answers: DataFrame, failed: DataFrame) -> DataFrame:
-    """Contents that a model gave no vector for (`image_id, error`) -> `ingest_date, url_id, error` of the answers that
-    brought them."""
-    return answers.join(failed, "image_id").select("ingest_date", "url_id", "error")
+def _embed_error(work: Work) -> Column:
+    """Of rows of `fetches`: why the content has no vector of the run's model."""
+    return f.when(f.col("embed_model") == work.versions.model_version, f.col("embed_error"))
 
 
-def known_to_have_failed(sightings: DataFrame, answers: DataFrame, tried: DataFrame | None = None) -> DataFrame:
-    """`failed_to_embed` as rows of `sightings` that are decided again remember it: nothing else stored says so.
-
-    `tried` (`image_id`): contents of which the run knows better.
-    """
-    failed = sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value)
-    keys = ["ingest_date", "url_id", "image_id"]
-    known = failed.groupBy(*keys).agg(f.first("failure_detail").alias("error"))
-    known = known.join(answers.select(*keys), keys, "left_semi")
+def with_failures(answers: DataFrame, failed: DataFrame, tried: DataFrame | None = None) -> DataFrame:
+    """`outcomes.ANSWERS` with what the run found out about vectors: contents that failed (`image_id, error`); `tried`
+    (`image_id`): those of which no earlier failure counts any more."""
+    found = answers.join(failed.select("image_id", f.col("error").alias("_failed")), "image_id", "left")
+    recorded = f.col("embed_error")
     if tried is not None:
-        known = known.join(tried, "image_id", "left_anti")
-    return known.select("ingest_date", "url_id", "error")
+        again = tried.distinct().withColumn("_tried", f.lit(True))
+        found = found.join(again, "image_id", "left")
+        recorded = f.when(f.col("_tried").isNull(), recorded)
+    return found.withColumn("embed_error", f.coalesce("_failed", recorded)).select(*outcomes.ANSWERS)
+
+
+def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
+    """Plan that `fetches` (as they will be) remember of their contents what `answers` say about vectors: the sighting
+    forgets it as soon as another policy refuses the content."""
+    keys = ["ingest_date", "url_id"]
+    now = answers.select(*keys, f.col("embed_error").alias("_now"))
+    known = fetches.select(*keys, _embed_error(work).alias("_known"))
+    differing = work.stage("embed_news", known.join(now, keys).where(~f.col("_now").eqNullSafe(f.col("_known"))))
+    if work.rows("embed_news").rows == 0:
+        return
+    changed = (
+        fetches.join(differing.select(*keys, "_now"), keys)
+        .withColumn("embed_error", f.col("_now"))
+        .withColumn("embed_model", f.when(f.col("_now").isNotNull(), f.lit(work.versions.model_version)))
+        .withColumn(CHANGE, f.lit("update"))
+        .select(*TABLES["fetches"].column_names, CHANGE)
+    )
+    staged = work.stage("embed_failures", changed, inserts=f.lit(False))
+    found = staged.select("ingest_date").distinct().orderBy("ingest_date").collect()
+    work.plan_changes("fetches", "embed_failures", tuple(row[0] for row in found))
 
 
 def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:

@@ -41,7 +41,9 @@ class DateRun:
             vectors, embed_errors = contents.embed_pictures(work, crawled)
             texts = reading.result()
         with work.progress.stage("outcomes"):
-            sightings = self.stage_sightings(rows, answers, self._embed_errors(crawled, answers, embed_errors))
+            answers = contents.with_failures(answers, embed_errors, crawled.where("has_pixels").select("image_id"))
+            contents.record_failures(work, work.staged("fetches"), answers)
+            sightings = self.stage_sightings(rows, answers)
         before = work.landing.read("sightings")
         of_date = f.col("ingest_date") == f.lit(self.date)
         after = before.where(~of_date).unionByName(sightings)
@@ -82,29 +84,18 @@ class DateRun:
         later = self.work.landing.read("url_state").where(f.col("ingest_date") > f.lit(self.date))
         return recorded.join(later, "url_id", "left_semi").select("url_id")
 
-    def _embed_errors(self, crawled: DataFrame, answers: DataFrame, failed: DataFrame) -> DataFrame:
-        """Of the contents that answers brought, those without a vector: found out now, or by the run that fetched what
-        is carried over."""
-        landing = self.work.landing
-        carried = answers.join(crawled.select("url_id"), "url_id", "left_anti")
-        before = landing.read("sightings").where(f.col("ingest_date") == f.lit(self.date))
-        tried = crawled.where("has_pixels").select("image_id")
-        return contents.failed_to_embed(answers, failed).unionByName(
-            contents.known_to_have_failed(before, carried, tried)
-        )
-
     def stage_texts(self, rows: DataFrame, answers: DataFrame) -> DataFrame:
         """Vectors of the texts of rows that are allowed."""
         allowed = answers.where("decision = 'allow'").select("url_id")
         wanted = rows.where("decision != 'block'").join(allowed, "url_id", "left_semi")
         return contents.embed_texts_of(self.work, wanted)
 
-    def stage_sightings(self, rows: DataFrame, answers: DataFrame, embed_errors: DataFrame) -> DataFrame:
+    def stage_sightings(self, rows: DataFrame, answers: DataFrame) -> DataFrame:
         """One outcome a row, and the log of what was decided."""
         work = self.work
         version = work.versions.policy_version
         decided = outcomes.decide_outcomes(
-            rows, answers, embed_errors, policy=work.policy, policy_version=version, run_id=work.run_id
+            rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id
         )
         sightings = work.stage("sightings", decided)
         work.counts |= audit.outcome_counts(sightings)

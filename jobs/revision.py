@@ -40,18 +40,17 @@ class Revision:
     ) -> None:
         """Decide rows of `sightings` again from what is stored and stage what differs.
 
-        `embed_errors` (`image_id, error`): contents that have no vector, instead of those that are known to have none;
+        `embed_errors` (`image_id, error`): contents that have no vector, beside those that are known to have none;
         `images` (`image_id`): those of which everything that follows is worked out again.
         """
         work = self.work
         with work.progress.stage("decide again"):
             rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
             answers = contents.recorded_answers(work, fetch_requests(rows), work.landing.read("fetches"))
-            if embed_errors is None:
-                errors = contents.known_to_have_failed(concerned, answers)
-            else:
-                errors = contents.failed_to_embed(answers, embed_errors)
-            changed = self._stage_sightings(rows, answers, errors)
+            if embed_errors is not None:
+                answers = contents.with_failures(answers, embed_errors)
+                contents.record_failures(work, work.landing.read("fetches"), answers)
+            changed = self._stage_sightings(rows, answers)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
         self._derive(changed, nothing, texts, None, images)
@@ -81,10 +80,9 @@ class Revision:
             rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
             after = work.after("fetches", fetches)
             answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
-            tried = crawled.where("has_pixels").select("image_id")
-            errors = contents.failed_to_embed(answers, embed_errors)
-            errors = errors.unionByName(contents.known_to_have_failed(concerned, answers, tried))
-            changed = self._stage_sightings(rows, answers, errors)
+            answers = contents.with_failures(answers, embed_errors, crawled.where("has_pixels").select("image_id"))
+            contents.record_failures(work, after, answers)
+            changed = self._stage_sightings(rows, answers)
             texts = contents.embed_texts_of(work, _accepted(rows, changed))
         with work.progress.stage("audit of what was fetched"):
             audit.check_gate_first(crawled, contents.staged_vectors(work))
@@ -141,12 +139,12 @@ class Revision:
         waiting = before.where("outcome = 'deferred'").join(scored, "image_id", "left_semi")
         return asked.unionByName(waiting).dropDuplicates(_KEYS)
 
-    def _stage_sightings(self, rows: DataFrame, answers: DataFrame, embed_errors: DataFrame) -> "Changed":
+    def _stage_sightings(self, rows: DataFrame, answers: DataFrame) -> "Changed":
         """Decide; stage and plan what differs from the sightings as published."""
         work = self.work
         version = work.versions.policy_version
         decided = outcomes.decide_outcomes(
-            rows, answers, embed_errors, policy=work.policy, policy_version=version, run_id=work.run_id
+            rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id
         )
         before = work.landing.read("sightings")
         old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))

@@ -66,12 +66,16 @@ class Work:
         `dates`: of a dated table, those that the rows lie in.
         """
         staged = self.stage(table, changed, inserts=f.col(CHANGE) == "insert")
-        found = self.rows(table)
-        self.counts[f"changed.{table}"] = found.rows
+        self.counts[f"changed.{table}"] = self.rows(table).rows
+        self.plan_changes(table, table, dates)
+        return staged
+
+    def plan_changes(self, table: str, source: str, dates: Sequence[dt.date] = ()) -> None:
+        """Put into the plan what a dataset staged with its `inserts` counted says in `CHANGE`."""
+        found = self.rows(source)
         inserts_only = found.counted["inserts"] == found.rows
         names = tuple(date.isoformat() for date in dates)
-        self.plan.append(StagedTable(table, table, found.rows, dates=names, inserts_only=inserts_only, changes=True))
-        return staged
+        self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts_only=inserts_only, changes=True))
 
     def plan_rows(
         self,

@@ -168,6 +168,8 @@ FETCHES = Table(
         Column("blocked_reason", "string", "reason code where the policy refused the URL or a redirect's target"),
         Column("not_modified", "boolean", "304", nullable=False),
         Column("image_id", "string", "SHA-256 of the body"),
+        Column("embed_error", "string", "why `embed_model` gave no vector for it; null unless it was asked and failed"),
+        Column("embed_model", "string", "model_version of the model that failed"),
         _RUN_ID,
     ),
 )

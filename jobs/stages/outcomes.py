@@ -26,15 +26,16 @@ ANSWERS = (
     "decision",
     "content_reasons",
     "content_halves",
+    "embed_error",
 )
-"""What asking for a URL on a date came to, with the verdict on the content: a row a date and URL."""
+"""What asking for a URL on a date came to, with the verdict on the content, and why it has no vector where the model
+failed: a row a date and URL."""
 
 
 def decide_outcomes(
-    rows: DataFrame, answers: DataFrame, embed_errors: DataFrame, *, policy: Policy, policy_version: str, run_id: str
+    rows: DataFrame, answers: DataFrame, *, policy: Policy, policy_version: str, run_id: str
 ) -> DataFrame:
-    """Judged rows (jobs.stages.pregate), `ANSWERS`, failed embeddings (`ingest_date, url_id, error`) -> rows of
-    `sightings`.
+    """Judged rows (jobs.stages.pregate), `ANSWERS` -> rows of `sightings`.
 
     The strictest of a sighting's and its content's verdicts decides; failures come before verdicts, for what was not
     seen cannot be judged. `state_effect`: see docs/decisions/0006-state-of-a-url.md.
@@ -51,17 +52,14 @@ def decide_outcomes(
         f.col("decision").alias("content_decision"),
         "content_reasons",
         "content_halves",
-    )
-    failed_vectors = embed_errors.select(
-        f.col("ingest_date").alias("asked_date"), f.col("url_id").alias("asked_id"), f.col("error").alias("embed_error")
+        "embed_error",
     )
     # A blocked row was not asked for: what another row's fetch of the same URL came to is none of its facts.
     pre_blocked = f.col("reviewer_block") | (f.col("decision") == "block")
     asked = rows.withColumn("asked_id", f.when(~pre_blocked, f.col("url_id"))).withColumn(
         "asked_date", f.col("ingest_date")
     )
-    on = ["asked_date", "asked_id"]
-    joined = asked.join(found, on, "left").join(failed_vectors, on, "left")
+    joined = asked.join(found, ["asked_date", "asked_id"], "left")
     combined = [_combined(rule) for rule in policy.rules if isinstance(rule, CombinedRule)]
     joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
 

@@ -192,6 +192,9 @@ def test_a_forced_date_takes_what_is_carried_over_by_the_policy_of_now(
         assert small.night(FIRST, warehouse, "--force", settings=[two]) == 0
         assert outcomes() == ["blocked", "deferred", "failed embed_error"]
         assert digest_of(warehouse) == decided
+        # A failed embedding is known still after a policy that had refused the content.
+        decide(small, warehouse, small.policy("nothing", rules(0.0)))
+        assert outcomes() == ["blocked", "deferred", "blocked"]
         # Back again, and with a promise in the manifest that what was fetched then does not keep.
         decide(small, warehouse, one)
         small.rows[FIRST][0]["expected_sha256"] = hit

@@ -59,20 +59,23 @@ FETCHES: dict[str, Fetch | None] = {
 } | {"never asked": None}
 
 
-def test_recorded_answers_are_what_the_model_recalls(spark: SparkSession, landing: Landing) -> None:
-    config = load("conf/local.yaml")
-    work = Work(
-        spark, landing, config, POLICY, Versions("p", "m", "t", "r", "c"), "run", Progress("test"), dates=(DAY,)
-    )
-    work.overrides = Overrides(table_frame(spark, "overrides", []))
-    landing.ensure_tables(["content_signals"])
-    version = gate_version(config.policy)
+@pytest.fixture
+def work(spark: SparkSession, landing: Landing) -> Work:
+    versions = Versions("p", "model", "t", "r", "c")
+    made = Work(spark, landing, load("conf/local.yaml"), POLICY, versions, "run", Progress("test"), dates=(DAY,))
+    made.overrides = Overrides(table_frame(spark, "overrides", []))
+    return made
+
+
+def test_recorded_answers_are_what_the_model_recalls(spark: SparkSession, work: Work) -> None:
+    work.landing.ensure_tables(["content_signals"])
+    version = gate_version(work.config.policy)
     signals = [
         {"image_id": CONTENTS[name].image_id, "detector_version": version, "scores": {"nsfw:center": score},
          "run_id": "before"}
         for name, score in SCORES.items()
     ]  # fmt: skip
-    landing.append("content_signals", signals)
+    work.landing.append("content_signals", signals)
     recorded = table_frame(
         spark,
         "fetches",
@@ -107,24 +110,38 @@ def test_recorded_answers_are_what_the_model_recalls(spark: SparkSession, landin
             assert (row.decision, tuple(row.content_reasons)) == (content.decision, content.reasons), (name, fetch)
 
 
-KNOWN = "ingest_date date, url_id string, image_id string"
-
-
-def test_a_failed_embedding_is_remembered_where_it_happened_until_it_is_tried_again(spark: SparkSession) -> None:
-    failed = {"outcome": "failed", "failure_code": "embed_error", "failure_detail": "no vector", "source_file": "f"}
-    before = table_frame(
+def test_a_failed_embedding_is_remembered_by_date_url_and_model_until_it_is_tried_again(
+    spark: SparkSession, work: Work
+) -> None:
+    later = dt.date(2026, 2, 1)
+    recorded = {
+        # date, URL: content, what failed before and under which model, what is remembered afterwards
+        (DAY, "a"): ("x", "before", "model", "before"),
+        (later, "a"): ("x", None, None, None),  # the same content came to something else on another date
+        (DAY, "b"): ("x", "before", "other model", None),
+        (DAY, "c"): ("y", "before", "model", None),  # tried again, and well
+        (DAY, "d"): ("z", None, None, "new"),
+        (later, "d"): ("z", "before", "model", "new"),
+    }
+    fetches = table_frame(
         spark,
-        "sightings",
+        "fetches",
         [
-            {**failed, "ingest_date": DAY, "row_number": number, "url_id": url, "image_id": image}
-            for number, (url, image) in enumerate([("a", "x"), ("a", "x"), ("b", "y"), ("c", "z")])
+            {"ingest_date": date, "url_id": url, "url": url, "image_id": image, "embed_error": error,
+             "embed_model": model, "deferred": False, "not_modified": False, "run_id": "before"}
+            for (date, url), (image, error, model, _) in recorded.items()
         ],
-    )
-    # The same content at another URL and date came to something else; the third URL shows another content by now.
-    answers = frame(
-        spark, KNOWN, [(DAY, "a", "x"), (DAY, "b", "y"), (DAY, "c", "other"), (dt.date(2026, 2, 1), "d", "x")]
-    )
-    tried = frame(spark, "image_id string", [("y",)])
-    assert contents.known_to_have_failed(before, answers, tried).collect() == [(DAY, "a", "no vector")]
-    found = contents.failed_to_embed(answers, frame(spark, "image_id string, error string", [("x", "new")]))
-    assert {tuple(row) for row in found.collect()} == {(DAY, "a", "new"), (dt.date(2026, 2, 1), "d", "new")}
+    )  # fmt: skip
+    requests = frame(spark, "ingest_date date, url_id string", list(recorded))
+    failed = frame(spark, "image_id string, error string", [("z", "new")])
+    tried = frame(spark, "image_id string", [("y",), ("z",), ("z",)])
+    answers = contents.with_failures(contents.recorded_answers(work, requests, fetches), failed, tried)
+    assert {(row.ingest_date, row.url_id): row.embed_error for row in answers.collect()} == {
+        key: after for key, (*_, after) in recorded.items()
+    }
+    contents.record_failures(work, fetches, answers)
+    changed = {(row.ingest_date, row.url_id): (row.embed_error, row.embed_model) for row in
+               work.staged("embed_failures").collect()}  # fmt: skip
+    assert changed == {(DAY, "c"): (None, None), (DAY, "d"): ("new", "model"), (later, "d"): ("new", "model")}
+    (line,) = work.plan
+    assert (line.table, line.rows, line.dates) == ("fetches", 3, ("2026-01-31", "2026-02-01"))

@@ -25,7 +25,7 @@ DAY = dt.date(2026, 1, 31)
 ASKED = (
     "ingest_date date, url_id string, deferred boolean, blocked_reason string, not_modified boolean, image_id string, "
     "failure_code string, failure_detail string, decision string, content_reasons array<string>, "
-    "content_halves array<string>"
+    "content_halves array<string>, embed_error string"
 )
 NSFW = [
     {"id": "r1", "kind": "nsfw", "reason": "sure", "action": "block", "at_least": 0.8, "comment": "c"},
@@ -137,16 +137,10 @@ def answers_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
                 judged.decision if judged else None,
                 list(judged.reasons) if judged else None,
                 list(judged.halves) if judged else None,
+                "no vector" if answer.content and not answer.content.has_vector else None,
             )
         )
     return frame(spark, ASKED, values)
-
-
-def embed_errors_frame(spark: SparkSession, answers: dict[str, Answer]) -> DataFrame:
-    failed = [name for name, a in answers.items() if a.content and not a.content.has_vector]
-    return frame(
-        spark, "ingest_date date, url_id string, error string", [(DAY, digest(name), "no vector") for name in failed]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +148,6 @@ def decided(spark: SparkSession) -> DataFrame:
     found = decide_outcomes(
         rows_frame(spark, [row for row, _ in cases()]),
         answers_frame(spark, ANSWERS),
-        embed_errors_frame(spark, ANSWERS),
         policy=POLICY,
         policy_version="policy",
         run_id="run",
@@ -214,7 +207,6 @@ def test_a_url_without_a_verdict_or_an_answer_fails_as_internal(spark: SparkSess
     found = decide_outcomes(
         rows_frame(spark, rows),
         nothing,
-        embed_errors_frame(spark, {}),
         policy=POLICY,
         policy_version="policy",
         run_id="run",
