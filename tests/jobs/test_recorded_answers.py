@@ -28,10 +28,10 @@ POLICY = Policy.model_validate(
     {
         "name": "test",
         "rules": [
-            {"id": "n", "kind": "nsfw", "action": "block", "reason": "sure", "at_least": 0.8, "comment": "c"},
-            {"id": "l", "kind": "url", "action": "block", "reason": "listed", "comment": "c",
+            {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "sure", "at_least": 0.8, "comment": "c"},
+            {"id": "listed", "kind": "url", "action": "block", "reason": "listed", "comment": "c",
              "urls": ["http://listed.example/x"]},
-            {"id": "d", "kind": "domain", "action": "block", "reason": "domain", "comment": "c",
+            {"id": "domain", "kind": "domain", "action": "block", "reason": "domain", "comment": "c",
              "domains": ["blocked.example"]},
         ],
     }
