@@ -197,6 +197,7 @@ def test_a_forced_date_takes_what_is_carried_over_by_the_policy_of_now(
         assert outcomes() == ["blocked", "deferred", "blocked"]
         # Back again, and with a promise in the manifest that what was fetched then does not keep.
         decide(small, warehouse, one)
+        assert small.night(SECOND, warehouse, settings=[one]) == 0  # brings what is shown now and was taken out
         small.rows[FIRST][0]["expected_sha256"] = hit
         assert small.night(FIRST, warehouse, "--force", settings=[one]) == 0
         assert outcomes() == ["failed hash_mismatch", "blocked", "failed embed_error"]
