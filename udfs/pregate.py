@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -71,6 +71,7 @@ class _Judged(_Located):
     language: str | None = None
 
 
+_T = TypeVar("_T")
 _Row = dict[str, Any]
 _Batches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
@@ -79,15 +80,17 @@ def pregate(policy: Policy) -> _Batches:
     """For `mapInArrow`: rows with the manifest's columns (schemas.tables.MANIFEST_COLUMNS) and `malformed` (why the
     row could not be read, or null); out come the same rows with the columns of `JUDGED` added.
 
-    User names and passwords are removed from URLs, wherever in the manifest's columns they stand.
+    User names and passwords are removed from URLs, wherever in the manifest's columns they stand. Whatever a row brings
+    about costs that row alone: it is a bad one, and `bad_row` names the step and the kind of failure.
     """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         judge = sighting_judge(policy)
         for batch in batches:
-            located = [_locate(row) for row in batch.to_pylist()]
-            kept = [name for name in batch.schema.names if name not in {"url", "malformed"}]
-            columns = [_without_credentials(name, batch.column(name)) for name in kept]
+            readable, problems = _readable(batch)
+            kept = [name for name in readable.schema.names if name not in {"url", "malformed"}]
+            columns = [_without_credentials(name, readable.column(name), problems) for name in kept]
+            located = [_locate_alone(row, problems.get(number)) for number, row in enumerate(readable.to_pylist())]
             yield _judged(judge, pa.RecordBatch.from_arrays(columns, names=kept), located)
 
     return run
@@ -112,17 +115,88 @@ def judge_recorded(policy: Policy) -> _Batches:
 
 
 def _judged(judge: SightingJudge, stored: pa.RecordBatch, located: Sequence[_Located]) -> pa.RecordBatch:
-    rows = [_judge(judge, row, place) for row, place in zip(stored.to_pylist(), located, strict=True)]
+    rows = [_judge_alone(judge, row, place) for row, place in zip(stored.to_pylist(), located, strict=True)]
     added = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in JUDGED]
     return pa.RecordBatch.from_arrays([*stored.columns, *added], names=[*stored.schema.names, *JUDGED.names])
 
 
-def _without_credentials(name: str, column: pa.Array) -> pa.Array:
+_Problems = dict[int, str]
+"""What is wrong with rows of a batch, by their position in it."""
+
+
+class _StepError(Exception):
+    """A step failed on a row. The message names step and kind of failure; it repeats nothing of the row, which may hold
+    a password."""
+
+
+def _tried(step: str, function: Callable[..., _T], *arguments: Any) -> _T:
+    """What the function returns; raises _StepError for whatever it raises."""
+    try:
+        return function(*arguments)
+    except _StepError:
+        raise
+    except Exception as error:
+        raise _StepError(f"{step}: {type(error).__name__}") from error
+
+
+def _readable(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, _Problems]:
+    """The batch with U+FFFD for whatever is no UTF-8, which Spark takes for a string as well, and the rows that hold
+    some."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        pass
+    else:
+        return batch, {}
+    problems: _Problems = {}
+    columns = [
+        _decoded_column(name, column, problems) for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names), problems
+
+
+def _decoded_column(name: str, column: pa.Array, problems: _Problems) -> pa.Array:
+    decoded = []
+    for number, value in enumerate(column.cast(_of_bytes(column.type)).to_pylist()):
+        try:
+            decoded.append(_decoded(value, "strict"))
+        except UnicodeDecodeError:
+            problems.setdefault(number, f"{name}: not UTF-8")
+            decoded.append(_decoded(value, "replace"))
+    return pa.array(decoded, column.type)
+
+
+def _of_bytes(kind: pa.DataType) -> pa.DataType:
+    """The same type of bytes in place of texts."""
+    if pa.types.is_list(kind):
+        return pa.list_(_of_bytes(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_of_bytes(kind.key_type), _of_bytes(kind.item_type))
+    return pa.binary() if pa.types.is_string(kind) else kind
+
+
+def _decoded(value: object, errors: str) -> object:
+    """A text, or a list or map of texts, of their bytes."""
+    if isinstance(value, bytes):
+        return value.decode(errors=errors)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_decoded(part, errors) for part in value)
+    return value
+
+
+def _without_credentials(name: str, column: pa.Array, problems: _Problems) -> pa.Array:
+    """The column as it is stored; null where credentials could not be looked for, which is told among `problems`."""
     if name not in MANIFEST_COLUMNS:
         return column
     values = column.to_pylist()
     redact = redact_url if name == "page_url" else redact_text
-    clean = [_redacted(value, redact) for value in values]
+    clean = []
+    for number, value in enumerate(values):
+        try:
+            clean.append(_tried(name, _redacted, value, redact))
+        except _StepError as failure:
+            problems.setdefault(number, str(failure))
+            clean.append(None)
     return column if clean == values else pa.array(clean, column.type)
 
 
@@ -133,6 +207,13 @@ def _redacted(value: object, redact: Callable[[str], str]) -> object:
     if isinstance(value, (list, tuple)):
         return type(value)(_redacted(part, redact) for part in value)
     return value
+
+
+def _locate_alone(row: _Row, problem: str | None) -> _Located:
+    try:
+        return _tried("url", _locate, row | {"malformed": row["malformed"] or problem})
+    except _StepError as failure:
+        return _Located(None, bad_row=str(failure))
 
 
 def _locate(row: _Row) -> _Located:
@@ -155,6 +236,13 @@ def _recorded(row: _Row) -> _Located:
     return _Located(**row, fetch_url=kept if kept is not None and url_id(kept) == row["url_id"] else None)
 
 
+def _judge_alone(judge: SightingJudge, row: _Row, located: _Located) -> _Judged:
+    try:
+        return _tried("row", _judge, judge, row, located)
+    except _StepError as failure:
+        return _Judged(located.url, bad_row=str(failure))
+
+
 def _judge(judge: SightingJudge, row: _Row, located: _Located) -> _Judged:
     """The verdict on a row without credentials."""
     place = {name: getattr(located, name) for name in _PLACE}
@@ -164,11 +252,13 @@ def _judge(judge: SightingJudge, row: _Row, located: _Located) -> _Judged:
     tag_list = [str(tag) for tag in tags if tag] if isinstance(tags, list) else []
     fields = {name: str(row[name]) for name in _TEXT_FIELDS if row[name]}
     licence = row["license"]
-    shown_as: dict[str, Sequence[str]] = {name: spellings(fields.get(name)) for name in _SHOWN_FIELDS}
-    tags_shown = [spellings(tag) for tag in tag_list]
+    shown_as: dict[str, Sequence[str]] = {name: _tried(name, spellings, fields.get(name)) for name in _SHOWN_FIELDS}
+    tags_shown = [_tried("tags", spellings, tag) for tag in tag_list]
     text = one_line(*(texts[-1] for texts in (*shown_as.values(), *tags_shown)))
-    spoken = language(text)
-    verdict = judge(
+    spoken = _tried("language", language, text)
+    verdict = _tried(
+        "rules",
+        judge,
         SightingFacts(
             located.host,
             str(licence) if licence is not None else None,

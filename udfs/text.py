@@ -84,7 +84,10 @@ class TextEmbedder:
         results = [Embedded(error="no text")] * len(texts)
         present = [(index, text) for index, text in enumerate(texts) if text]
         by_length: dict[int, list[tuple[int, Tokens]]] = {}
-        for (index, _), tokens in zip(present, self.tokenize([text for _, text in present]), strict=True):
+        for (index, _), tokens in zip(present, self._tokens([text for _, text in present]), strict=True):
+            if isinstance(tokens, Embedded):
+                results[index] = tokens
+                continue
             padded = min(length for length in self.lengths if length >= len(tokens))
             by_length.setdefault(padded, []).append((index, tokens))
         for length, members in by_length.items():
@@ -98,6 +101,15 @@ class TextEmbedder:
         if golden not in self.checked:
             check_golden(self.embed(GOLDEN_TEXTS), golden, tolerance("float32"))
             self.checked.add(golden)
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens | Embedded]:
+        """Of each text, or what is wrong with it where the tokenizer fails on it."""
+        try:
+            return [*self.tokenize(texts)]
+        except Exception as error:  # noqa: BLE001 - whatever one text provokes, the others get their vectors
+            if len(texts) == 1:
+                return [Embedded(error=f"tokenizer: {type(error).__name__}")]
+            return [tokens for text in texts for tokens in self._tokens([text])]
 
     def _of_length(self, length: int) -> FixedBatches[Tokens]:
         if length not in self._batches:

@@ -1,4 +1,5 @@
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import udfs.pregate
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
+from tests import wild
 from udfs.cleaning import clean_text, text_id
 from udfs.pregate import JUDGED, RECORDED, judge_recorded, pregate
+from udfs.rules import SightingFacts, SightingJudge, Verdict, sighting_judge
 from udfs.urls import normalise_url, url_id
 
 POLICY = Policy.model_validate(
@@ -138,6 +142,40 @@ def test_the_columns_that_are_added_have_the_declared_types() -> None:
     assert [out.schema.field(name) for name in JUDGED.names] == list(JUDGED)
 
 
+WILD = st.builds(lambda text: text.encode(errors="replace").decode(), wild.TEXTS)
+WILD_URLS = st.builds(lambda url: url.encode(errors="replace").decode(), wild.URLS)
+WILD_ROWS = st.fixed_dictionaries(
+    {
+        "url": WILD_URLS | st.just("http://a.example/x"),
+        "page_url": st.none() | WILD_URLS,
+        "title": st.none() | WILD,
+        "alt_text": st.none() | WILD,
+        "description": st.none() | WILD,
+        "tags": st.none() | st.lists(st.none() | WILD, max_size=3),
+        "license": st.none() | WILD,
+        "attributes": st.none() | st.lists(st.tuples(WILD, st.none() | WILD), max_size=2),
+        "expected_sha256": st.none() | WILD,
+        "malformed": st.none() | WILD,
+    }
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(WILD_ROWS)
+def test_whatever_comes_in_a_row_comes_out_judged_or_bad_and_harms_no_other(fields: dict[str, Any]) -> None:
+    before, wild_row, after = judged(row(title="a cat"), row(**fields), row(title="gore"))
+    assert (before["bad_row"], before["text"], after["reasons"]) == (None, "a cat", ["text"])
+    if wild_row["bad_row"] is None:
+        assert all([wild_row["normalised_url"], wild_row["url_id"], wild_row["host"]])
+        assert wild_row["text"] == (clean_text(*(wild_row[name] for name in TEXT_COLUMNS)) or None)
+        assert wild_row["text_id"] == (text_id(wild_row["text"]) if wild_row["text"] else None)
+    else:
+        assert (wild_row["url_id"], wild_row["text"], wild_row["reasons"]) == (None, None, [])
+
+
+TEXT_COLUMNS = ("title", "alt_text", "description", "tags")
+
+
 # Bad rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +213,124 @@ def test_a_digest_in_either_case_or_none_is_sound(expected: str | None) -> None:
     result = judged_one(expected_sha256=expected)
     assert result["bad_row"] is None
     assert result["expected_sha256"] == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "breaks", "reason"),
+    [
+        ("spellings", "title", "title: ValueError"),
+        ("spellings", "alt", "alt_text: ValueError"),
+        ("spellings", "tag", "tags: ValueError"),
+        ("language", "title. alt. text. tag", "language: ValueError"),
+        ("one_line", "title", "row: ValueError"),
+        ("text_id", "title. alt. text. tag", "row: ValueError"),
+        ("host_of", "http://broken.example/", "url: ValueError"),
+        ("normalise_url", "http://broken.example/", "url: ValueError"),
+        ("redact_text", "text", "description: ValueError"),
+        ("redact_url", "http://page.example/", "page_url: ValueError"),
+    ],
+)
+def test_whatever_a_step_raises_costs_the_row_and_never_the_stage(
+    monkeypatch: pytest.MonkeyPatch, step: str, breaks: str, reason: str
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        if breaks in arguments:
+            raise ValueError(SECRET)
+        return works(*arguments)
+
+    works = getattr(udfs.pregate, step)
+    monkeypatch.setattr(udfs.pregate, step, fail)
+    broken = row(
+        url="http://broken.example/", page_url="http://page.example/", title="title", alt_text="alt",
+        description="text", tags=["tag"],
+    )  # fmt: skip
+    first, result, last = judged(row(), broken, row(title="gore"))
+    assert (first["bad_row"], last["reasons"]) == (None, ["text"])
+    assert (result["bad_row"], result["url_id"], result["decision"], result["reasons"]) == (reason, None, "allow", [])
+    assert holders(result) == []
+
+
+def test_a_rule_that_fails_costs_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_on_dogs(*_: object) -> SightingJudge:
+        def judge(facts: SightingFacts, cleared: frozenset[str] = frozenset()) -> Verdict:
+            if facts.text["title"] == "a dog":
+                raise RecursionError
+            return works(facts, cleared)
+
+        return judge
+
+    works = sighting_judge(POLICY)
+    monkeypatch.setattr(udfs.pregate, "sighting_judge", fails_on_dogs)
+    out = judged(row(title="a dog"), row(title="gore"))
+    assert [(result["bad_row"], result["reasons"]) for result in out] == [
+        ("rules: RecursionError", []),
+        (None, ["text"]),
+    ]
+
+
+def test_credentials_that_could_not_be_looked_for_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(text: str) -> str:
+        if SECRET in text:
+            raise ValueError(text)
+        return text
+
+    monkeypatch.setattr(udfs.pregate, "redact_text", fail)
+    result = judged_one(title=f"see http://user:{SECRET}@b.example/", tags=["cat"])
+    assert (result["title"], result["tags"], result["bad_row"]) == (None, None, "title: ValueError")
+
+
+@pytest.mark.parametrize("column", ["url", "title", "tags", "attributes", "license", "malformed"])
+def test_bytes_that_are_no_utf8_cost_their_row(column: str) -> None:
+    """Spark takes them for a string where a Parquet file says so."""
+    broken = b"caf\xe9"
+    given_bytes: Any = {"tags": [b"cat", broken, None], "attributes": [(b"k", broken), (broken, None)]}.get(
+        column, broken
+    )
+    rows = [row(title="a cat"), row(), row(title="gore")]
+    kinds = {"tags": pa.list_(pa.binary()), "attributes": pa.map_(pa.binary(), pa.binary())}
+    batch = pa.RecordBatch.from_pylist(rows, MANIFEST)
+    values = pa.array(
+        [
+            None if column != "url" else b"http://a.example/x",
+            given_bytes,
+            None if column != "url" else b"http://a.example/x",
+        ],
+        kinds.get(column, pa.binary()),
+    )
+    changed = [
+        values.cast(MANIFEST.field(column).type, safe=False) if name == column else batch.column(name)
+        for name in MANIFEST.names
+    ]
+    (out,) = pregate(POLICY)([pa.RecordBatch.from_arrays(changed, names=MANIFEST.names)])
+    out.validate(full=True)
+    first, result, last = out.to_pylist()
+    assert (first["bad_row"], last["bad_row"]) == (None, None)
+    assert result["url_id"] is None
+    assert "caf\ufffd" in str(result)
+    assert result["bad_row"] == ("caf\ufffd" if column == "malformed" else f"{column}: not UTF-8")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"title": "&#" + "5" * 5000}, {"title": "&#x" + "f" * 5000 + ";"}, {"tags": ["<![", "<!DOCTYPE [<!x"]},
+        {"description": "<div>" * 200_000}, {"title": "a" * 10**6}, {"title": "@//" * 300_000},
+        {"title": "://a:b@" * 150_000}, {"alt_text": "//" * 500_000}, {"alt_text": "%2F%2F:" * 150_000 + "@"},
+        {"title": "\u0301\u0316" * 500_000}, {"title": "child " * 200_000}, {"license": "@" * 10**6},
+        {"page_url": "http://" + "a:" * 500_000 + "@"}, {"page_url": "//" * 500_000 + "@"}, {"tags": ["<b>x"] * 10_000},
+    ],
+    ids=lambda fields: str(fields)[:28],
+)  # fmt: skip
+def test_a_hostile_row_is_judged_at_a_bounded_cost(fields: dict[str, Any]) -> None:
+    start = time.process_time()
+    assert judged_one(**fields)["bad_row"] is None
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("port", ["0" * 5000, "9" * 5000])
+def test_a_port_of_thousands_of_digits_costs_its_row(port: str) -> None:
+    out = judged(row(), row(url=f"http://a.example:{port}/"), row())
+    assert [result["bad_row"] for result in out] == [None, "url: port", None]
 
 
 def test_a_bad_row_does_not_harm_the_rows_beside_it() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from schemas.settings import AssetSettings, TextSettings
 from udfs.assets import AssetError
 from udfs.text import (
     TextModelError,
+    Tokens,
     embed_text_batches,
     load_text_embedder,
     text_model_version,
@@ -86,6 +88,22 @@ def test_every_row_comes_out_in_order_and_one_without_text_fails_alone() -> None
     assert [row["text_id"] for row in rows] == ["id0", "id1", "id2", "id3"]
     assert [row["error"] for row in rows] == [None, "no text", None, "no text"]
     assert [row["vector"] is None for row in rows] == [False, True, False, True]
+
+
+def test_a_text_on_which_the_tokenizer_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = load_text_embedder(PACKAGED)
+    works = embedder.tokenize
+
+    def fail(texts: Sequence[str]) -> list[Tokens]:
+        if "a dog" in texts:
+            raise ValueError("a dog")
+        return works(texts)
+
+    expected = embedded(["a cat", "a bird"])
+    monkeypatch.setattr(embedder, "tokenize", fail)
+    rows = embedded(["a cat", "a dog", "a bird"])
+    assert [row["error"] for row in rows] == [None, "tokenizer: ValueError", None]
+    assert np.array_equal(vectors([rows[0], rows[2]]), vectors(expected))
 
 
 def test_no_rows_in_means_no_rows_out() -> None:
