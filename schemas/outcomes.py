@@ -78,7 +78,7 @@ class FailureCode(StrEnum):
 
 
 FAILURE_MEANINGS: dict[FailureCode, str] = {
-    FailureCode.BAD_ROW: "the manifest's row cannot be read, or has no URL that could be requested",
+    FailureCode.BAD_ROW: "the manifest's row cannot be read or judged, or has no URL that could be requested",
     FailureCode.DNS: "the host's name does not resolve",
     FailureCode.CONNECT: "no connection, or one that broke off or answered no HTTP",
     FailureCode.TLS: "no trusted encrypted connection: certificate, host name or protocol",

@@ -276,7 +276,7 @@ def test_credentials_that_could_not_be_looked_for_are_not_stored(monkeypatch: py
 
     monkeypatch.setattr(udfs.pregate, "redact_text", fail)
     result = judged_one(title=f"see http://user:{SECRET}@b.example/", tags=["cat"])
-    assert (result["title"], result["tags"], result["bad_row"]) == (None, None, "title: ValueError")
+    assert (result["title"], result["tags"], result["bad_row"]) == (None, ["cat"], "title: ValueError")
 
 
 @pytest.mark.parametrize("column", ["url", "title", "tags", "attributes", "license", "malformed"])
