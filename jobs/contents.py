@@ -13,7 +13,7 @@ from pyspark.sql import functions as f
 from jobs.golden import golden_of_images, golden_of_texts
 from jobs.landing import CHANGE
 from jobs.stages import audit, outcomes
-from jobs.stages.crawl import crawl_and_gate
+from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.work import Work
 from schemas.policy import Policy
@@ -32,6 +32,8 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
     """Requests (`url_id, url, host`, and what `validators` adds where there is some) -> the one staging table from
     which everything else derives; new signals are planned for storing."""
     config = work.config
+    decoders = work.versions.canonical_version
+    listed = work.landing.read("quarantine").where(f.col("canonical_version") == decoders).select("image_id", "detail")
     crawled = crawl_and_gate(
         requests,
         policy=work.policy,
@@ -41,19 +43,24 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         images=config.images,
         tasks=config.spark.crawl_tasks,
         deadline_at=deadline_at,
+        quarantine=listed,
     )
     staged = work.stage(
         "crawl",
         crawled.withColumn("run_id", f.lit(work.run_id))
         .withColumn("source_bytes", f.col("bytes"))
         .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
-        .withColumn("canonical_version", f.lit(work.versions.canonical_version))
+        .withColumn("canonical_version", f.lit(decoders))
         # Of `fetches`; found out later, when what is staged here is embedded.
         .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
         not_modified=f.col("not_modified"),
+        lost_decoders=lost_decoders(),
     )
     work.counts["urls"] = work.rows("crawl").rows
     work.counts["not_modified"] = work.rows("crawl").counted["not_modified"]
+    work.counts["lost_decoders"] = work.rows("crawl").counted["lost_decoders"]
+    if work.counts["lost_decoders"]:
+        _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
     known = work.landing.read("content_signals").where(f.col("detector_version") == version)
@@ -65,6 +72,13 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
     work.stage("content_signals", signals)
     work.plan_rows("content_signals", "content_signals")
     return staged
+
+
+def _remember(work: Work, lost: DataFrame) -> None:
+    """Plan that contents which decoders crashed or hung over are put into quarantine."""
+    rows = lost.withColumn("detail", f.col("failure_detail")).select(*TABLES["quarantine"].column_names)
+    work.stage("quarantine", rows.dropDuplicates(["image_id"]))
+    work.plan_rows("quarantine", "quarantine")
 
 
 def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:

@@ -7,6 +7,7 @@ seconds, offline and quietly. Under `spark-submit` the launcher has brought them
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable
@@ -85,6 +86,10 @@ LOCAL_PROPERTIES: dict[str, Any] = {
     "spark.sql.codegen.wholeStage": "false",
 }
 
+LOCAL_ATTEMPTS = 2
+"""Of a task on one machine, where Spark would give up at the first failure: a picture that crashes its decoder ends the
+first attempt, and the second decodes where that costs nothing but the picture (udfs.isolation)."""
+
 THREAD_LIMITS: dict[str, str] = {
     # Spark schedules one task a core: a library that starts a thread pool of its own in each only gets in the way.
     "OMP_NUM_THREADS": "1",
@@ -155,7 +160,8 @@ def local_builder(master: str, jars: Path | None, java_option: str) -> SparkSess
     if jars:
         # On the class path, not in `spark.jars`: only what the JVM's own loader loads can come out of an archive.
         properties["spark.driver.extraClassPath"] = ":".join(_jars(jars))
-    return SparkSession.builder.master(master).config(map=properties)
+    retrying = re.sub(r"^local\[(\d+|\*)\]$", rf"local[\1,{LOCAL_ATTEMPTS}]", master)
+    return SparkSession.builder.master(retrying).config(map=properties)
 
 
 def _start_workers(spark: SparkSession) -> None:

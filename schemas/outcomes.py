@@ -92,7 +92,7 @@ FAILURE_MEANINGS: dict[FailureCode, str] = {
     FailureCode.BAD_TYPE: "no image of an accepted format, or not of the declared one",
     FailureCode.DECODE: "truncated or broken image data",
     FailureCode.BOMB: "decompresses to more than is sound: pixels, frames, scans or content coding",
-    FailureCode.TOO_SMALL: "a side shorter than `images.min_side`",
+    FailureCode.TOO_SMALL: "a side shorter than `images.min_side`, as fetched or as it would be stored",
     FailureCode.OPT_OUT: "the server reserves the image: X-Robots-Tag or TDM-Reservation",
     FailureCode.ROBOTS: "robots.txt disallows the URL",
     FailureCode.FORBIDDEN_ADDRESS: "resolves or redirects to an address that is not public, or not to http(s)",
@@ -119,3 +119,7 @@ TRANSIENT: frozenset[FailureCode] = frozenset(
 
 WITHDRAWALS: frozenset[FailureCode] = frozenset({FailureCode.OPT_OUT, FailureCode.ROBOTS, FailureCode.GONE})
 """Failures by which a URL withdraws what it showed before: they are conclusive for the state of the URL."""
+
+LOST_DECODER = "decoder lost"
+"""What the detail of a failure begins with where the image did not fail to decode but took the decoder's process with
+it; what follows says how. With `FailureCode.DECODE` it does so again, and is remembered."""

@@ -229,7 +229,8 @@ class ImageSettings(Settings):
     """Longest side in pixels; smaller images are never enlarged."""
     jpeg_quality: int = Field(default=90, ge=50, le=100)
     min_side: int = Field(default=32, ge=1)
-    """Source images with a side shorter than this are `too_small`."""
+    """Images with a side shorter than this are `too_small`, as fetched or as stored: with `max_side` it also bounds how
+    long and narrow a picture may be, 16 to 1 by default."""
 
 
 class ExecutorSettings(Settings):

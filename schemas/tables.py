@@ -202,6 +202,21 @@ CONTENT_SIGNALS = Table(
     constraints={"image_id_hex": f"image_id {SHA256_HEX}", "has_scores": "size(scores) > 0"},
 )
 
+QUARANTINE = Table(
+    name="quarantine",
+    row="content that crashed or hung a decoder: no task is shown it again until another decoder comes",
+    kind="content",
+    keys=("image_id", "canonical_version"),
+    digested=False,
+    columns=(
+        _id("image_id", "SHA-256 of the fetched bytes"),
+        Column("canonical_version", "string", "digest of the decoders that it was shown to", nullable=False),
+        Column("detail", "string", "what became of them; the `failure_detail` of its sightings", nullable=False),
+        _RUN_ID,
+    ),
+    constraints={"image_id_hex": f"image_id {SHA256_HEX}"},
+)
+
 DECISIONS = Table(
     name="decisions",
     row="decision taken on a content or a sighting (audit log)",
@@ -535,6 +550,7 @@ TABLES: dict[str, Table] = {
         SIGHTINGS,
         FETCHES,
         CONTENT_SIGNALS,
+        QUARANTINE,
         DECISIONS,
         IMAGES,
         EMBEDDINGS,

@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings, ImageSettings
-from udfs.decode import load, open_image, orientation, to_rgb, upright
+from udfs.decode import ImageError, decoding, load, open_image, orientation, to_rgb, upright
 from udfs.phash import hash_pixels
 
 METHOD = 2
@@ -85,7 +86,15 @@ def canonicalise(
         ImageError: `BAD_TYPE`, `DECODE`, `BOMB` or `TOO_SMALL`; see `udfs.decode.open_image`.
     """
     image = open_image(data, limits, declared_type, images.min_side)
-    return rendered(image, _fitted(image.size, images.max_side), images.jpeg_quality)
+    size = _fitted(image.size, images.max_side)
+    if min(size) < images.min_side:
+        # A strip a few pixels wide has nothing left to tell it from another.
+        width, height = image.size
+        raise ImageError(
+            FailureCode.TOO_SMALL,
+            f"{width} x {height}, stored as {size[0]} x {size[1]}: a side below {images.min_side}",
+        )
+    return rendered(image, size, images.jpeg_quality)
 
 
 def rendered(image: Image.Image, size: tuple[int, int], quality: int) -> Canonical:
@@ -95,11 +104,12 @@ def rendered(image: Image.Image, size: tuple[int, int], quality: int) -> Canonic
         ImageError: `DECODE` or `BOMB`; see `udfs.decode.load`.
     """
     source_size, source_format = image.size, image.format or ""
-    turn = orientation(image)
-    # libjpeg-turbo scales by 1/2, 1/4, 1/8 inside the inverse DCT: never below `size`, and cheaper than full size.
-    image.draft(None, size)
-    load(image)
-    array = _shrunk_rgbx(image, size, turn)
+    with decoding(source_format):
+        # libjpeg-turbo scales by 1/2, 1/4, 1/8 inside the inverse DCT: never below `size`, and cheaper than full size.
+        image.draft(None, size)
+        load(image)
+        turn = orientation(image)
+        array = _shrunk_rgbx(image, size, turn)
     pixels = _encoded(array, quality)
     hashes = hash_pixels(pixels)
     source_width, source_height = source_size[::-1] if turn >= 5 else source_size

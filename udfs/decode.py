@@ -6,9 +6,11 @@ way a decoder can fail ends as an `ImageError` that carries a `FailureCode`.
 Sources: WHATWG MIME Sniffing (https://mimesniff.spec.whatwg.org), GIF89a (https://www.w3.org/Graphics/GIF/spec-gif89a.txt).
 """
 
+import hashlib
 import io
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, Unid
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs import media_types
+from udfs.bounded import RecentlyUsed
 
 # A filter at import, since warnings.catch_warnings is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -168,10 +171,17 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
     _check_declared(declared_type, name)
     if name == "png":
         data = _without_texts(data)
-    with _decoding(name):
+    # Pillow has a limit of its own: it refuses twice as many pixels, also of a frame that turns out to be larger.
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    with decoding(name):
         image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
         frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
-    _check_size(image.size, frames, limits, min_side)
+    check_size(image.size, limits)
+    if frames > limits.max_frames:
+        raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
+    if min(image.size) < min_side:
+        width, height = image.size
+        raise ImageError(FailureCode.TOO_SMALL, f"{width} x {height} has a side shorter than {min_side}")
     return image
 
 
@@ -181,19 +191,22 @@ def _check_declared(declared_type: str | None, name: str) -> None:
         raise ImageError(FailureCode.BAD_TYPE, f"declared {media_type[:64]}, but the bytes are {name}")
 
 
-def _check_size(size: tuple[int, int], frames: int, limits: CrawlSettings, min_side: int) -> None:
+def check_size(size: tuple[int, int], limits: CrawlSettings) -> None:
+    """Raises ImageError, `BOMB`, where width times height are over `limits.max_pixels`."""
     width, height = size
     if width * height > limits.max_pixels:
         raise ImageError(FailureCode.BOMB, f"{width} x {height} is over {limits.max_pixels} pixels")
-    if frames > limits.max_frames:
-        raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
-    if min(size) < min_side:
-        raise ImageError(FailureCode.TOO_SMALL, f"{width} x {height} has a side shorter than {min_side}")
 
 
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into an `ImageError`; messages that differ from run to run are replaced."""
+def decoding(name: str | None) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `ImageError`, around all that is done with an image whose bytes may be
+    broken: decoders find that out late, and Pillow raises whatever comes of it. Messages that differ from run to run
+    are replaced.
+
+    `name`: of the format, as Pillow has it.
+    """
+    name = (name or "image").lower()
     try:
         yield
     except ImageError:
@@ -312,7 +325,7 @@ def load(image: Image.Image) -> None:
     Raises:
         ImageError: `DECODE` for truncated or broken data, `BOMB` where it unpacks beyond the decoder's limits.
     """
-    with _decoding((image.format or "image").lower()):
+    with decoding(image.format):
         for tile in getattr(image, "tile", ()):  # not yet decoded; of an MPO, where its present frame begins
             if tile.codec_name == "jpeg" and isinstance(file := getattr(image, "fp", None), io.BytesIO):
                 _check_scans(memoryview(file.getvalue())[tile.offset :])
@@ -325,15 +338,19 @@ def decode_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: as `load`.
     """
-    turn = orientation(image)
     load(image)
-    return upright(to_rgb(image), turn)
+    return upright(to_rgb(image), orientation(image))
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8; 1 where there is none or the EXIF data are broken."""
+    """EXIF orientation of a loaded image, 1 (upright) to 8; 1 where there is none or the EXIF data are broken.
+
+    As in browsers, nothing else turns a picture: Pillow's `getexif` goes by XMP too.
+    """
+    exif = Image.Exif()
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        exif.load(image.info.get("exif") or b"")
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SyntaxError, struct.error):
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
@@ -353,7 +370,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ImageError: `DECODE` where Pillow cannot convert the mode.
     """
     profile = image.info.get("icc_profile")
-    with _decoding((image.format or "image").lower()):
+    with decoding(image.format):
         alpha = None
         if image.mode.startswith("I"):
             image = _high_byte(image)
@@ -385,12 +402,40 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-@lru_cache(maxsize=64)
+KEPT_TRANSFORM_BYTES = 64 * 2**20
+"""What the transforms of colour profiles that a process keeps may weigh: all usual ones, or one that is enormous."""
+
+_TRANSFORM_OVERHEAD = 2**20
+_TABLE_GROWTH = 4
+"""A transform weighs so many times its profile, whose tables it holds unpacked, and something beside."""
+
+_UNCHANGED_WEIGHT = 256
+
+_transforms: RecentlyUsed[tuple[ImageCms.ImageCmsTransform | None]] = RecentlyUsed(KEPT_TRANSFORM_BYTES)
+_transforms_lock = threading.Lock()
+
+
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The transform from `profile` to sRGB for images of `mode`; None where it is unusable or changes nothing visible.
 
-    Most profiles on the web are sRGB itself: a probe of 729 colours finds those, and saves 3 ms an image.
+    It takes longer to build than to apply, and few profiles are in use: they are kept, by their digests.
     """
+    key = f"{mode}:{hashlib.sha256(profile).hexdigest()}"
+    with _transforms_lock:
+        known = _transforms.get(key)
+    if known is not None:
+        return known[0]
+    transform = _built_transform(profile, mode)
+    changes = transform is not None
+    weight = _TRANSFORM_OVERHEAD + _TABLE_GROWTH * len(profile) if changes else _UNCHANGED_WEIGHT
+    with _transforms_lock:
+        _transforms.put(key, (transform,), weight)
+    return transform
+
+
+def _built_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """See `_srgb_transform`. Most profiles on the web are sRGB itself: a probe of 729 colours finds those, and saves 3
+    ms an image."""
     try:
         transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb_profile(), mode, "RGB")
         if mode == "RGB":

@@ -10,19 +10,22 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from pyspark import TaskContext
 from pyspark.sql.pandas.functions import pandas_udf
 
 from schemas.outcomes import Decision, FailureCode
 from schemas.policy import NSFW, CombinedRule, ContentHalf, DetectorRule, PerceptualRule, Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
-from udfs.canonical import canonicalise
+from udfs.canonical import Canonical, canonicalise
 from udfs.decode import ImageError
 from udfs.detectors import REVISION as DETECTORS_REVISION
 from udfs.detectors import GateDetector, Input, load_detectors
+from udfs.isolation import IsolatedDecoders
 from udfs.nsfw import detector_version
 from udfs.overrides import People, judge_with_people
 from udfs.phash import REVISION as HASHES_REVISION
@@ -30,7 +33,7 @@ from udfs.phash import picture_hashes
 from udfs.rules import ContentSignals, MissingScore
 from udfs.views import REVISION as VIEWS_REVISION
 from udfs.views import View, stored_and_views
-from udfs.watchdog import TimedOut, within
+from udfs.watchdog import TimedOut, process_ends_after, within
 
 GATE = (
     "decision string, reasons array<string>, halves array<string>, scores map<string,double>, "
@@ -87,6 +90,44 @@ def missing_signals(policy: Policy, gate: GateSettings) -> list[str]:
     return lines
 
 
+class Decoders(Protocol):
+    """What turns bytes into pixels: in this process, or in others (`udfs.isolation`)."""
+
+    @property
+    def patience(self) -> int:
+        """How many times a picture's time-out one picture may take where this is asked about it."""
+
+    def stored_and_views(
+        self, data: bytes, gate: GateSettings, limits: CrawlSettings, declared_type: str | None
+    ) -> tuple[Image.Image, Iterator[View]]:
+        """See `udfs.views.stored_and_views`."""
+
+    def canonicalise(
+        self, data: bytes, images: ImageSettings, limits: CrawlSettings, declared_type: str | None
+    ) -> Canonical:
+        """See `udfs.canonical.canonicalise`."""
+
+
+class OwnDecoders:
+    """The decoders of this process."""
+
+    patience = 1
+    stored_and_views = staticmethod(stored_and_views)
+    canonicalise = staticmethod(canonicalise)
+
+
+def decoders_of_task(timeout_s: float) -> Decoders:
+    """This process's own; for a task that is tried again those that nothing can crash, for a picture may have ended the
+    attempt before."""
+    task = TaskContext.get()
+    is_retry = task is not None and task.attemptNumber() > 0
+    return IsolatedDecoders(_ISOLATED_TIMEOUTS * timeout_s) if is_retry else OwnDecoders()
+
+
+_ISOLATED_TIMEOUTS = 3
+"""How many time-outs of a picture pass before one that does not answer counts as one that hangs its decoder."""
+
+
 def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People) -> Any:
     """`(body binary, content_type string, image_id string) -> GATE`; null bodies (nothing was fetched) give a null
     decision."""
@@ -102,11 +143,14 @@ def judge_batches(
 ) -> Iterator[pd.DataFrame]:
     """What `gate_udf` runs: batches of bodies, types and image_ids to frames of the columns of `GATE`."""
     loaded = load_detectors(gate)
+    decoders = decoders_of_task(gate.timeout_s)
     for bodies, types, image_ids in batches:
         rows: list[Row] = []
         given = [Given(*one) for one in zip(bodies, types, image_ids, strict=True)]
         for start in range(0, len(given), gate.batch_size):
-            rows += judge_batch(policy, loaded, gate, limits, given[start : start + gate.batch_size], people)
+            batch = given[start : start + gate.batch_size]
+            with process_ends_after((len(batch) + 2) * decoders.patience * gate.timeout_s):
+                rows += judge_batch(policy, loaded, gate, limits, batch, people, decoders)
         yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
 
 
@@ -131,31 +175,55 @@ def judge_batch(
     limits: CrawlSettings,
     given: Sequence[Given],
     people: People,
+    decoders: Decoders | None = None,
 ) -> list[Row]:
     """One row for each of `given`, in order.
 
     Never raises for what is in a picture. All are decoded and scored together; where that raises or takes longer than
     one picture may, each is tried again alone, and whatever goes wrong then is a failure of its own row.
     """
-    rows: list[Row] = [dict.fromkeys(_GATE_NAMES) | {"reasons": [], "halves": []} for _ in given]
+    rows = [_no_verdict() for _ in given]
     fetched = [(row, one) for row, one in zip(rows, given, strict=True) if one.body is not None]
-    examined = _examined([one for _, one in fetched], loaded, gate, limits)
+    decoders = decoders or OwnDecoders()
+    examined = _examined([one for _, one in fetched], loaded, gate, limits, decoders)
     for (row, _), signals in zip(fetched, examined, strict=True):
         if isinstance(signals, ImageError):
             row["failure_code"], row["failure_detail"] = signals.code.value, signals.detail
         else:
-            _decide(policy, row, signals, people)
+            try:
+                _decide(policy, row, signals, people)
+            except Exception as error:  # noqa: BLE001 - fail closed: without a verdict there is no admission
+                _log.warning("no verdict: %r", error)
+                row.update(_no_verdict() | _failure(error))
     return rows
 
 
+def _no_verdict() -> Row:
+    return dict.fromkeys(_GATE_NAMES) | {"reasons": [], "halves": []}
+
+
+def _failure(error: Exception) -> Row:
+    return {
+        "failure_code": FailureCode.GATE_ERROR.value,
+        "failure_detail": f"{type(error).__name__}: {error}"[:200],
+    }
+
+
 def _examined(
-    given: list[Given], loaded: Sequence[GateDetector], gate: GateSettings, limits: CrawlSettings
+    given: list[Given],
+    loaded: Sequence[GateDetector],
+    gate: GateSettings,
+    limits: CrawlSettings,
+    decoders: Decoders,
 ) -> list[ContentSignals | ImageError]:
+    if not given:
+        return []
+    limit_s = decoders.patience * gate.timeout_s
     try:
-        return within(gate.timeout_s, lambda given_up: _signals(given, loaded, gate, limits, given_up)) if given else []
+        return within(limit_s, lambda given_up: _signals(given, loaded, gate, limits, decoders, given_up))
     except Exception as error:  # noqa: BLE001 - fail closed: whatever a picture does to a runtime, it has no score
         if len(given) > 1:
-            return [_examined([one], loaded, gate, limits)[0] for one in given]
+            return [_examined([one], loaded, gate, limits, decoders)[0] for one in given]
         _log.warning("no score: %r", error)
         return [ImageError(FailureCode.GATE_ERROR, f"{type(error).__name__}: {error}"[:200])]
 
@@ -165,6 +233,7 @@ def _signals(
     loaded: Sequence[GateDetector],
     gate: GateSettings,
     limits: CrawlSettings,
+    decoders: Decoders,
     given_up: threading.Event,
 ) -> list[ContentSignals | ImageError]:
     """Signals of each, or why its pixels cannot be had. Raises whatever a detector raises."""
@@ -173,7 +242,7 @@ def _signals(
     for one in given:
         scores: dict[str, float] = {}
         try:
-            stored, seen = stored_and_views(one.body or b"", gate, limits, one.declared_type)
+            stored, seen = decoders.stored_and_views(one.body or b"", gate, limits, one.declared_type)
             hashes = picture_hashes(stored, gate.hashes)
             prepared = _prepared(seen, scores, loaded, given_up)
         except ImageError as error:
@@ -235,23 +304,36 @@ def _decide(policy: Policy, row: Row, signals: ContentSignals, people: People) -
     row["phash256s"], row["pdqs"], row["pdq_quality"] = signals.phash256s, signals.pdqs, signals.pdq_quality
 
 
-def canonical_udf(images: ImageSettings, limits: CrawlSettings) -> Any:
+def canonical_udf(images: ImageSettings, limits: CrawlSettings, gate: GateSettings) -> Any:
     """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
 
     def canonical(batches: _Batches) -> Iterator[pd.DataFrame]:
+        decoders = decoders_of_task(gate.timeout_s)
         for bodies, types, decisions in batches:
-            rows = [
-                _canonical_row(body, declared, images, limits) if decision == Decision.ALLOW else {}
-                for body, declared, decision in zip(bodies, types, decisions, strict=True)
-            ]
+            rows: list[Row] = []
+            given = list(zip(bodies, types, decisions, strict=True))
+            for start in range(0, len(given), gate.batch_size):
+                batch = given[start : start + gate.batch_size]
+                with process_ends_after((len(batch) + 2) * gate.timeout_s):
+                    rows += [
+                        canonical_row(body, declared, images, limits, decoders) if decision == Decision.ALLOW else {}
+                        for body, declared, decision in batch
+                    ]
             yield pd.DataFrame(rows, columns=_CANONICAL_NAMES, dtype=object)
 
     return _iterator_udf(canonical, CANONICAL)
 
 
-def _canonical_row(body: bytes, declared: str | None, images: ImageSettings, limits: CrawlSettings) -> Row:
+def canonical_row(
+    body: bytes, declared: str | None, images: ImageSettings, limits: CrawlSettings, decoders: Decoders
+) -> Row:
+    """The columns of `CANONICAL` for one body. Never raises for what is in it."""
     try:
-        made = canonicalise(body, images, limits, declared)
+        made = decoders.canonicalise(body, images, limits, declared)
     except ImageError as error:
         return {"failure_code": error.code.value, "failure_detail": error.detail}
+    except Exception as error:  # noqa: BLE001 - one row must never take the others down
+        _log.warning("no canonical image: %r", error)
+        detail = f"{type(error).__name__}: {error}"[:200]
+        return {"failure_code": FailureCode.INTERNAL.value, "failure_detail": detail}
     return {name: getattr(made, name) for name in _CANONICAL_NAMES[:-2]}

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings, GateSettings
-from udfs.decode import ImageError, decode_rgb, open_image, orientation, to_rgb, upright
+from udfs.decode import ImageError, check_size, decode_rgb, decoding, open_image, orientation, to_rgb, upright
 
 REVISION = 1
 """Raise this whenever a view of more than the default settings shows other pixels for the same bytes."""
@@ -87,36 +87,32 @@ def _decoded(image: Image.Image, gate: GateSettings) -> Image.Image:
 def _frames(image: Image.Image, gate: GateSettings, limits: CrawlSettings) -> Iterator[str]:
     """Names of the frames to look at; `image` stands at the frame whenever its name is given."""
     yield ""
-    count: int = getattr(image, "n_frames", 1) if gate.frames == "first_middle_last" else 1
+    if gate.frames == "first":
+        return
+    with decoding(image.format):
+        count: int = getattr(image, "n_frames", 1)
     if image.width * image.height * count > MOST_ANIMATED * limits.max_pixels:
         pixels = f"{count} frames of {image.width} x {image.height}"
         raise ImageError(FailureCode.BOMB, f"{pixels} are over {MOST_ANIMATED} x {limits.max_pixels} pixels")
     for name, index in {"middle": count // 2, "last": count - 1}.items():
         if index > image.tell():
-            _seek(image, index)
+            with decoding(image.format):
+                image.seek(index)
+            check_size(image.size, limits)  # a later frame may be larger
             yield name
-
-
-def _seek(image: Image.Image, index: int) -> None:
-    try:
-        image.seek(index)
-    except Exception as error:
-        # As in udfs.decode: the plugins raise whatever they please for broken frames.
-        raise ImageError(FailureCode.DECODE, f"frame {index}: {type(error).__name__}: {error}"[:200]) from error
 
 
 def _renderings(image: Image.Image, shown: Image.Image, gate: GateSettings) -> Iterator[tuple[str, Image.Image]]:
     """The loaded frame as it is stored, on white; where transparency makes that another picture on black; and its bare
     pixels, where colour profile, transparency or orientation make those another picture."""
     yield "", shown
-    if gate.matte == "white_and_black" and image.has_transparency_data:
-        black = _on_black(image)
-        if not _same(black, shown):
-            yield "black", black
-    if "plain" in gate.views and shown is not image:
-        bare = image.convert("RGB")
-        if not _same(bare, shown):
-            yield "plain", bare
+    others: dict[str, Image.Image] = {}
+    with decoding(image.format):
+        if gate.matte == "white_and_black" and image.has_transparency_data:
+            others["black"] = _on_black(image)
+        if "plain" in gate.views and shown is not image:
+            others["plain"] = image.convert("RGB")
+    yield from ((name, other) for name, other in others.items() if not _same(other, shown))
 
 
 def _on_black(image: Image.Image) -> Image.Image:

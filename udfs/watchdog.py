@@ -1,8 +1,12 @@
 """A time limit on work that cannot be told to stop."""
 
+import faulthandler
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 Made = TypeVar("Made")
@@ -47,3 +51,18 @@ def within(seconds: float, work: Callable[[threading.Event], Made]) -> Made:
         _abandoned.append(thread)
         raise TimedOut(f"given up after {seconds:g} s")
     return outcome.result()
+
+
+@contextmanager
+def process_ends_after(seconds: float) -> Iterator[None]:
+    """Have this process end if what is done within takes longer, even by native code that holds the interpreter's lock.
+
+    There is one such limit a process; an inner one would end the outer. Whoever started the process sees it end, as
+    from a crash.
+    """
+    with Path(os.devnull).open("w") as nowhere:  # a trace of every thread would go to the console of the whole job
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()

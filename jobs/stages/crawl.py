@@ -8,9 +8,10 @@ import functools
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
+from schemas.outcomes import LOST_DECODER, FailureCode
 from schemas.policy import Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
 from udfs.fetch import fetch_batches, fetched_ddl
@@ -29,12 +30,15 @@ def crawl_and_gate(
     images: ImageSettings,
     tasks: int,
     deadline_at: float | None,
+    quarantine: DataFrame | None = None,
 ) -> DataFrame:
     """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one row a URL: the
     fetch's evidence, the gate's verdict, the canonical picture.
 
     Columns: those of udfs.fetch.FETCHED without `body`, those of udfs.gate.GATE (`failure_code` and `failure_detail`
     are the first failure of the three steps) and of udfs.gate.CANONICAL.
+
+    `quarantine` (`image_id, detail`): contents that no decoder is shown; they fail as `decode` with that detail.
     """
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -44,8 +48,9 @@ def crawl_and_gate(
 
     fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, fetched_ddl())
     judge = gate_udf(policy, gate, crawl, people)
-    canonical = canonical_udf(images, crawl)
-    judged = fetched.withColumn("gate", judge("body", "content_type", "image_id"))
+    canonical = canonical_udf(images, crawl, gate)
+    known = _held_back(fetched, quarantine)
+    judged = known.withColumn("gate", judge("body", "content_type", "image_id"))
     made = judged.withColumn("made", canonical("body", "content_type", "gate.decision"))
     failure = f.coalesce("failure_code", "gate.failure_code", "made.failure_code")
     detail = f.coalesce("failure_detail", "gate.failure_detail", "made.failure_detail")
@@ -61,6 +66,27 @@ def crawl_and_gate(
         *[f"gate.{name}" for name in ("scores", "phash256s", "pdqs", "pdq_quality")],
         *[f.col(f"made.{name}").alias(name) for name in pictures],
     )
+
+
+def _held_back(fetched: DataFrame, quarantine: DataFrame | None) -> DataFrame:
+    """Fetched rows without the bodies of what is in quarantine, which is its failure."""
+    if quarantine is None:
+        return fetched
+    listed = quarantine.select("image_id", f.col("detail").alias("_listed"))
+    # Broadcast: no row is stored between fetch and gate. A quarantine known to be empty is no join at all.
+    return fetched.join(f.broadcast(listed), "image_id", "left").select(
+        *[f.col(name) for name in fetched.columns if name not in {"body", "failure_code", "failure_detail"}],
+        f.when(f.col("_listed").isNull(), f.col("body")).alias("body"),
+        f.when(f.col("_listed").isNull(), f.col("failure_code"))
+        .otherwise(FailureCode.DECODE.value)
+        .alias("failure_code"),
+        f.coalesce("_listed", "failure_detail").alias("failure_detail"),
+    )
+
+
+def lost_decoders() -> Column:
+    """Whether a row of this stage is a content that a decoder crashed or hung over."""
+    return (f.col("failure_code") == FailureCode.DECODE.value) & f.col("failure_detail").startswith(LOST_DECODER)
 
 
 def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -> DataFrame:

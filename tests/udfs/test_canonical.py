@@ -205,6 +205,31 @@ def test_a_side_below_the_settings_least_is_too_small() -> None:
     assert caught.value.code is FailureCode.TOO_SMALL
 
 
+@pytest.mark.parametrize("pillow", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
+def test_a_file_that_breaks_off_has_no_canonical_image(pillow: str, kept: float) -> None:
+    """A PNG's was half a picture: looking for its orientation had decoded it, and swallowed what was wrong."""
+    data = encoded(photograph("coffee.png"), pillow)
+    with pytest.raises(ImageError) as caught:
+        canonical(data[: int(len(data) * kept)])
+    assert caught.value.code is FailureCode.DECODE
+
+
+@pytest.mark.parametrize("size", [(40, 20_000), (20_000, 40), (530, 32), (40, 700)])
+def test_a_strip_that_would_be_stored_too_narrow_is_too_small(size: tuple[int, int]) -> None:
+    """Two of them were stored one pixel wide, and were near-duplicates whatever they showed."""
+    with pytest.raises(ImageError) as caught:
+        canonical(encoded(Image.new("RGB", size)))
+    assert caught.value.code is FailureCode.TOO_SMALL
+    assert f"{size[0]} x {size[1]}" in caught.value.detail
+
+
+@pytest.mark.parametrize("size", [(512, 32), (8192, 512), (100, 1600), (512, 33)])
+def test_a_long_picture_is_stored_down_to_the_least_side(size: tuple[int, int]) -> None:
+    made = canonical(encoded(Image.new("RGB", size)))
+    assert min(made.width, made.height) >= IMAGES.min_side
+
+
 PROGRAM = """
 import hashlib, pathlib, sys
 from schemas.settings import CrawlSettings, ImageSettings

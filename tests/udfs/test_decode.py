@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from schemas.outcomes import FailureCode
-from schemas.settings import CrawlSettings
+from schemas.settings import AssetSettings, CrawlSettings, GateSettings
 from tests.pictures import encoded, photograph
+from udfs.bounded import RecentlyUsed
 from udfs.decode import (
+    KEPT_TRANSFORM_BYTES,
     MAX_JPEG_SCANS,
     PILLOW_FORMATS,
     ImageError,
     _check_scans,
+    _srgb_transform,
     decode_rgb,
     load,
     open_image,
@@ -32,6 +36,7 @@ from udfs.decode import (
     sniff,
     to_rgb,
 )
+from udfs.views import stored_and_views
 
 LIMITS = CrawlSettings()
 ACCEPTED = {name: (pillow, f"image/{name}") for name, pillow in PILLOW_FORMATS.items()}
@@ -301,6 +306,22 @@ def test_texts_that_together_unpack_to_more_than_is_sound_are_a_bomb() -> None:
     assert failure(png(8, 8, *[chunk] * 17, rows=bytes(72))).code is FailureCode.BOMB
 
 
+def test_pixels_beyond_pillows_own_limit_are_for_ours_to_refuse() -> None:
+    open_image(png(20_000, 20_000), CrawlSettings(max_pixels=400_000_000))
+
+
+def test_a_later_frame_that_is_larger_than_the_first_is_held_against_the_limit() -> None:
+    data = bytearray(gif(2))
+    second = data.rindex(b"\x2c\0\0\0\0\x08\0\x08\0")
+    data[second + 5 : second + 9] = struct.pack("<HH", 3000, 2000)
+    views = {"views": ("center",), "frames": "first_middle_last"}
+    gate = GateSettings(file="x", detector=AssetSettings(path="x", sha256="0" * 64), **views)
+    for most in (5_999_999, 2_000_000):  # beyond twice the limit Pillow refuses by itself
+        with pytest.raises(ImageError) as caught:
+            list(stored_and_views(bytes(data), gate, CrawlSettings(max_pixels=most), None)[1])
+        assert caught.value.code is FailureCode.BOMB
+
+
 def test_a_side_below_the_least_is_too_small() -> None:
     data = encoded(Image.new("RGB", (500, 31)), "PNG")
     assert failure(data, min_side=32).code is FailureCode.TOO_SMALL
@@ -371,8 +392,40 @@ def test_exif_orientation_is_applied(pillow: str, turn: int) -> None:
 )
 def test_broken_exif_is_ignored(exif: bytes) -> None:
     image = open_image(encoded(small(), exif=exif), LIMITS)
+    load(image)
     assert orientation(image) == 1
     assert decode_rgb(image).size == (120, 80)
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("pillow", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("has_exif", [True, False])
+def test_orientation_in_xmp_does_not_turn_a_picture(pillow: str, has_exif: bool) -> None:
+    """Browsers go by EXIF alone: whoever opens the link sees it as it lies."""
+    exif = Image.Exif()
+    exif[0x010E] = "no orientation here"
+    options = {"exif": exif} if has_exif else {}
+    data = encoded(small(), pillow, xmp=XMP, **options)
+    if pillow == "PNG":
+        chunk = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+        data = data[:33] + chunk + data[33:]
+    assert b"tiff:Orientation" in data
+    plain = encoded(small(), pillow, **options)
+    assert decode_rgb(open_image(data, LIMITS)).tobytes() == decode_rgb(open_image(plain, LIMITS)).tobytes()
+
+
+def test_exif_behind_the_pixels_of_a_png_turns_it_as_well() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(small(), "PNG")
+    end = data.index(b"IEND") - 4
+    chunk = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    assert decode_rgb(open_image(data[:end] + chunk + data[end:], LIMITS)).size == small().size[::-1]
 
 
 def test_alpha_is_composited_on_white_in_every_mode_that_has_it() -> None:
@@ -442,6 +495,37 @@ def test_an_srgb_profile_changes_nothing() -> None:
     image = open_image(encoded(small(), icc_profile=profile), LIMITS)
     load(image)
     assert to_rgb(image) is image
+
+
+def test_profiles_of_any_number_and_size_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, 64 of them were, each of up to the 16 MB that a file may hold: a gigabyte in every worker."""
+    kept: RecentlyUsed[Any] = RecentlyUsed(KEPT_TRANSFORM_BYTES)
+    monkeypatch.setattr("udfs.decode._transforms", kept)
+    built: list[int] = []
+
+    def build(profile: bytes, _: str) -> object:
+        built.append(len(profile))
+        return object()
+
+    monkeypatch.setattr("udfs.decode._built_transform", build)
+    noise = np.random.default_rng(4)
+    for size in [500, 3000, *[2_000_000] * 20, 16_000_000, 500]:
+        profile = noise.bytes(size)
+        assert _srgb_transform(profile, "RGB") is _srgb_transform(profile, "RGB"), "built once"
+        assert kept._weight <= max(KEPT_TRANSFORM_BYTES, 5 * size + 2**20)
+        assert sum(len(key) for key in kept._entries) < 2000, "the profiles themselves are not kept"
+    assert len(built) == 24
+    assert _srgb_transform(profile, "RGB") is not _srgb_transform(profile, "CMYK")
+
+
+def test_profiles_that_change_nothing_are_remembered_at_next_to_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: RecentlyUsed[Any] = RecentlyUsed(KEPT_TRANSFORM_BYTES)
+    monkeypatch.setattr("udfs.decode._transforms", kept)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"no profile", b"another"):
+        assert _srgb_transform(profile, "RGB") is None
+    assert len(kept._entries) == 3
+    assert kept._weight < 1000
 
 
 def test_the_error_survives_pickling_so_that_a_worker_can_report_it() -> None:

@@ -30,6 +30,12 @@ from udfs.exchange import MAX_CODINGS, PIECE, FetchError, decoder, printable, re
         ("\u0661", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +9999999999999999", None),
+        ("Wed, 21 Oct 2015 07:28:00 -99999999999", None),
+        ("Wed, 21 Oct 2015 07:28:00 +9999", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct " + "9" * 5000 + " 07:28:00 GMT", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2300", 0),
         ("", None),
     ],
 )
@@ -41,6 +47,23 @@ def test_a_retry_after_date_is_counted_from_now() -> None:
     found = retry_after_s(formatdate(time.time() + 90, usegmt=True))
     assert found is not None
     assert 85 < found <= 90
+
+
+dates = st.builds(
+    "{}, {} {} {} {}:{}:{} {}".format,
+    st.sampled_from(["Wed", "", "x"]),
+    st.integers(-1, 10**12) | st.integers(0, 60),
+    st.sampled_from(["Oct", "Feb", "13", ""]),
+    st.integers(-1, 10**12) | st.integers(0, 9999),
+    *[st.integers(-1, 10**12) | st.integers(0, 60)] * 3,
+    st.from_regex(r"[+-]?[0-9]{0,20}|[A-Z]{0,4}", fullmatch=True),
+)
+
+
+@given(st.text() | dates)
+def test_no_retry_after_raises(value: str) -> None:
+    seconds = retry_after_s(value)
+    assert seconds is None or 0 <= seconds < 10**12
 
 
 @given(st.text())

@@ -1,5 +1,7 @@
 """Hung work is given up, and a flood of it is refused."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -46,3 +48,26 @@ def test_beyond_a_few_abandoned_calls_nothing_is_begun_until_one_ends(monkeypatc
     for thread in watchdog._abandoned:
         thread.join(10)
     assert within(5, lambda _: 7) == 7
+
+
+def ended(program: str) -> int:
+    """The exit status of a process that runs a program with `process_ends_after` at hand."""
+    head = "import ctypes, time; from udfs.watchdog import process_ends_after\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    return done.returncode
+
+
+def test_native_code_that_keeps_the_interpreters_lock_ends_its_process() -> None:
+    assert ended("with process_ends_after(0.5): ctypes.PyDLL(None).sleep(50)") != 0
+
+
+def test_work_that_ends_in_time_has_its_process_go_on() -> None:
+    assert ended("with process_ends_after(0.3): pass\ntime.sleep(1)") == 0
+
+
+def test_a_limit_ends_with_its_work_however_that_ends() -> None:
+    program = "try:\n    with process_ends_after(0.3): raise KeyError\nexcept KeyError: time.sleep(1)"
+    assert ended(program) == 0
