@@ -33,7 +33,7 @@ from udfs.phash import picture_hashes
 from udfs.rules import ContentSignals, MissingScore
 from udfs.views import REVISION as VIEWS_REVISION
 from udfs.views import View, stored_and_views
-from udfs.watchdog import TimedOut, process_ends_after, within
+from udfs.watchdog import TimedOut, is_full, process_ends_after, within
 
 GATE = (
     "decision string, reasons array<string>, halves array<string>, scores map<string,double>, "
@@ -116,12 +116,22 @@ class OwnDecoders:
     canonicalise = staticmethod(canonicalise)
 
 
+class HangingPicturesError(Exception):
+    """So many pictures hang that this process can begin no more: the task is to be tried again, where children are
+    ended."""
+
+
 def decoders_of_task(timeout_s: float) -> Decoders:
     """This process's own; for a task that is tried again those that nothing can crash, for a picture may have ended the
     attempt before."""
     task = TaskContext.get()
     is_retry = task is not None and task.attemptNumber() > 0
     return IsolatedDecoders(_ISOLATED_TIMEOUTS * timeout_s) if is_retry else OwnDecoders()
+
+
+def _is_first_attempt() -> bool:
+    task = TaskContext.get()
+    return task is not None and task.attemptNumber() == 0
 
 
 _ISOLATED_TIMEOUTS = 3
@@ -151,6 +161,8 @@ def judge_batches(
             batch = given[start : start + gate.batch_size]
             with process_ends_after((len(batch) + 2) * decoders.patience * gate.timeout_s):
                 rows += judge_batch(policy, loaded, gate, limits, batch, people, decoders)
+            if is_full() and _is_first_attempt():
+                raise HangingPicturesError("too many pictures were given up in one process")
         yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
 
 

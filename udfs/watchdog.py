@@ -31,8 +31,7 @@ def within(seconds: float, work: Callable[[threading.Event], Made]) -> Made:
     code ends it. With `MOST_ABANDONED` still running nothing is begun, and TimedOut is raised at once, so that a flood
     of hung pictures cannot fill the machine.
     """
-    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
-    if len(_abandoned) >= MOST_ABANDONED:
+    if is_full():
         raise TimedOut(f"not begun: {len(_abandoned)} calls that were given up before still run in this process")
     outcome: Future[Made] = Future()
     given_up = threading.Event()
@@ -51,6 +50,12 @@ def within(seconds: float, work: Callable[[threading.Event], Made]) -> Made:
         _abandoned.append(thread)
         raise TimedOut(f"given up after {seconds:g} s")
     return outcome.result()
+
+
+def is_full() -> bool:
+    """Whether so many calls that were given up still run in this process that nothing is begun any more."""
+    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+    return len(_abandoned) >= MOST_ABANDONED
 
 
 @contextmanager

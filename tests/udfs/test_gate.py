@@ -2,22 +2,37 @@
 
 import math
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from pyspark import TaskContext
 
 from jobs.config import load, load_policy
-from schemas.outcomes import FailureCode
+from schemas.outcomes import Decision, FailureCode
 from schemas.policy import Policy
-from schemas.settings import AssetSettings, CrawlSettings, DetectorSettings, GateSettings
+from schemas.settings import AssetSettings, CrawlSettings, DetectorSettings, GateSettings, ImageSettings
 from tests.pictures import encoded, photograph
 from udfs.detectors import GateDetector, Input, Scores
 from udfs.gate import GATE as GATE_COLUMNS
-from udfs.gate import Given, gate_version, judge_batch, judge_batches, missing_signals
+from udfs.gate import (
+    Given,
+    HangingPicturesError,
+    OwnDecoders,
+    canonical_row,
+    decoders_of_task,
+    gate_version,
+    judge_batch,
+    judge_batches,
+    missing_signals,
+)
+from udfs.isolation import IsolatedDecoders
 from udfs.nsfw import detector_version
-from udfs.overrides import REVIEWER_BLOCKED, HumanVerdict
+from udfs.overrides import REVIEWER_BLOCKED, HumanVerdict, People
+from udfs.rules import ContentSignals, Verdict
 from udfs.views import View
 
 GATE = load("conf/local.yaml").policy
@@ -125,6 +140,58 @@ def test_a_picture_that_hangs_the_detector_times_out_alone() -> None:
     release.set()
     assert [row["decision"] for row in rows] == ["block", None, "allow"]
     assert (rows[1]["failure_code"], rows[1]["failure_detail"]) == ("gate_error", "TimedOut: given up after 0.3 s")
+
+
+def attempt(number: int) -> Any:
+    """What stands for Spark's context of a task."""
+    return SimpleNamespace(attemptNumber=lambda: number)
+
+
+@pytest.mark.parametrize(("number", "isolates"), [(None, False), (0, False), (1, True), (3, True)])
+def test_a_task_that_is_tried_again_decodes_in_children(
+    monkeypatch: pytest.MonkeyPatch, number: int | None, isolates: bool
+) -> None:
+    monkeypatch.setattr(TaskContext, "get", lambda: None if number is None else attempt(number))
+    decoders = decoders_of_task(60)
+    assert decoders == IsolatedDecoders(180) if isolates else isinstance(decoders, OwnDecoders)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_pictures_that_hang_without_end_have_the_task_tried_again_once(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else every other row of the process would fail with them."""
+    monkeypatch.setattr(TaskContext, "get", lambda: attempt(number))
+    monkeypatch.setattr("udfs.gate.is_full", lambda: True)
+    monkeypatch.setattr("udfs.gate.load_detectors", lambda _: [StandIn({}).loaded()])
+    batch = (pd.Series([png(GREEN)]), pd.Series([None]), pd.Series(["a" * 64]))
+    frames = judge_batches(iter([batch]), POLICY, GATE, CrawlSettings(), {})
+    if number == 0:
+        with pytest.raises(HangingPicturesError):
+            next(frames)
+    else:
+        assert list(next(frames)["decision"]) == ["allow"]
+
+
+def test_whatever_a_rule_raises_closes_the_gate_for_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(_policy: Policy, signals: ContentSignals, _people: People) -> Verdict:
+        if signals.image_id == f"{1:064x}":
+            raise ZeroDivisionError("a fault of ours")
+        return Verdict(Decision.ALLOW)
+
+    monkeypatch.setattr("udfs.gate.judge_with_people", judge)
+    rows = judged(StandIn({}), png(GREEN), png(RED), png(BLUE))
+    assert [row["decision"] for row in rows] == ["allow", None, "allow"]
+    assert (rows[1]["failure_code"], rows[1]["failure_detail"]) == ("gate_error", "ZeroDivisionError: a fault of ours")
+    assert rows[1]["scores"] is None
+
+
+def test_whatever_the_canonical_step_raises_is_a_failure_of_its_row() -> None:
+    class Broken(OwnDecoders):
+        canonicalise = staticmethod(lambda *_: 1 / 0)
+
+    row = canonical_row(png(GREEN), None, ImageSettings(), CrawlSettings(), Broken())
+    assert row == {"failure_code": "internal", "failure_detail": "ZeroDivisionError: division by zero"}
 
 
 def test_many_views_are_scored_in_several_calls_and_none_is_lost() -> None:
