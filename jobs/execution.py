@@ -23,7 +23,7 @@ from jobs.pipeline import DateRun, inputs_digest, manifest_rows
 from jobs.progress import Progress
 from jobs.revision import Revision
 from jobs.stages import queue
-from jobs.stages.manifest import ManifestFiles
+from jobs.stages.manifest_files import ManifestFiles
 from jobs.work import Work
 from schemas.policy import Policy
 from udfs.credentials import redact_text

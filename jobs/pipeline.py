@@ -11,7 +11,9 @@ from pyspark.sql import functions as f
 from jobs import contents
 from jobs.derivation import Facts, derive
 from jobs.stages import audit, outcomes
-from jobs.stages.manifest import ManifestFiles, read_manifest
+from jobs.stages.manifest_count import count_rows
+from jobs.stages.manifest_files import ManifestFiles
+from jobs.stages.manifest_rows import read_manifest
 from jobs.stages.pregate import fetch_requests, judge_rows
 from jobs.work import Work
 from schemas.tables import TABLES
@@ -31,6 +33,8 @@ class DateRun:
         work = self.work
         with work.progress.stage("manifest and pre-gate"):
             rows = self.stage_rows(manifest)
+            owed = count_rows(work.spark, manifest)
+            audit.check_rows_read(owed, work.rows("rows").rows)  # before anything is fetched
         with work.progress.stage("golden vectors"):
             contents.make_golden(work)
         with work.progress.stage("crawl and gate"):
@@ -49,7 +53,7 @@ class DateRun:
         after = before.where(~of_date).unionByName(sightings)
         derive(work, Facts(before.where(of_date), sightings, after, vectors, texts, crawled))
         with work.progress.stage("audit"):
-            audit.check_accounting(rows, sightings, work.counts)
+            audit.check_accounting(owed, sightings, work.counts)
             audit.check_gate_first(crawled, contents.staged_vectors(work))
             audit.check_clusters(work.staged("clusters"))
         work.write_plan()

@@ -100,19 +100,6 @@ class Storage:
         finally:
             stream.close()
 
-    def head(self, path: str, length: int) -> bytes:
-        """The first bytes of a file named by its qualified path, decompressed where its name says that it is."""
-        location = self._jvm.org.apache.hadoop.fs.Path(path)
-        codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._fs.getConf())
-        codec = codecs.getCodec(location)
-        stream = self._fs.open(location)
-        try:
-            plain = codec.createInputStream(stream) if codec else stream
-            bounded = self._jvm.org.apache.commons.io.input.BoundedInputStream(plain, length)
-            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(bounded))
-        finally:
-            stream.close()
-
     def modified_at(self, *parts: str) -> float:
         """When the file was last written, epoch seconds."""
         return float(self._fs.getFileStatus(self._path(*parts)).getModificationTime()) / 1000

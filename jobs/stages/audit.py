@@ -21,13 +21,22 @@ def outcome_counts(sightings: DataFrame) -> dict[str, int]:
     return counts
 
 
-def check_accounting(rows: DataFrame, sightings: DataFrame, counts: Mapping[str, int]) -> None:
-    """Promise 1: as many sightings as manifest rows, and every key once. Raises RunError."""
-    manifest_rows = rows.count()
-    distinct = sightings.select(*SIGHTINGS.keys).distinct().count()
-    if not manifest_rows == counts["sightings"] == distinct:
+def check_rows_read(owed: int, read: int) -> None:
+    """Promise 1, before anything is fetched: `owed` rows were counted in the manifest in a way of its own
+    (`jobs.stages.manifest_count`), and as many were read. Raises RunError."""
+    if owed != read:
         raise RunError(
-            f"accounting: the manifest has {manifest_rows} rows, but there are {counts['sightings']} sightings "
+            f"accounting: the manifest has {owed} rows by an independent count, but {read} were read of it; it changed "
+            "in between, or its reader loses or makes up rows"
+        )
+
+
+def check_accounting(owed: int, sightings: DataFrame, counts: Mapping[str, int]) -> None:
+    """Promise 1: as many sightings as rows were counted in the manifest, and every key once. Raises RunError."""
+    distinct = sightings.select(*SIGHTINGS.keys).distinct().count()
+    if not owed == counts["sightings"] == distinct:
+        raise RunError(
+            f"accounting: the manifest has {owed} rows, but there are {counts['sightings']} sightings "
             f"with {distinct} distinct keys"
         )
 

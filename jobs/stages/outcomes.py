@@ -64,7 +64,8 @@ def decide_outcomes(
     joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
 
     fetched_whole = f.col("fetch_failure").isNull() & f.col("content_decision").isNotNull()
-    mismatch = fetched_whole & f.col("expected_sha256").isNotNull() & (f.lower("expected_sha256") != f.col("image_id"))
+    expected = f.lower(f.nullif("expected_sha256", f.lit("")))  # an empty text promises nothing
+    mismatch = fetched_whole & expected.isNotNull() & (expected != f.col("image_id"))
     deferred = f.coalesce("deferred", f.lit(False))
     failure = (
         f.when(f.col("bad_row").isNotNull(), f.lit("bad_row"))
@@ -78,7 +79,7 @@ def decide_outcomes(
         f.when(f.col("bad_row").isNotNull(), f.col("bad_row"))
         .when(pre_blocked | f.col("blocked_reason").isNotNull(), None)
         .when(f.col("fetch_detail").isNotNull(), f.col("fetch_detail"))
-        .when(mismatch, f.concat(f.lit("expected "), f.lower("expected_sha256")))
+        .when(mismatch, f.concat(f.lit("expected "), expected))
         .when(f.col("content_decision") == "allow", f.col("embed_error"))
     )
     staged = joined.withColumn("failure_code", failure).withColumn("failure_detail", detail)

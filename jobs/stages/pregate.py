@@ -23,8 +23,8 @@ PREGATED = ", ".join(
 
 
 def judge_rows(manifest: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
-    """Manifest rows (jobs.stages.manifest, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs normalised,
-    sighting rules applied, with what people decided about the sighting."""
+    """Manifest rows (jobs.stages.manifest_rows, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs
+    normalised, sighting rules applied, with what people decided about the sighting."""
     rows = overrides.on_sightings(manifest).select(*_GIVEN, "url", "malformed", *_DECIDED_BY_PEOPLE)
     return rows.mapInArrow(pregate(policy), PREGATED)
 

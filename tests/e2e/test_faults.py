@@ -3,18 +3,22 @@
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyspark.sql import DataFrame
 
 from demo.manifests import ManifestFile, write_manifests
 from demo.site import DATES
+from jobs import pipeline
 from jobs.landing import Landing
 from jobs.lease import Lease
 from jobs.ledger import Ledger
 from jobs.nightly import main
+from jobs.pipeline import DateRun
 from jobs.stages import audit
 from readers.snapshot import Snapshot, SnapshotError
-from tests.e2e.conftest import World
+from tests.e2e.conftest import PROFILE, World
 from tests.e2e.killed import run_killed
 
 pytestmark = pytest.mark.spark
@@ -97,6 +101,33 @@ def test_a_run_that_fails_its_audit_never_shows(
     assert [event.event for event in Ledger(landing, 0).load().events] == ["started", "discarded"]
     assert landing.read("sightings").isEmpty()
     assert landing.storage.names("_staging") == []
+
+
+LOSSES = {"loses a row": "row_number != 1", "loses a file": "source_file != 'b.txt'"}
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, "makes up rows"])
+def test_a_reader_that_does_not_give_what_the_manifest_holds_stops_the_run(
+    loss: str, warehouse: Path, landing: Landing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "manifest"
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"http://127.0.0.1:9/{name}/1\nhttp://127.0.0.1:9/{name}/2\n")
+    sound = pipeline.read_manifest
+
+    def lossy(*given: Any) -> DataFrame:
+        rows = sound(*given)
+        return rows.where(LOSSES[loss]) if loss in LOSSES else rows.unionByName(rows.where("row_number = 0"))
+
+    monkeypatch.setattr(pipeline, "read_manifest", lossy)
+    # Nobody may be asked for anything that the run would then not account for.
+    monkeypatch.setattr(DateRun, "stage_crawl", lambda *_: pytest.fail("something was fetched"))
+    settings = [f"manifest.path={folder}", f"warehouse={warehouse}"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    assert main(["--profile", PROFILE, "--date", "2026-01-29", *overrides]) == 1
+    assert [event.event for event in Ledger(landing, 0).load().events] == ["started", "discarded"]
+    assert landing.read("sightings").isEmpty()
 
 
 def test_a_second_driver_is_turned_away(world: World, small: Path, warehouse: Path, landing: Landing) -> None:

@@ -7,7 +7,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.errors import RunError
-from jobs.stages.audit import check_accounting, check_clusters, check_distinct, check_gate_first, check_vectors
+from jobs.stages.audit import (
+    check_accounting,
+    check_clusters,
+    check_distinct,
+    check_gate_first,
+    check_rows_read,
+    check_vectors,
+)
 from tests.jobs.frames import frame
 
 pytestmark = pytest.mark.spark
@@ -49,15 +56,25 @@ def test_vectors_of_what_is_not_allowed_stop_the_run_whichever_model_made_them(s
 
 def test_rows_that_are_lost_or_decided_twice_stop_the_run(spark: SparkSession) -> None:
     rows = frame(spark, SIGHTING, [(None, "f", n) for n in range(3)])
-    check_accounting(rows, rows, {"sightings": 3})
+    check_accounting(3, rows, {"sightings": 3})
     check_distinct(rows)
     lost, twice = rows.where("row_number < 2"), rows.unionByName(rows.where("row_number = 0"))
     with pytest.raises(RunError, match="the manifest has 3 rows, but there are 2 sightings with 2 distinct keys"):
-        check_accounting(rows, lost, {"sightings": 2})
-    with pytest.raises(RunError, match="there are 4 sightings with 3 distinct keys"):
-        check_accounting(rows, twice, {"sightings": 4})
+        check_accounting(3, lost, {"sightings": 2})
+    for owed in (3, 4):
+        with pytest.raises(RunError, match="there are 4 sightings with 3 distinct keys"):
+            check_accounting(owed, twice, {"sightings": 4})
+    with pytest.raises(RunError, match="the manifest has 4 rows, but there are 3 sightings with 3 distinct keys"):
+        check_accounting(4, rows, {"sightings": 3})
     with pytest.raises(RunError, match="1 sightings were decided more than once"):
         check_distinct(twice)
+
+
+@pytest.mark.parametrize("read", [2, 4])
+def test_rows_that_the_reader_loses_or_makes_up_stop_the_run(read: int) -> None:
+    check_rows_read(3, 3)
+    with pytest.raises(RunError, match=f"3 rows by an independent count, but {read} were read"):
+        check_rows_read(3, read)
 
 
 def test_a_representative_that_is_a_member_elsewhere_stops_the_run(spark: SparkSession) -> None:

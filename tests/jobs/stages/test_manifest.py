@@ -18,7 +18,10 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs.config import ManifestSettings
 from jobs.errors import UsageError
-from jobs.stages.manifest import ManifestFiles, find_manifest, read_manifest
+from jobs.stages.manifest import find_manifest
+from jobs.stages.manifest_count import count_rows
+from jobs.stages.manifest_files import ManifestFiles
+from jobs.stages.manifest_rows import read_manifest
 from schemas.tables import MANIFEST_COLUMNS
 from tests.jobs.frames import frame
 
@@ -46,16 +49,18 @@ def small_splits(spark: SparkSession, size: int) -> Iterator[None]:
 
 @pytest.fixture
 def read(spark: SparkSession, materialise: Callable[[DataFrame], DataFrame]) -> Read:
-    """Rows of a manifest by (source_file, row_number); fails where two rows have one key."""
+    """Rows of a manifest by (source_file, row_number); fails where two rows have one key, or a count of its own finds
+    more or fewer."""
 
     def read_path(path: Path, **given: Any) -> dict[Key, Row]:
         settings = ManifestSettings(path=str(path), **given)
-        found = read_manifest(spark, settings, find_manifest(spark, settings, DAY), materialise)
+        manifest = find_manifest(spark, settings, DAY)
+        found = read_manifest(spark, settings, manifest, materialise)
         assert found.columns == ["source_file", "row_number", *MANIFEST_COLUMNS, "malformed"]
         # As the next stage takes them: Arrow refuses what is not text.
         rows = [Row(**row) for row in found.toArrow().to_pylist()]
         by_key = {(row.source_file, row.row_number): row for row in rows}
-        assert len(by_key) == len(rows)
+        assert len(by_key) == len(rows) == count_rows(spark, manifest)
         return by_key
 
     return read_path
@@ -245,6 +250,132 @@ def test_csv_files_with_columns_in_another_order_are_read_by_name(tmp_path: Path
     }
 
 
+CSV_RECORDS = [
+    ["url", "title", "license"],
+    ["http://host/0", "plain", "a"],
+    ["http://host/1", "two\nlines", "b"],
+    ["http://host/2", "a\r\nb\rc", "c"],
+    ["http://host/3", ' "quoted", ', "größe"],
+    ["http://host/4", "\u2028\x0b\x85", ""],
+    [" "],
+    ["http://host/6", "last", "d"],
+]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_csv_line_ends_of_every_kind_and_mixed_make_the_records_of_pythons_reader(
+    spark: SparkSession, tmp_path: Path, read: Read, suffix: str
+) -> None:
+    ends = {"lf": ["\n"], "crlf": ["\r\n"], "cr": ["\r"], "header": ["\n", "\r\n"], "mixed": ["\r\n", "\n", "\r"]}
+    ends |= {"blank": ["\n\n", "\r\r\n"], "crfirst": ["\r", "\r\n", "\n"]}
+    texts = {}
+    for name, kinds in ends.items():
+        text = io.StringIO()
+        for number, record in enumerate(CSV_RECORDS):
+            csv.writer(
+                text, lineterminator=kinds[min(number, len(kinds) - 1)] if number < 3 else kinds[number % len(kinds)]
+            ).writerow(record)
+        texts[f"{name}.csv{suffix}"] = text.getvalue()
+        texts[f"{name}.unended.csv{suffix}"] = text.getvalue().rstrip("\r\n")
+    for name, text in texts.items():
+        write(tmp_path / name, text)
+    with small_splits(spark, 64):
+        rows = read(tmp_path)
+    wanted = {}
+    for name, text in texts.items():
+        _, *records = (record for record in csv.reader(io.StringIO(text, newline="")) if record)
+        for number, record in enumerate(records):
+            fields = [field or None for field in record] if len(record) == 3 else None
+            wanted[name, number] = fields or "not a CSV record of 3 fields"
+    assert {key: row.malformed or [row.url, row.title, row.license] for key, row in rows.items()} == wanted
+
+
+def test_csv_bytes_that_are_not_utf8_are_said_by_their_row_alone(tmp_path: Path, read: Read) -> None:
+    write(tmp_path / "rows.csv.gz", b"url,title\r\nhttp://host/\xe9,a\r\nhttp://host/1,b\r\nhttp://host/2,\xff\r\n")
+    rows = read(tmp_path / "rows.csv.gz")
+    assert [(row.url, row.title, row.malformed) for _, row in sorted(rows.items())] == [
+        (None, "a", "not UTF-8 text"),
+        ("http://host/1", "b", None),
+        ("http://host/2", None, "not UTF-8 text"),
+    ]
+
+
+def test_a_file_whose_beginning_cannot_be_right_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "a" / "good.csv", "url\nhttp://host/1\n")
+    write(tmp_path / "a" / "bad.csv", 'url,"title\nhttp://host/1,a\nhttp://host/2,b\n')
+    write(tmp_path / "b" / "long.csv", 'url,"title\n' + "http://host/1,a\n" * 100_000)
+    write(tmp_path / "c" / "wide.csv", "url,title\nhttp://host/1,a\n".encode("utf-16"))
+    write(tmp_path / "d" / "packed.CSV.GZ", gzip.compress(b"url\nhttp://host/1\n"))
+    write(tmp_path / "e" / "packed.txt", gzip.compress(b"http://host/1\n"))
+    for folder, message in {
+        "a": r"bad\.csv: a quote in the CSV header",
+        "b": r"long\.csv: the CSV header does not end",
+        "c": r"wide\.csv: is UTF-16",
+        "d": r"packed\.CSV\.GZ: is compressed, which its name does not say",
+        "e": r"packed\.txt: is compressed, which its name does not say",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            found(spark, tmp_path / folder)
+
+
+# Zero rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_zero_rows_are_an_empty_night_in_every_format(spark: SparkSession, tmp_path: Path, read: Read) -> None:
+    for ending, blank in {"csv": "\n\r\n\n", "jsonl": "\n\r\n \n", "txt": "\n\r\n \n"}.items():
+        write(tmp_path / ending / f"a.{ending}", "")
+        write(tmp_path / ending / f"b.{ending}.gz", "")
+        write(tmp_path / ending / f"c.{ending}", blank)
+        write(tmp_path / f"empty.{ending}", "")
+        (tmp_path / ending / f"d.{ending}.gz").write_bytes(b"")
+    write(tmp_path / "csv" / "header.csv", "url,title\r\n")
+    (tmp_path / "parquet").mkdir()
+    parquet.write_table(pa.table({"url": pa.array([], pa.string())}), tmp_path / "parquet" / "a.parquet")
+    parquet.write_table(
+        pa.table({"url": pa.nulls(0), "title": pa.array([], pa.date32())}), tmp_path / "parquet" / "b.parquet"
+    )
+    parquet.write_table(pa.table({}), tmp_path / "parquet" / "c.parquet")
+    parquet.write_table(pa.table({}), tmp_path / "empty.parquet")
+    frame(spark, "url string", []).write.format("delta").save(str(tmp_path / "delta"))
+    for path in sorted(tmp_path.iterdir()):
+        assert read(path) == {}, path.name
+
+
+def test_json_lines_hold_what_other_writers_put_there(tmp_path: Path, read: Read) -> None:
+    write(
+        tmp_path / "nan.jsonl", '{"url": "http://host/0", "width": NaN, "title": NaN}\n\n \t\n{"url": "http://host/3"}'
+    )
+    rows = read(tmp_path / "nan.jsonl")
+    assert {key[1]: manifest_columns(row) for key, row in rows.items()} == {
+        0: {"url": "http://host/0"},
+        3: {"url": "http://host/3"},
+    }
+
+
+def test_a_column_of_json_lines_may_begin_late(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "late.jsonl", '{"page": "a"}\n' * 2500 + '{"url": "http://host/1", "name": NaN}\n')
+    assert found(spark, tmp_path / "late.jsonl", columns={"title": "name"}).columns == ("name", "page", "url")
+    with pytest.raises(UsageError, match=r"no column 'names'.*columns found: name, page, url"):
+        found(spark, tmp_path / "late.jsonl", columns={"title": "names"})
+
+
+def test_names_may_hold_colons_and_whatever_else_file_systems_take(
+    spark: SparkSession, tmp_path: Path, read: Read
+) -> None:
+    root = tmp_path / "at 12:00 {x}[1]*"
+    line = {"txt": "http://host/1\n", "csv": "url\nhttp://host/1\n", "jsonl": '{"url": "http://host/1"}\n'}
+    for ending, text in line.items():
+        write(root / ending / f"2026-01-31T12:30 [1].{ending}", text)
+    (root / "parquet").mkdir()
+    parquet.write_table(pa.table({"url": ["http://host/1"]}), root / "parquet" / "2026-01-31T12:30 [1].parquet")
+    for ending in (*line, "parquet"):
+        name = f"2026-01-31T12:30 [1].{ending}"
+        for path in (root / ending, root / ending / name):
+            assert {key: row.url for key, row in read(path).items()} == {(name, 0): "http://host/1"}
+    with pytest.raises(UsageError, match=r"manifest.path 12:30.txt: there is no such file"):  # nor a scheme `12`
+        found(spark, Path("12:30.txt"))
+
+
 # Parquet, Delta -----------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +400,129 @@ def test_parquet_rows_are_numbered_in_their_file_over_row_groups_and_splits(
         assert row.tags == (["a", None] if number % 2 else None)
         assert dict(row.attributes) == {"k": str(number)}
         assert row.malformed is None
+
+
+ODD_COLUMNS = {
+    "time": pa.array([dt.time(1), dt.time(2)], pa.time64("ns")),
+    "nanoseconds": pa.array([1, 2], pa.timestamp("ns")),
+    "unsigned": pa.array([1, 2], pa.uint64()),
+    "fixed": pa.array([b"ab", b"cd"], pa.binary(2)),
+    "half": pa.array([b"ab", b"cd"], pa.binary(2)),
+    "nulls": pa.nulls(2),
+    "empty lists": pa.array([[], []], pa.list_(pa.null())),
+    "deep": pa.array([[{"a": {"b": [dt.time(1)]}}], []]),
+    "URL": pa.array([1, 2]),
+    "Url": pa.array([b"a", b"b"]),
+    "title ": pa.array([1.0, 2.0]),
+    "url.x": pa.array([1, 2]),
+    "a`b,;{}()=": pa.array([1, 2]),
+}
+
+
+def test_parquet_columns_that_nobody_asked_for_do_not_matter(tmp_path: Path, read: Read) -> None:
+    for number, columns in enumerate((ODD_COLUMNS, {name: pa.array(["x", "y"]) for name in ODD_COLUMNS})):
+        urls = pa.array([f"http://host/{number}/0", f"http://host/{number}/1"])
+        parquet.write_table(pa.table({**columns, "url": urls, "tags": [["a"], None]}), tmp_path / f"{number}.parquet")
+    wanted = {
+        (f"{number}.parquet", row): {"url": f"http://host/{number}/{row}"} | ({} if row else {"tags": ["a"]})
+        for number in range(2)
+        for row in range(2)
+    }
+    assert {key: manifest_columns(row) for key, row in read(tmp_path).items()} == wanted
+    renamed = read(tmp_path / "1.parquet", columns={"url": "URL", "title": "Url", "license": "a`b,;{}()="})
+    assert [manifest_columns(row) for row in renamed.values()] == [
+        {"url": "x", "title": "x", "license": "x", "tags": ["a"]},
+        {"url": "y", "title": "y", "license": "y"},
+    ]
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_parquet_column_of_nulls_is_null_whatever_its_type(tmp_path: Path, read: Read, statistics: bool) -> None:
+    nulls = {
+        "page_url": pa.nulls(3, pa.time64("ns")),
+        "title": pa.nulls(3, pa.float64()),
+        "alt_text": pa.nulls(3),
+        "description": pa.nulls(3, pa.struct([("a", pa.int64())])),
+        "tags": pa.array([[], [None], None], pa.list_(pa.int32())),
+        "license": pa.nulls(3, pa.list_(pa.string())),
+        "attributes": pa.array([[], None, []], pa.map_(pa.string(), pa.int64())),
+        "expected_sha256": pa.nulls(3, pa.int64()).dictionary_encode(),
+    }
+    urls = [f"http://host/{number}" for number in range(3)]
+    parquet.write_table(pa.table({"url": urls, **nulls}), tmp_path / "a.parquet", write_statistics=statistics)
+    parquet.write_table(pa.table({"url": urls, "title": ["a", "b", "c"]}), tmp_path / "b.parquet")
+    parquet.write_table(pa.table({"url": pa.nulls(3)}), tmp_path / "c.parquet", write_statistics=statistics)
+    rows = read(tmp_path)
+    assert {key: manifest_columns(row) for key, row in rows.items()} == {
+        (f"{name}.parquet", number): ({} if name == "c" else {"url": url})
+        | ({"title": "abc"[number]} if name == "b" else {})
+        for name in "abc"
+        for number, url in enumerate(urls)
+    }
+
+
+def test_a_parquet_error_names_file_and_column(spark: SparkSession, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"url": ["u"], "title": ["a"]}), tmp_path / "a.parquet")
+    for statistics in (True, False):
+        table = pa.table({"url": ["u", "v"], "title": pa.array([None, 1.5])})
+        parquet.write_table(table, tmp_path / "b.parquet", write_statistics=statistics)
+        with pytest.raises(UsageError, match=r"b\.parquet: column 'title' \(for title\) is double, expected string"):
+            found(spark, tmp_path)
+    parquet.write_table(pa.table({"URL": ["u"]}), tmp_path / "b.parquet")
+    with pytest.raises(UsageError, match=r"b\.parquet: no column 'url' \(for url\); columns found: URL"):
+        found(spark, tmp_path)
+    twice = pa.Table.from_arrays([pa.array(["u"]), pa.array(["v"])], names=["url", "url"])
+    parquet.write_table(twice, tmp_path / "b.parquet")
+    with pytest.raises(UsageError, match=r"b\.parquet: column 'url' \(for url\) is there 2 times"):
+        found(spark, tmp_path)
+    (tmp_path / "b.parquet").write_bytes(b"PAR1" * 3)
+    with pytest.raises(UsageError, match=r"b\.parquet: cannot be read as parquet"):
+        found(spark, tmp_path)
+
+
+def test_parquet_text_may_be_bytes_and_what_is_not_text_is_said(tmp_path: Path, read: Read) -> None:
+    columns = {
+        "url": pa.array([b"http://host/0", b"http://host/\xff", b"http://host/2", b"http://host/3"]),
+        "title": pa.array(["a", "b", "a", "c"]).dictionary_encode(),
+        "tags": pa.array([[b"a"], None, [b"b", b"\xff"], None]),
+        "attributes": pa.array([[("k", "1")], None, None, [("k", "1"), ("k", "2")]], pa.map_(pa.string(), pa.string())),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    rows = list(read(tmp_path).values())
+    assert [(row.url, row.title, row.tags, row.attributes, row.malformed) for row in rows] == [
+        ("http://host/0", "a", ["a"], [("k", "1")], None),
+        (None, "b", None, None, "not UTF-8 text"),
+        ("http://host/2", "a", None, None, "not UTF-8 text"),
+        ("http://host/3", "c", None, None, "attributes: a key is given twice"),
+    ]
+
+
+def test_folders_may_tell_a_column_of_a_parquet_manifest(spark: SparkSession, tmp_path: Path, read: Read) -> None:
+    columns = "url string, license string, attributes map<string,string>"
+    licences = ["CC BY/4.0 50%", "a=b", None]
+    rows = [(f"http://host/{number}", licence, None) for number, licence in enumerate(licences)]
+    frame(spark, columns, rows).write.partitionBy("license").parquet(str(tmp_path / "date=2026-01-31"))
+    found_rows = read(tmp_path / "date=2026-01-31").values()
+    assert sorted((row.url, row.license) for row in found_rows) == [row[:2] for row in rows]
+
+
+def test_a_delta_manifest_is_read_and_counted_at_the_version_that_was_found(
+    spark: SparkSession, tmp_path: Path, materialise: Callable[[DataFrame], DataFrame]
+) -> None:
+    path = str(tmp_path / "table")
+    columns = "url string, title double, tags array<int>, page_url void"
+    frame(spark, columns, [("u", None, [None], None), ("v", None, None, None)]).write.format("delta").save(path)
+    spark.sql(f"delete from delta.`{path}` where url = 'v'")
+    settings = ManifestSettings(path=path)
+    manifest = find_manifest(spark, settings, DAY)
+    frame(spark, columns, [("w", 1.5, None, None)]).write.format("delta").mode("append").save(path)
+    assert [row.url for row in read_manifest(spark, settings, manifest, materialise).collect()] == ["u"]
+    assert count_rows(spark, manifest) == 1
+    with pytest.raises(UsageError, match=r"column 'title' \(for title\) is double, expected string"):
+        find_manifest(spark, settings, DAY)
+    (tmp_path / "half" / "_delta_log").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds no commit"):
+        found(spark, tmp_path / "half")
 
 
 def test_a_delta_manifest_is_its_newest_version_by_file_and_position(

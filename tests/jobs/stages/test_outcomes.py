@@ -83,11 +83,12 @@ PEOPLE: list[dict[str, Any]] = [
 def cases() -> list[tuple[Row, str]]:
     """Rows and the name of their URL's answer."""
     found = []
-    expectations = ("none", "same", "other")
+    expectations = ("none", "empty", "same", "other")
     for number, (name, verdict, expected, said) in enumerate(product(ANSWERS, VERDICTS, expectations, PEOPLE)):
         answered = ANSWERS[name].content
         decision, reasons, withdraws = verdict
-        promised = {"none": None, "same": answered.image_id.upper() if answered else None, "other": "0" * 64}[expected]
+        same = answered.image_id.upper() if answered else None
+        promised = {"none": None, "empty": "", "same": same, "other": "0" * 64}[expected]
         row = Row((DAY, "list.jsonl", number), name, decision, reasons, withdraws, expected_sha256=promised, **said)
         found.append((row, name))
     bad = Row((DAY, "bad.jsonl", 0), None, bad=True)
