@@ -21,6 +21,7 @@ NOT_UTF8 = "not UTF-8 text"
 FIELD_LIMIT = 16 * 2**20
 """Characters of a CSV field; a quote that is never closed would otherwise collect the rest of the file."""
 
+_NO_ROW = "not a JSON object with the manifest's types"
 _ROWS_A_BATCH = 1024
 _UNDECODED = re.compile("[\ud800-\udfff]")
 """What stands for bytes that are no UTF-8 (or for half a character that JSON spelt out): no text may hold it."""
@@ -136,8 +137,8 @@ def _json_object(line: bytes) -> _Object | str:
     except UnicodeDecodeError:
         return NOT_UTF8
     except _NOT_JSON:
-        return "not a JSON object"
-    return found if isinstance(found, _Object) else "not a JSON object"
+        return _NO_ROW
+    return found if isinstance(found, _Object) else _NO_ROW
 
 
 def json_rows(names: Mapping[str, str]) -> ReadBatches:
