@@ -41,7 +41,7 @@ _HEADS = (2**14, 2**20)
 """Bytes of a file that are looked at first, and where a CSV header is longer; it ends within the last."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY")
-"""How files begin that are compressed; what goes by names decompresses only what is named `.gz`, in these letters."""
+"""How files begin that are compressed; only what is named `.gz` is decompressed, once."""
 
 
 def find_manifest(spark: SparkSession, settings: ManifestSettings, date: dt.date) -> ManifestFiles:
@@ -181,7 +181,7 @@ def _start_of(reader: Files, name: str, length: int) -> bytes:
     except (PySparkException, Py4JJavaError) as error:
         raise UsageError(f"manifest {name}: cannot be read: {_root_cause(error)}") from None
     if start.startswith(_PACKED):
-        raise UsageError(f"manifest {name}: is compressed, which its name does not say; only .gz is read, once")
+        raise UsageError(f"manifest {name}: is compressed, which its name does not say; gzip it once, and name it .gz")
     if start.startswith(_UTF16):
         raise UsageError(f"manifest {name}: is UTF-16; expected UTF-8")
     return start
