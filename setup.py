@@ -40,6 +40,7 @@ setup(
         "keras==3.15.1",
         "matplotlib>=3.10,<4",
         "multidict>=6,<7",
+        "obstore>=0.8,<1",
         "onnx>=1.18,<2",
         "onnxruntime>=1.26,<2",
         "open-clip-torch==3.3.0",
@@ -66,7 +67,9 @@ setup(
         "dev": [
             "ImageHash==4.3.2",
             "hypothesis>=6.130",
+            "flask-cors>=5",  # moto's server
             "import-linter>=2.3",
+            "moto[s3]>=5.1",
             "mypy>=1.18",
             "pandas-stubs<3",
             "pip-audit>=2.9",

@@ -81,6 +81,9 @@ class RunSettings(Settings):
 
     lease_ttl_s: float = Field(default=120, gt=0)
     """A lease whose holder has not renewed it for this long may be taken over."""
+    single_driver: bool = False
+    """Whether somebody else sees to it that one driver at a time writes to the warehouse: needed where its storage
+    keeps nobody apart (see jobs.fencing)."""
     lease_wait_s: float = Field(default=0, ge=0)
     """How long a job waits for another one to let go of the warehouse before it gives up."""
     keep_staging: bool = False

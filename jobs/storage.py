@@ -2,16 +2,31 @@
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _GLOB = re.compile(r"[\[\]{}*?\\]")
+
+
+@contextmanager
+def _missing_as_python_says() -> Iterator[None]:
+    try:
+        yield
+    except Py4JJavaError as error:
+        if _java_class(error) == "java.io.FileNotFoundException":
+            raise FileNotFoundError(str(error.java_exception.getMessage())) from None
+        raise
+
+
+def _java_class(error: Py4JJavaError) -> str:
+    return str(error.java_exception.getClass().getName())
 
 
 def literal(path: str) -> str:
@@ -36,6 +51,30 @@ def local_path(address: str) -> Path | None:
     if scheme is None:
         return Path(address)
     return Path("/" + address[scheme.end() :].lstrip("/")) if scheme[1] == "file" else None
+
+
+class Files(Protocol):
+    """What a lease needs of the storage that it lies on."""
+
+    root: str
+
+    def names(self, *parts: str) -> list[str]:
+        """Names in a folder; none where it does not exist."""
+
+    def read_text(self, *parts: str) -> str:
+        """The file's text; FileNotFoundError where there is none."""
+
+    def write_text(self, text: str, *parts: str) -> None:
+        """Write the file whole, replacing one that is there."""
+
+    def create_text(self, text: str, *parts: str) -> bool:
+        """Write a file that must not exist yet; False where it does. Of two that try at once one succeeds."""
+
+    def delete(self, *parts: str) -> None:
+        """Delete the file, if there is one."""
+
+    def modified_at(self, *parts: str) -> float:
+        """When the file was last written, in seconds by the storage's clock; FileNotFoundError where there is none."""
 
 
 class Storage:
@@ -91,18 +130,21 @@ class Storage:
         self._fs.mkdirs(self._path(*parts))
 
     def read_text(self, *parts: str) -> str:
-        """The file's text (UTF-8)."""
+        """The file's text (UTF-8); FileNotFoundError where there is none."""
         if self._is_local:  # as it was written, without Hadoop's checksum files
             return self._local(*parts).read_text(encoding="utf-8")
-        stream = self._fs.open(self._path(*parts))
+        with _missing_as_python_says():
+            stream = self._fs.open(self._path(*parts))
         try:
             return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
         finally:
             stream.close()
 
     def modified_at(self, *parts: str) -> float:
-        """When the file was last written, epoch seconds."""
-        return float(self._fs.getFileStatus(self._path(*parts)).getModificationTime()) / 1000
+        """When the file was last written, epoch seconds by the storage's clock; FileNotFoundError where there is
+        none."""
+        with _missing_as_python_says():
+            return float(self._fs.getFileStatus(self._path(*parts)).getModificationTime()) / 1000
 
     def write_text(self, text: str, *parts: str) -> None:
         """Write the file whole, replacing one that is there. On a local disk a reader sees the old text or the new."""
@@ -116,7 +158,10 @@ class Storage:
         draft.replace(path)
 
     def create_text(self, text: str, *parts: str) -> bool:
-        """Write a file that must not exist yet; False, and nothing written, where it does (atomic put-if-absent)."""
+        """Write a file that must not exist yet; False, and nothing written, where it does (atomic put-if-absent).
+
+        Not on S3, where Hadoop looks and then puts: see jobs.fencing.
+        """
         try:
             if self._is_local:  # Hadoop only looks before it creates there: two could find nothing
                 path = self._local(*parts)
@@ -128,7 +173,7 @@ class Storage:
         except FileExistsError:
             return False
         except Py4JJavaError as error:
-            if "FileAlreadyExistsException" in str(error.java_exception.getClass().getName()):
+            if "FileAlreadyExistsException" in _java_class(error):
                 return False
             raise
         self._write(stream, text)

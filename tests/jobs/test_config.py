@@ -375,6 +375,7 @@ WHERE_AND_HOW_FAST = {
     "spark.properties",
     "run.lease_ttl_s",
     "run.lease_wait_s",
+    "run.single_driver",
     "run.keep_staging",
 }
 """Every setting that may differ between two runs that must leave equal warehouses. All others decide contents."""
