@@ -16,6 +16,7 @@ from pyspark.sql import functions as f
 
 from jobs.config import Config
 from jobs.errors import RunError, UsageError
+from jobs.fencing import check_fenced, lease_files
 from jobs.landing import Landing
 from jobs.lease import Lease
 from jobs.ledger import Event, Ledger, Versions
@@ -124,15 +125,26 @@ def held(
     """Hold the warehouse for a job, its tables made and its unfinished runs settled.
 
     `may_differ` names versions in which the job may differ from the last published run. Raises UsageError where another
-    one does, RunError when somebody else holds the warehouse.
+    one does, or where its storage keeps nobody apart; RunError when somebody else holds the warehouse, and
+    LeaseLostError where somebody else has taken it over meanwhile.
     """
     progress = Progress(what)
     landing = Landing(spark, config.warehouse)
-    check_versions(Ledger(landing, 0).load().last_published(), versions, may_differ)
-    run = config.run
-    with Lease(landing.storage, f"{job} {what}", run.lease_ttl_s, run.lease_wait_s) as lease:
+    run, context = config.run, spark.sparkContext
+    check_fenced(landing.storage.root, lambda key: context.getConf().get(key), single_driver=run.single_driver)
+    known = Ledger(landing, 0).load()
+    check_versions(known.last_published(), versions, may_differ)
+    with Lease(
+        lease_files(spark, landing.storage, single_driver=run.single_driver),
+        f"{job} {what}",
+        run.lease_ttl_s,
+        run.lease_wait_s,
+        above=known.recorded_generation,
+        on_lost=context.cancelAllJobs,
+    ) as lease:
+        landing.check_held = lease.check
         landing.ensure_tables()
-        ledger = Ledger(landing, lease.generation).load()
+        ledger = Ledger(landing, lease.generation).take()
         warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
         for event in ledger.recover():
             progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")

@@ -5,19 +5,32 @@ that names what goes into which table, then the ledger says `prepared`. From the
 `apply` is a pure function of the staging folder, and each of its writes may be repeated without effect:
 
 * dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
-* content tables and logs: appended once under an application id of its own (`txnAppId` carries run, table and
-  dataset, so that no backfill of an older date is skipped by accident); what is no longer wanted is deleted by key;
+* content tables and logs: appended; what is no longer wanted is deleted by key;
 * derived tables and requests: where all staged rows are new keys, an append as for content; else a MERGE by key.
+
+Each of these writes goes under an application id of its own (run, table and dataset), which Delta takes once: a
+repeated one is skipped, and so is that of a driver that was stopped in the middle of a run, and woken when another had
+finished the run and published more. No id is shared between runs, for Delta would skip a backfill of an older date.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentTransactionException,
+    ConcurrentWriteException,
+    MetadataChangedException,
+    ProtocolChangedException,
+)
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
@@ -28,8 +41,22 @@ from jobs.storage import Storage, read_parquet
 from schemas.spark import struct_type
 from schemas.tables import PUBLISHED, TABLES, Table
 
+Written = TypeVar("Written")
+
 CHANGE = "_change"
 """Column of a staged derived table: `insert`, `update` or `delete`."""
+
+_CONFLICTS = (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentTransactionException,
+    ConcurrentWriteException,
+    MetadataChangedException,
+    ProtocolChangedException,
+)
+"""What Delta raises where another writer's commit came in between: only one that has lost its lease can be that."""
+_TRIES = 3
 
 TABLE_PROPERTIES: dict[str, str] = {
     # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
@@ -69,6 +96,8 @@ class Landing:
         self.spark = spark
         self.storage = Storage(spark, root)
         self.parallel_writes = parallel_writes
+        self.check_held: Callable[[], None] = lambda: None
+        """Asked before everything that writes; raises where another driver holds the warehouse."""
         self._staged_rows: dict[tuple[str, str], StagedRows] = {}
         self._read: dict[tuple[str, int], DataFrame] = {}
 
@@ -80,12 +109,15 @@ class Landing:
 
     def ensure_tables(self, names: Iterable[str] = TABLES) -> None:
         """Create the tables that do not exist yet, with comments, constraints and properties."""
-        missing = [name for name in names if not self.storage.exists(name, "_delta_log")]
+        missing = [name for name in names if self.version(name) < 0]
         self._in_parallel(lambda name: self._create(TABLES[name]), missing)
 
     def _create(self, table: Table) -> None:
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table.name)).comment(table.row)
         builder = builder.addColumns(struct_type(table)).partitionedBy(*table.partition_by)
+        self.check_held()
+        # A log without a commit is no table, but Delta takes it for one that is there and leaves it as it is.
+        self.storage.delete(table.name, "_delta_log")
         for name, value in TABLE_PROPERTIES.items():
             builder = builder.property(name, value)
         for name, expression in table.constraints.items():
@@ -127,16 +159,56 @@ class Landing:
     def version(self, table: str) -> int:
         """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
         names = self.storage.names(table, "_delta_log")
-        commits = [int(name[:20]) for name in names if name[:20].isdigit() and name.endswith(".json")]
-        return max(commits, default=-1)
+        told = [
+            name for name in names if name.endswith(".json") or ".checkpoint." in name
+        ]  # old commits are cleaned up
+        return max((int(name[:20]) for name in told if name[:20].isdigit()), default=-1)
 
-    def append(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Append a few driver-side rows to a log table (the ledger's events)."""
+    def append(self, table: str, rows: Sequence[dict[str, Any]], *, version: int | None = None) -> bool:
+        """Append a few driver-side rows, or none, to a log table (the ledger's events); whether that was done.
+
+        With a `version` it is not where one as high was given before: it is then skipped.
+        """
         schema = struct_type(TABLES[table])
+        application: dict[str, str | int] = {} if version is None else {"txnAppId": table, "txnVersion": version}
         # Through Arrow, for a frame made of Python objects would start a Python worker to unpack a row.
         values = pa.Table.from_pylist(list(rows), to_arrow_schema(schema))
-        frame = self.spark.createDataFrame(values, schema).coalesce(1)
-        frame.write.format("delta").mode("append").save(self.path(table))
+
+        def write() -> bool:
+            session = self.spark.newSession()  # it says what was committed in it
+            frame = session.createDataFrame(values, schema).coalesce(1)
+            frame.write.format("delta").mode("append").options(**application).save(self.path(table))
+            committed = session.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
+            return committed is not None and self._says(table, int(committed), application)
+
+        return self._commit(write)
+
+    def _says(self, table: str, version: int, application: Mapping[str, str | int]) -> bool:
+        """Whether that commit in the table's log is the application's, and nobody has put another in its place."""
+        lines = self.storage.read_text(table, "_delta_log", f"{version:020}.json").splitlines()
+        found = [action["txn"] for action in map(json.loads, lines) if "txn" in action]
+        wanted = (application.get("txnAppId"), application.get("txnVersion"))
+        return not application or wanted in [(one["appId"], one["version"]) for one in found]
+
+    def recorded_version(self, table: str) -> int:
+        """The highest version given to `append`, 0 where none was."""
+        if self.version(table) < 0:
+            return 0
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        found = log.unsafeVolatileSnapshot().transactions().get(table)
+        return int(found.get()) if found.isDefined() else 0
+
+    def _commit(self, write: Callable[[], Written]) -> Written:
+        """Write while the warehouse is held; again where a commit of who held it before came in between."""
+        for _ in range(_TRIES - 1):
+            self.check_held()
+            try:
+                return write()
+            except _CONFLICTS:
+                continue
+        self.check_held()
+        return write()
 
     # Staging ----------------------------------------------------------------------------------------------------
 
@@ -145,6 +217,7 @@ class Landing:
 
         How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`.
         """
+        self.check_held()
         path = self._staged_path(run_id, name)
         seen = Observation()
         counts = [f.count_if(condition).alias(label) for label, condition in counted.items()]
@@ -157,31 +230,42 @@ class Landing:
         """How many rows this process staged under that name."""
         return self._staged_rows[run_id, name]
 
-    def staged(self, run_id: str, name: str) -> DataFrame:
-        """A dataset of the run; a relation known to be empty where this process staged no row under that name."""
+    def staged(self, run_id: str, name: str, spark: SparkSession | None = None) -> DataFrame:
+        """A dataset of the run, in another session where one is given; a relation known to be empty where this process
+        staged no row under that name."""
         path = self._staged_path(run_id, name)
         known = self._staged_rows.get((run_id, name))
+        session = spark or self.spark
         if known is None:
-            return read_parquet(self.spark.read, [path])
+            return read_parquet(session.read, [path])
         if known.rows == 0:
-            return self._no_rows(known.schema)
-        return read_parquet(self.spark.read.schema(known.schema), [path])
+            return self._no_rows(known.schema, session)
+        return read_parquet(session.read.schema(known.schema), [path])
 
-    def _no_rows(self, schema: t.StructType) -> DataFrame:
+    def _no_rows(self, schema: t.StructType, spark: SparkSession | None = None) -> DataFrame:
         """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""
         columns = [f.lit(None).cast(field.dataType).alias(field.name) for field in schema.fields]
-        return self.spark.range(1).select(*columns).where(f.lit(False))
+        return (spark or self.spark).range(1).select(*columns).where(f.lit(False))
 
     def _staged_path(self, run_id: str, name: str) -> str:
         return self.storage.path("_staging", run_id, name)
 
     def write_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
         """Write the run's plan; the run may be applied once the ledger says `prepared`."""
+        written = [(line.table, line.source) for line in plan]
+        if len(set(written)) < len(written):  # they are applied under these names, each once
+            raise ValueError(f"run {run_id}: a dataset is planned twice for one table: {sorted(written)}")
+        self.check_held()
         text = json.dumps([asdict(line) for line in plan], indent=1)
         self.storage.write_text(text, "_staging", run_id, "plan.json")
 
+    def has_plan(self, run_id: str) -> bool:
+        """Whether the run can be applied."""
+        return self.storage.exists("_staging", run_id, "plan.json")
+
     def discard(self, run_id: str) -> None:
         """Delete the run's staging folder."""
+        self.check_held()
         self.storage.delete("_staging", run_id)
 
     # Application ------------------------------------------------------------------------------------------------
@@ -195,9 +279,13 @@ class Landing:
         lines = [StagedTable(**(line | {"dates": tuple(line["dates"])})) for line in plan]
 
         def apply_to(table: str) -> None:  # one after the other: two writers of one table would be in conflict
+            session = self.spark.newSession()
             for line in lines:
                 if line.table == table:
-                    self._apply(run_id, line)
+                    # DELETE and MERGE are told the application id by their session only.
+                    session.conf.set("spark.databricks.delta.write.txnAppId", f"{run_id}/{table}/{line.source}")
+                    session.conf.set("spark.databricks.delta.write.txnVersion", "1")
+                    self._commit(partial(self._apply, session, run_id, line))
 
         self._in_parallel(apply_to, list(dict.fromkeys(line.table for line in lines)))
         return self.versions()
@@ -206,13 +294,25 @@ class Landing:
         """The newest version of every table that a published event names."""
         return {name: self.version(name) for name in PUBLISHED}
 
-    def _apply(self, run_id: str, line: StagedTable) -> None:
+    def restore(self, published: Mapping[str, int]) -> list[str]:
+        """Bring the live tables back to the versions published, empty where none is named; those that were beyond."""
+        versions = {name: max(published.get(name, 0), 0) for name in PUBLISHED}
+        beyond = [name for name, version in versions.items() if self.version(name) > version]
+
+        def restore_one(name: str) -> None:
+            self._commit(lambda: DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(versions[name]))
+
+        self._in_parallel(restore_one, beyond)
+        return beyond
+
+    def _apply(self, session: SparkSession, run_id: str, line: StagedTable) -> None:
+        """One line, in a session that has its application id."""
         table = TABLES[line.table]
         if line.rows == 0 and (table.kind != "dated" or line.changes):
             return
-        rows = self.staged(run_id, line.source)
+        rows = self.staged(run_id, line.source, session)
         if line.only is not None:
-            chosen = self.staged(run_id, line.only)
+            chosen = self.staged(run_id, line.only, session)
             rows = rows.join(chosen, chosen.columns, "left_semi")
         if line.where is not None:
             rows = rows.where(line.where)
@@ -223,8 +323,7 @@ class Landing:
             self._merge(table, rows, line.dates)
             return
         rows = rows.select(*table.column_names)
-        application = f"{run_id}/{table.name}/{line.source}"
-        writer = rows.write.format("delta").option("txnAppId", application).option("txnVersion", 1)
+        writer = rows.write.format("delta")
         if table.kind == "dated" and not line.changes:
             dates = ", ".join(f"'{date}'" for date in line.dates)
             writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({dates})").save(self.path(table.name))
@@ -232,7 +331,7 @@ class Landing:
             writer.mode("append").save(self.path(table.name))
 
     def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
-        target = DeltaTable.forPath(self.spark, self.path(table.name))
+        target = DeltaTable.forPath(rows.sparkSession, self.path(table.name))
         on = " and ".join(f"live.{key} = staged.{key}" for key in table.keys)
         if dates:  # said literally, for Delta to leave other partitions, and their writers, alone
             named = ", ".join(f"date'{date}'" for date in dates)
@@ -249,7 +348,8 @@ class Landing:
         )
 
     def _remove(self, table: Table, keys: DataFrame) -> None:
-        target = DeltaTable.forPath(self.spark, self.path(table.name))
+        # By MERGE, for a DELETE that finds nothing commits nothing: its application id would then still be good later.
+        target = DeltaTable.forPath(keys.sparkSession, self.path(table.name))
         on = " and ".join(f"live.{key} = gone.{key}" for key in keys.columns)
         target.alias("live").merge(keys.alias("gone"), on).whenMatchedDelete().execute()
 
@@ -258,6 +358,7 @@ class Landing:
 
         Older versions of this table cannot be read afterwards.
         """
+        self.check_held()
         DeltaTable.forPath(self.spark, self.path(table)).vacuum(0)
 
     def _in_parallel(self, action: Callable[[Any], None], items: Sequence[Any]) -> None:

@@ -3,6 +3,9 @@
 A run is `started`, then `prepared` (everything staged and audited), then `published` (live tables brought up to date;
 the event names every table's version: that is what readers go by) or `discarded`. A run that was started and never
 prepared is discarded by the next one; a prepared one is rolled forward, for its staging folder says all.
+
+Events are appended under one application id of Delta's, with a version made of the lease's generation and the event's
+number: once a newer holder has written anything (`take` does), what an older one appends is skipped.
 """
 
 import datetime as dt
@@ -11,6 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from jobs.landing import Landing
+from jobs.lease import LeaseLostError
+
+_GENERATION = 2**32
+"""Events that a generation of the lease has numbers for; as many generations fit below Delta's largest version."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +66,48 @@ class Ledger:
     lease_generation: int
     events: list[Event] = field(default_factory=list)
 
+    def take(self) -> "Ledger":
+        """`load`, and have nothing appended from now on by whoever held the lease before: what was read is all."""
+        self._append([], 0)
+        return self.load()
+
     def load(self) -> "Ledger":
         """Read the events so far."""
-        rows = self.landing.read("runs").orderBy("seq").collect()
+        rows = self.landing.read("runs").orderBy("seq", "lease_generation").collect()
         self.events = [Event(**(row.asDict() | {"ingest_dates": tuple(row["ingest_dates"])})) for row in rows]
         return self
 
     def append(self, event: Event) -> Event:
-        """Write one event; it is durable when this returns."""
+        """Write one event; it is durable when this returns. LeaseLostError where a newer holder has the ledger."""
         seq = self.events[-1].seq + 1 if self.events else 1
         now = dt.datetime.now(dt.UTC)
         numbered = replace(event, seq=seq, at=now, lease_generation=self.lease_generation)
         row: dict[str, Any] = asdict(numbered) | {"ingest_dates": list(numbered.ingest_dates)}
-        self.landing.append("runs", [row])
+        self._append([row], seq)
         self.events.append(numbered)
         return numbered
 
+    def _append(self, rows: Sequence[dict[str, Any]], seq: int) -> None:
+        version = self.lease_generation * _GENERATION + seq
+        if not self.landing.append("runs", rows, version=version):
+            raise LeaseLostError(
+                f"generation {self.lease_generation} of the lease no longer writes to the ledger of "
+                f"{self.landing.storage.root}, which has seen generation {self.recorded_generation()}: another driver "
+                "holds the warehouse now. If none does, the folder _lease is an older copy: delete it, and start again"
+            )
+
+    def recorded_generation(self) -> int:
+        """The highest generation of the lease that has written to the ledger, 0 where none has."""
+        return self.landing.recorded_version("runs") // _GENERATION
+
     def unfinished(self) -> list[Event]:
-        """The last event of every run that is neither published nor discarded, oldest first."""
+        """The last event of every run that is neither published nor discarded, oldest first.
+
+        What came after that is the word of a driver that did not know.
+        """
         last = {event.run_id: event for event in self.events}
-        unfinished = [event for event in last.values() if event.event in {"started", "prepared"}]
-        return sorted(unfinished, key=lambda event: event.seq)
+        finished = {event.run_id for event in self.events if event.event in {"published", "discarded"}}
+        return sorted((e for run_id, e in last.items() if run_id not in finished), key=lambda event: event.seq)
 
     def last_published(self) -> Event | None:
         """The event that readers go by."""
@@ -93,14 +121,22 @@ class Ledger:
         return next(published, None)
 
     def recover(self) -> Sequence[Event]:
-        """Discard runs that were never prepared, roll prepared ones forward; returns the events written."""
+        """Discard runs that were never prepared, roll prepared ones forward; returns the events written.
+
+        A prepared run whose plan is gone cannot go forward: the live tables go back to what was published.
+        """
         written = []
         for event in self.unfinished():
-            if event.event == "prepared":
+            if event.event == "prepared" and self.landing.has_plan(event.run_id):
                 written.append(self.publish(event))
-            else:
-                self.landing.discard(event.run_id)
-                written.append(self.append(replace(event, event="discarded", detail="never prepared")))
+                continue
+            why = "never prepared"
+            if event.event == "prepared":
+                before = self.last_published()
+                back = self.landing.restore((before and before.table_versions) or {})
+                why = f"its plan is gone; taken back from: {', '.join(back) or 'nothing, it had not been applied'}"
+            written.append(self.append(replace(event, event="discarded", detail=why)))
+            self.landing.discard(event.run_id)
         return written
 
     def publish(self, prepared: Event, *, keep_staging: bool = False) -> Event:

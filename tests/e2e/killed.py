@@ -1,8 +1,14 @@
-"""Jobs that are killed: a process of its own that kills itself where a function would be called."""
+"""Jobs that are killed, or stopped for a while: processes of their own that do that to themselves where a function
+would be called."""
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 _SCRIPT = """
 import os, signal, sys
@@ -22,3 +28,44 @@ def run_killed(job: str, arguments: Sequence[str], module: str, target: str) -> 
     script = _SCRIPT.format(module=module, target=target, job=job, arguments=list(arguments))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=400)
     assert ended.returncode == -9, ended.stderr
+
+
+_STOPPED_SCRIPT = """
+import os, signal, sys
+import {module} as module
+
+original, calls = module.{target}, iter(range({calls}))
+
+def stop(*arguments, **named):
+    if next(calls, None) == {calls} - 1:
+        os.killpg(0, signal.SIGSTOP)
+    return original(*arguments, **named)
+
+module.{target} = stop
+from jobs.{job} import main
+sys.exit(main({arguments!r}))
+"""
+
+
+@contextmanager
+def stopped(
+    job: str, arguments: Sequence[str], module: str, target: str, calls: int = 1
+) -> Iterator["subprocess.Popen[str]"]:
+    """`jobs.{job}` in a process that has stopped itself, with its JVM, where `module.target` is called the nth time.
+
+    `os.killpg(process.pid, SIGCONT)` lets it go on. It is gone afterwards.
+    """
+    script = _STOPPED_SCRIPT.format(module=module, target=target, calls=calls, job=job, arguments=list(arguments))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            give_up = time.monotonic() + 400
+            while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < give_up
+                time.sleep(0.1)
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,6 +1,9 @@
 """Promises 3 and 5 under faults: a driver killed anywhere, a run that fails its audit, a second driver."""
 
 import datetime as dt
+import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from jobs.pipeline import DateRun
 from jobs.stages import audit
 from readers.snapshot import Snapshot, SnapshotError
 from tests.e2e.conftest import PROFILE, World
-from tests.e2e.killed import run_killed
+from tests.e2e.killed import run_killed, stopped
 
 pytestmark = pytest.mark.spark
 
@@ -135,3 +138,68 @@ def test_a_second_driver_is_turned_away(world: World, small: Path, warehouse: Pa
         world.site.date = DATES[0]
         assert main(world.arguments(DATES[0], warehouse, small)) == 1
     assert not landing.storage.exists("runs")
+
+
+RUN = ("started", "prepared", "published")
+LEASE = ["--set", "run.lease_ttl_s=15", "--set", "run.lease_wait_s=300"]
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "calls", "events"),
+    [
+        pytest.param(
+            "jobs.landing",
+            "Landing._merge",
+            1,
+            [("first", event) for event in RUN],
+            id="writing a live table",
+        ),
+        pytest.param(
+            "jobs.ledger",
+            "Ledger._append",
+            3,  # after the one that takes the ledger over, and `started`
+            [*(("first", event) for event in ("started", "discarded")), *(("next", event) for event in RUN)],
+            id="about to say that it is prepared",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_driver_stopped_past_its_lease_and_woken_writes_nothing_more_and_says_why(
+    module: str,
+    target: str,
+    calls: int,
+    events: list[tuple[str, str]],
+    world: World,
+    small: Path,
+    clean: dict[dt.date, dict[str, str]],
+    warehouse: Path,
+    landing: Landing,
+    digest_of: Callable[[Path], dict[str, str]],
+) -> None:
+    """The first is past its check when it stops in a table: there the application ids of its writes have to hold."""
+    first, second = DATES[:2]
+    assert world.night(first, warehouse, folder=small) == 0
+    before = len(Ledger(landing, 0).load().events)
+    world.site.date = second
+    arguments = [*world.arguments(second, warehouse, small), *LEASE]
+    with stopped("nightly", arguments, module, target, calls) as process:
+        assert world.night(second, warehouse, *LEASE, folder=small) == 0
+        assert digest_of(warehouse) == clean[second]
+        versions, files = landing.versions(), contents_of(warehouse)
+        os.killpg(process.pid, signal.SIGCONT)
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert re.search(r"failed: nightly \S+ no longer holds the warehouse", said), said
+    ledger = Ledger(landing, 0).load()
+    names = dict(zip(dict.fromkeys(event.run_id for event in ledger.events[before:]), ("first", "next"), strict=False))
+    assert [(names[event.run_id], event.event) for event in ledger.events[before:]] == events
+    assert landing.versions() == versions
+    assert contents_of(warehouse) == files
+    assert digest_of(warehouse) == clean[second]
+
+
+def contents_of(warehouse: Path) -> set[str]:
+    """Files of the warehouse that anybody reads: commits, what they name, staged runs."""
+    found = {str(path.relative_to(warehouse)) for path in warehouse.rglob("*") if path.is_file()}
+    commits = {name for name in found if "/_delta_log/" in name and name.endswith(".json")}
+    return commits | {name for name in found if name.startswith(("_staging/", "_lease/"))}

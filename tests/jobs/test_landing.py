@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from delta.exceptions import ConcurrentAppendException, ConcurrentTransactionException
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -193,6 +194,35 @@ def test_a_run_applied_in_part_and_again_and_again_leaves_what_once_would(
     ]
 
 
+def test_a_run_applied_again_by_a_driver_that_slept_while_others_published_changes_nothing(
+    spark: SparkSession, tables: Landing, warehouse: Path
+) -> None:
+    """That a write may be repeated is not enough: what came after it must stand, also where a row that the run removed,
+    or looked for in vain, has come since."""
+    tables.write_plan("r1", first_run(tables))
+    tables.apply("r1")
+    tables.stage("r2", "gone", frame(spark, "image_id string", [(digest("1"),), (digest("9"),)]))
+    removed = StagedTable("feed_ids", "gone", 2, removes=True)
+    tables.stage("r2", "in vain", frame(spark, "subject_id string", [(digest("8"),)]))
+    in_vain = StagedTable("decisions", "in vain", 1, removes=True)
+    tables.write_plan("r2", [*second_run(tables), removed, in_vain])
+    tables.apply("r2")
+    tables.write_plan(
+        "r3",
+        [
+            stage_table(tables, "r3", "sightings", [sighting(JANUARY[2], 5)], dates=(str(JANUARY[2]),)),
+            stage_table(tables, "r3", "feed_ids", [feed_id(1), feed_id(9)]),
+            stage_table(tables, "r3", "decisions", [decision(8)]),
+            stage_changes(tables, "r3", "url_state", [("delete", state(1, None)), ("insert", state(2, "back"))]),
+            stage_changes(tables, "r3", "index_feed", [("update", feed(1, "three")), ("insert", feed(2, "back"))]),
+        ],
+    )
+    versions = tables.apply("r3")
+    after = {name: contents(tables, name) for name in NAMES}
+    assert Landing(spark, str(warehouse)).apply("r2") == versions
+    assert {name: contents(tables, name) for name in NAMES} == after
+
+
 def test_rows_with_an_equal_digest_are_not_rewritten(spark: SparkSession, tables: Landing) -> None:
     tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", feed(1, "one"))])])
     tables.apply("r1")
@@ -266,6 +296,49 @@ def test_what_is_removed_leaves_the_table_and_by_a_purge_the_disk(
     on_disk = [set(pq.read_table(path).column("image_id").to_pylist()) for path in warehouse.glob("feed_ids/*.parquet")]
     assert digest("1") not in set().union(*on_disk)
     assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(n) for n in (0, 2, 3, 7)])
+
+
+def test_a_dataset_planned_twice_for_one_table_is_refused(tables: Landing) -> None:
+    line = stage_table(tables, "r", "feed_ids", [feed_id(1)])
+    with pytest.raises(ValueError, match="planned twice for one table"):
+        tables.write_plan("r", [line, line])
+
+
+def test_a_write_that_another_ones_commit_came_before_is_done_again_while_the_warehouse_is_held(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Exception] = []
+    asked: list[int] = []
+    monkeypatch.setattr(landing, "check_held", lambda: asked.append(len(raised)))
+
+    def write() -> str:
+        if raised:
+            raise raised.pop()
+        return "written"
+
+    raised += [ConcurrentTransactionException("one"), ConcurrentAppendException("two")]
+    assert landing._commit(write) == "written"
+    assert asked == [2, 1, 0]
+    raised += [ConcurrentAppendException("one"), ConcurrentAppendException("two"), ConcurrentAppendException("three")]
+    with pytest.raises(ConcurrentAppendException, match="one"):
+        landing._commit(write)
+    raised += [ValueError("no conflict")]
+    with pytest.raises(ValueError, match="no conflict"):
+        landing._commit(write)
+
+
+def test_a_log_without_a_commit_is_no_table(landing: Landing, warehouse: Path) -> None:
+    """What is left of a driver that was killed while it made its tables."""
+    for name in ("feed_ids", "runs"):
+        (warehouse / name / "_delta_log" / "_staged_commits").mkdir(parents=True)
+        (warehouse / name / "_delta_log" / ".00000000000000000000.json.1b2c.tmp").write_text("{}")
+        assert landing.version(name) == -1
+        assert landing.read(name).collect() == []
+    assert landing.recorded_version("runs") == 0
+    landing.ensure_tables(["feed_ids", "runs"])
+    assert (landing.version("feed_ids"), landing.version("runs")) == (0, 0)
+    landing.append("feed_ids", [feed_id(1)])
+    assert landing.read("feed_ids").count() == 1
 
 
 def test_a_staged_dataset_is_read_back_as_written_and_counted(spark: SparkSession, landing: Landing) -> None:

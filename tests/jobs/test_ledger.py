@@ -2,13 +2,14 @@
 
 import datetime as dt
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.landing import CHANGE, Landing, StagedTable
+from jobs.lease import LeaseLostError
 from jobs.ledger import Event, Ledger
 from schemas.spark import struct_type
 from schemas.tables import PUBLISHED, TABLES
@@ -118,6 +119,102 @@ def test_a_run_killed_between_apply_and_published_is_rolled_forward_to_the_same(
     assert titles(following) == ["run"]
     assert published.table_versions is not None
     assert published.table_versions["url_state"] == following.landing.version("url_state")
+
+
+def test_once_a_newer_holder_has_the_ledger_an_older_one_appends_nothing_and_is_told(
+    spark: SparkSession, ledger: Ledger, warehouse: Path
+) -> None:
+    event = started(ledger, "run")
+    following = next_driver(spark, warehouse).take()
+    assert following.recorded_generation() == 8
+    for kind in ("prepared", "discarded", "published"):
+        with pytest.raises(
+            LeaseLostError, match=r"generation 7 of the lease no longer writes .* has seen generation 8"
+        ):
+            ledger.append(replace(event, event=kind))
+    assert story(next_driver(spark, warehouse)) == [("run", "started")]
+    following.recover()
+    started(following, "next")
+    with pytest.raises(LeaseLostError):
+        ledger.append(replace(event, event="prepared"))
+    told = [("run", "started"), ("run", "discarded"), ("next", "started")]
+    assert story(next_driver(spark, warehouse)) == story(following) == told
+    assert story(ledger) == [("run", "started")]
+
+
+def test_an_event_whose_commit_another_has_put_its_own_over_counts_as_not_written(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = ledger.landing.storage
+    read = storage.read_text
+    monkeypatch.setattr(storage, "read_text", lambda *parts: read(*parts).replace('"appId":"runs"', '"appId":"other"'))
+    with pytest.raises(LeaseLostError):
+        started(ledger, "run")
+
+
+def say(ledger: Ledger, event: Event, seq: int, generation: int) -> None:
+    """Append an event as a driver did whom nothing kept from it."""
+    written = replace(event, seq=seq, lease_generation=generation, at=dt.datetime.now(dt.UTC))
+    ledger.landing.append("runs", [asdict(written) | {"ingest_dates": list(written.ingest_dates)}])
+
+
+def test_what_a_driver_said_of_a_run_after_it_was_settled_does_not_count(
+    spark: SparkSession, ledger: Ledger, warehouse: Path
+) -> None:
+    run = started(ledger, "woken")
+    discarded = ledger.append(replace(run, event="discarded"))
+    say(ledger, replace(run, event="prepared"), discarded.seq, 6)
+    say(ledger, replace(run, event="prepared"), discarded.seq + 1, 6)
+    following = next_driver(spark, warehouse).take()
+    assert following.unfinished() == []
+    assert list(following.recover()) == []
+    assert started(following, "next").seq == discarded.seq + 2
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["never applied", "applied"])
+def test_a_prepared_run_whose_plan_is_gone_leaves_what_was_published(
+    spark: SparkSession, ledger: Ledger, warehouse: Path, applied: bool
+) -> None:
+    ledger.publish(prepared(ledger, started(ledger, "published")))
+    event = prepared(ledger, started(ledger, "lost"))
+    if applied:
+        ledger.landing.apply(event.run_id)
+        assert titles(ledger) == ["lost"]
+    ledger.landing.discard(event.run_id)
+    following = next_driver(spark, warehouse).take()
+    (discarded,) = following.recover()
+    assert (discarded.run_id, discarded.event) == ("lost", "discarded")
+    assert discarded.detail is not None
+    assert ("url_state" in discarded.detail) is applied
+    assert titles(following) == ["published"]
+    following.publish(prepared(following, started(following, "next")))
+    assert titles(following) == ["next"]
+
+
+def test_a_driver_that_lost_its_lease_neither_writes_nor_deletes(ledger: Ledger) -> None:
+    event = prepared(ledger, started(ledger, "run"))
+    landing, files = ledger.landing, ledger.landing.storage.names("_staging", event.run_id)
+    versions = {name: landing.version(name) for name in ("runs", "url_state")}
+
+    def lost() -> None:
+        raise LeaseLostError("taken over")
+
+    landing.check_held = lost
+    for write in (
+        lambda: ledger.append(event),
+        lambda: landing.apply(event.run_id),
+        lambda: landing.stage(event.run_id, "more", landing.spark.range(1).toDF("id")),
+        lambda: landing.write_plan(event.run_id, []),
+        lambda: landing.discard(event.run_id),
+        lambda: landing.purge("url_state"),
+        lambda: landing.ensure_tables(["clusters"]),
+        ledger.take,
+    ):
+        with pytest.raises(LeaseLostError, match="taken over"):
+            write()
+    assert {name: landing.version(name) for name in versions} == versions
+    assert landing.storage.names("_staging", event.run_id) == files
+    assert landing.version("clusters") == -1
 
 
 def test_readers_go_by_the_last_published_run_and_a_date_by_its_own(
