@@ -87,6 +87,8 @@ def feed_reader(
         )
     except NoDataAvailableError as error:
         raise SnapshotError(f"nothing to read for shard {shard} of {shard_count}: {error}") from error
+    except FileNotFoundError as error:
+        raise snapshot.gone(INDEX_FEED.name, error) from error
     if plain is not None:
         weakref.finalize(reader, plain.cleanup)
     # There is no cache here; what this would do is print a line to standard output.
@@ -139,20 +141,25 @@ def _addresses(snapshot: Snapshot) -> tuple[list[str], tempfile.TemporaryDirecto
 class FeedLoader:
     """Batches of a petastorm reader as tensors.
 
-    Each `for` over it reads the feed anew, if the one before went to its end; RuntimeError otherwise.
+    Each `for` over it reads the feed anew, if the one before went to its end; RuntimeError otherwise. SnapshotGoneError
+    where a purge deletes the files meanwhile.
     """
 
-    def __init__(self, reader: Any, batch_size: int, shuffle_buffer: int) -> None:
+    def __init__(self, reader: Any, batch_size: int, shuffle_buffer: int, snapshot: Snapshot) -> None:
         import torch
         from petastorm.pytorch import BatchedDataLoader
 
         # Copies: petastorm's arrays may be read-only views of Arrow memory, which a trainer must not write to.
         self._loader = BatchedDataLoader(reader, batch_size, torch.tensor, shuffle_buffer)
+        self._snapshot = snapshot
 
     def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
-        for batch in self._loader:
-            # Petastorm promotes flags to uint8, which would index a tensor instead of masking it.
-            yield {name: values.bool() if name in FLAGS else values for name, values in batch.items()}
+        try:
+            for batch in self._loader:
+                # Petastorm promotes flags to uint8, which would index a tensor instead of masking it.
+                yield {name: values.bool() if name in FLAGS else values for name, values in batch.items()}
+        except FileNotFoundError as error:
+            raise self._snapshot.gone(INDEX_FEED.name, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -193,4 +200,4 @@ def feed_loader(
         shard=shard,
         shard_count=shard_count,
     )
-    return FeedLoader(reader, batch_size, shuffle_buffer)
+    return FeedLoader(reader, batch_size, shuffle_buffer, snapshot)

@@ -49,7 +49,10 @@ class SnapshotError(Exception):
 
 
 class SnapshotGoneError(SnapshotError):
-    """The published version existed, but its log or files were removed since (VACUUM, log clean-up)."""
+    """The published version existed, but its log or files were removed since.
+
+    Contents that are blocked or withdrawn leave the disk at once: that beats every reader's pin. Open the newest run.
+    """
 
 
 def arrow_type(name: str) -> pa.DataType:
@@ -190,7 +193,7 @@ class Snapshot:
                 if batch.num_rows:
                     yield _checked(table, batch, schema)
         except FileNotFoundError as error:
-            raise self._gone(table, error) from error
+            raise self.gone(table, error) from error
 
     def row_count(self, table: str) -> int:
         """Number of rows at the published version."""
@@ -198,7 +201,7 @@ class Snapshot:
         try:
             return 0 if dataset is None else int(dataset.count_rows(use_threads=_is_local(self.warehouse)))
         except FileNotFoundError as error:
-            raise self._gone(table, error) from error
+            raise self.gone(table, error) from error
 
     def files(self, table: str) -> list[str]:
         """Paths (URIs where the warehouse is one) of exactly the Parquet files that hold the table's rows, sorted.
@@ -219,7 +222,7 @@ class Snapshot:
         try:
             delta = open_delta(f"{self.warehouse}/{table}", version, self.storage_options)
         except DeltaError as error:
-            raise self._gone(table, error) from error
+            raise self.gone(table, error) from error
         _check_protocol(table, delta)
         _check_columns(TABLES[table], delta)
         return delta
@@ -230,11 +233,13 @@ class Snapshot:
             return None
         return _dataset(TABLES[table], delta, _filesystem(f"{self.warehouse}/{table}", self.storage_options))
 
-    def _gone(self, table: str, error: Exception) -> SnapshotGoneError:
+    def gone(self, table: str, error: Exception) -> SnapshotGoneError:
+        """What to raise where the table's log or files turn out to be missing at the published version."""
         version = self.table_versions[table]
         return SnapshotGoneError(
-            f"table {table} at version {version}, published by run {self.run_id!r}, is no longer there (vacuumed?): "
-            f"open the newest run, or copy feeds before maintenance removes them: {error}"
+            f"table {table} at version {version}, published by run {self.run_id!r}, is no longer there. Contents were "
+            "taken out for good since, which deletes old files at once whoever reads them, or maintenance removed it: "
+            f"open the newest run, or copy feeds before that: {error}"
         )
 
 

@@ -134,6 +134,21 @@ def test_vacuumed_files_are_reported_as_gone(warehouse: TinyWarehouse) -> None:
         feed_reader(snapshot)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_purge_in_the_midst_of_reading_is_reported_as_gone(warehouse: TinyWarehouse, workers: int) -> None:
+    for number in range(20):  # a file each, more than are read ahead
+        warehouse.write("index_feed", [feed_row(number)])
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(str(warehouse.root))
+    with feed_loader(snapshot, 1, workers=workers) as loader:
+        batches = iter(loader)
+        next(batches)
+        for path in snapshot.files("index_feed"):
+            Path(path).unlink()
+        with pytest.raises(SnapshotGoneError, match="index_feed at version 19, published by run 'run', is no longer"):
+            list(batches)
+
+
 def test_reading_prints_nothing(snapshot: Snapshot, capfd: pytest.CaptureFixture[str]) -> None:
     with feed_loader(snapshot, 4) as loader:
         assert len(list(loader)) == 2
