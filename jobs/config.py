@@ -87,7 +87,8 @@ class RunSettings(Settings):
     lease_wait_s: float = Field(default=0, ge=0)
     """How long a job waits for another one to let go of the warehouse before it gives up."""
     keep_staging: bool = False
-    """Keep a published run's staging folder, for looking into."""
+    """Keep a published run's staging folder, for looking into: until a job runs without this setting, or a purge, which
+    deletes them all."""
 
 
 class Config(Settings):

@@ -12,6 +12,7 @@ from pyspark.sql import functions as f
 
 from jobs.golden import golden_of_images, golden_of_texts
 from jobs.landing import CHANGE
+from jobs.ledger import REMOVED
 from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
@@ -53,6 +54,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         .withColumn("canonical_version", f.lit(decoders))
         # Of `fetches`; found out later, when what is staged here is embedded.
         .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
+        {"images": "has_pixels"},
         not_modified=f.col("not_modified"),
         lost_decoders=lost_decoders(),
     )
@@ -69,7 +71,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         .withColumn("detector_version", f.lit(version))
         .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
     )
-    work.stage("content_signals", signals)
+    work.stage("content_signals", signals, {"content_signals": "true"})
     work.plan_rows("content_signals", "content_signals")
     return staged
 
@@ -168,7 +170,7 @@ def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
         .withColumn(CHANGE, f.lit("update"))
         .select(*TABLES["fetches"].column_names, CHANGE)
     )
-    staged = work.stage("embed_failures", changed, inserts=f.lit(False))
+    staged = work.stage("embed_failures", changed, {"fetches": "true"}, inserts=f.lit(False))
     found = staged.select("ingest_date").distinct().orderBy("ingest_date").collect()
     work.plan_changes("fetches", "embed_failures", tuple(row[0] for row in found))
 
@@ -199,6 +201,7 @@ def embed(
     vectors = work.stage(
         name,
         result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
+        {"embeddings": "error is null"},
         embedded=f.col("error").isNull(),
     )
     good = vectors.where("error is null")
@@ -240,6 +243,7 @@ def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
         result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
             "run_id", f.lit(work.run_id)
         ),
+        {"text_embeddings": "error is null"},
         embedded=f.col("error").isNull(),
     )
     found = work.rows("texts")
@@ -269,21 +273,32 @@ def texts_before(work: Work) -> DataFrame:
     return work.landing.read("text_embeddings").where(f.col("text_model_version") == version)
 
 
-def keep_accepted(work: Work, accepted: DataFrame, affected: DataFrame, crawled: DataFrame | None) -> DataFrame:
-    """Pixels and vectors are kept only with an accepted sighting: plan what joins and what leaves the tables.
+def keep_accepted(
+    work: Work, accepted: DataFrame, affected: DataFrame, old: DataFrame, after: DataFrame, crawled: DataFrame | None
+) -> DataFrame:
+    """Pixels and vectors, of pictures and of texts, are kept only with an accepted sighting: plan what joins and what
+    leaves the tables, and count what leaves, which the disk is then owed.
 
-    `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be. The result is `images`
-    without pixels, as it will be, for the affected ones.
+    `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be; `old`: the rows of
+    `sightings` that the run replaces; `after`: all of them as they will be. The result is `images` without pixels, as
+    it will be, for the affected ones.
     """
     columns = [name for name in TABLES["images"].column_names if name not in {"pixels", "run_id"}]
     stored = work.landing.read("images").select(*columns).join(affected, "image_id", "left_semi")
     vectors = work.landing.read("embeddings").select("image_id").join(affected, "image_id", "left_semi")
     kept = stored.join(accepted, "image_id", "left_semi")
     held = stored.select("image_id").unionByName(vectors).distinct()
-    work.stage("removed_contents", held.join(accepted, "image_id", "left_anti"))
-    work.counts["contents_removed"] = work.rows("removed_contents").rows
-    work.plan_removal("images", "removed_contents")
-    work.plan_removal("embeddings", "removed_contents")
+    texts = old.where("text_id is not null").select("text_id").distinct()
+    read = after.where("outcome = 'accepted'").select("text_id").join(texts, "text_id", "left_semi")
+    spoken = work.landing.read("text_embeddings").select("text_id")
+    texts = texts.join(spoken, "text_id", "left_semi").join(read, "text_id", "left_anti")
+    gone = held.join(accepted, "image_id", "left_anti").unionByName(texts, allowMissingColumns=True)
+    of_image, of_text = "image_id is not null", "text_id is not null"
+    work.stage("removed", gone, contents_removed=f.expr(of_image), texts_removed=f.expr(of_text))
+    work.counts |= {name: work.rows("removed").counted[name] for name in REMOVED}
+    for table in ("images", "embeddings"):
+        work.plan_removal(table, "removed", "contents_removed", of_image)
+    work.plan_removal("text_embeddings", "removed", "texts_removed", of_text)
     if crawled is None:
         return kept
     fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")

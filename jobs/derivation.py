@@ -85,7 +85,7 @@ def _stage_liveness(work: Work, facts: Facts) -> _Touched:
     affected = work.stage("affected", ids.where("image_id is not null").distinct())
     url_state = work.after("url_state", state_changes)
     first = state.first_accepted(facts.after.join(affected, "image_id", "left_semi"))
-    pictures = contents.keep_accepted(work, first.select("image_id"), affected, facts.crawled)
+    pictures = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
     embedded = contents.embedded_before(work).select("image_id").unionByName(facts.embeddings.select("image_id"))
     live = state.live_images(
         state.shown_images(url_state.join(affected, "image_id", "left_semi")),
@@ -218,7 +218,7 @@ def _stage_feed(work: Work, touched: _Touched) -> None:
     representatives = whole.where("image_id = representative_id").select("image_id")
     ids = work.landing.read("feed_ids")
     granted = feed.new_feed_ids(representatives, ids, work.run_id)
-    new_ids = work.stage("feed_ids", granted, collided=f.col("collided"))
+    new_ids = work.stage("feed_ids", granted, {"feed_ids": "true"}, collided=f.col("collided"))
     work.counts["feed_id_collisions"] = work.rows("feed_ids").counted["collided"]
     work.plan_rows("feed_ids", "feed_ids")
     facts = touched.facts

@@ -7,7 +7,7 @@ whatever an earlier run left.
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -28,9 +28,6 @@ from jobs.stages.manifest_files import ManifestFiles
 from jobs.work import Work
 from schemas.policy import Policy
 from udfs.credentials import redact_text
-
-PURGING = frozenset({"redecide", "review"})
-"""Jobs after which nothing that they took out may be left on disk."""
 
 SWITCHED = {
     "model_version": "embedding model",
@@ -101,14 +98,49 @@ class Warehouse:
             )
         )
         with self.progress.stage("apply and publish"):
-            return self.ledger.publish(prepared, keep_staging=self.config.run.keep_staging)
+            published = self.ledger.publish(prepared, keep_staging=self.config.run.keep_staging)
+        self.purge()
+        return published
 
-    def purge(self, event: Event) -> None:
-        """Delete from disk the pixels and vectors that a published run has taken out of the tables."""
-        if event.counts and event.counts.get("contents_removed"):
-            with self.progress.stage("purge"):
-                for table in ("images", "embeddings"):
-                    self.landing.purge(table)
+    def purge(self) -> None:
+        """Delete from disk what published runs have taken out of the tables; nothing where nothing is owed.
+
+        What is owed was in the ledger before those runs were published, and is until this is done. It beats every
+        reader's pin: who reads an older version of these tables is told that it is gone. Raises RunError where it
+        fails; whoever holds the warehouse next tries again.
+        """
+        owing = self.ledger.owing()
+        if not owing:
+            return
+        with self.progress.stage("purge"):
+            try:
+                self._discard(event.run_id for event in self.ledger.events if event.event == "published")
+                self.landing.purge()
+            except RunError:
+                raise
+            except Exception as error:
+                named = ", ".join(event.run_id for event in owing)
+                raise RunError(
+                    f"what the published runs {named} took out could not be deleted from disk ({type(error).__name__}: "
+                    f"{error}); it stays owed, and the next job tries again"
+                ) from error
+            for event in owing:
+                self.ledger.append(replace(event, event="purged", table_versions=None))
+
+    def sweep_staging(self) -> None:
+        """Delete the staging folders that no unfinished run owns: they hold pixels that nobody answers for.
+
+        Also of runs that never came into the ledger. Published runs' are kept where the profile says so.
+        """
+        kept = {event.run_id for event in self.ledger.unfinished()}
+        if self.config.run.keep_staging:
+            kept |= {event.run_id for event in self.ledger.events if event.event == "published"}
+        self._discard(run_id for run_id in self.landing.staged_runs() if run_id not in kept)
+
+    def _discard(self, run_ids: Iterable[str]) -> None:
+        there = set(self.landing.staged_runs())
+        for run_id in there.intersection(run_ids):
+            self.landing.discard(run_id)
 
 
 @contextmanager
@@ -148,8 +180,8 @@ def held(
         warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
         for event in ledger.recover():
             progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")
-            if event.event == "published" and event.job in PURGING:
-                warehouse.purge(event)
+        warehouse.sweep_staging()
+        warehouse.purge()
         check_versions(ledger.last_published(), versions, may_differ)  # which a run rolled forward may have changed
         yield warehouse
 

@@ -13,6 +13,7 @@ repeated one is skipped, and so is that of a driver that was stopped in the midd
 finished the run and published more. No id is shared between runs, for Delta would skip a backfill of an older date.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +38,10 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from jobs.errors import RunError
 from jobs.storage import Storage, read_parquet
 from schemas.spark import struct_type
-from schemas.tables import PUBLISHED, TABLES, Table
+from schemas.tables import PUBLISHED, PURGED, TABLES, Table
 
 Written = TypeVar("Written")
 
@@ -62,9 +64,25 @@ TABLE_PROPERTIES: dict[str, str] = {
     # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
     "delta.enableDeletionVectors": "false",
     "delta.checkpointInterval": "20",
-    # Ids and vectors gain nothing from min/max statistics; the leading columns are the ones filtered by.
-    "delta.dataSkippingNumIndexedCols": "8",
 }
+
+
+def _properties(table: Table) -> dict[str, str]:
+    """Delta properties of the table, constraints aside."""
+    properties = TABLE_PROPERTIES | {"delta.dataSkippingStatsColumns": ",".join(table.measured)}
+    return properties | {"delta.enableChangeDataFeed": str(table.change_data_feed).lower()}
+
+
+def _layout_of(names: Iterable[str]) -> str:
+    """A digest of what Delta is told of the tables besides their columns."""
+    told = {name: [_properties(TABLES[name]), TABLES[name].constraints] for name in names}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+_CHECK = "delta.constraints."
+
+_LAYOUT = "_layout"
+"""File that says up to which description of the tables they were brought."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +126,18 @@ class Landing:
         return self.storage.path(table)
 
     def ensure_tables(self, names: Iterable[str] = TABLES) -> None:
-        """Create the tables that do not exist yet, with comments, constraints and properties."""
-        missing = [name for name in names if self.version(name) < 0]
+        """Create the tables that do not exist yet, with comments, constraints and properties; bring constraints and
+        properties of the others up to date where they were made by another version of this program."""
+        given = list(names)
+        missing = [name for name in given if self.version(name) < 0]
+        layout = _layout_of(given)
+        # Asking the tables themselves would take longer than a small night.
+        known = self.storage.read_text(_LAYOUT) if self.storage.exists(_LAYOUT) else ""
+        older = [name for name in given if name not in missing] if layout != known else []
         self._in_parallel(lambda name: self._create(TABLES[name]), missing)
+        self._in_parallel(lambda name: self._bring_up_to_date(TABLES[name]), older)
+        if layout != known:
+            self.storage.write_text(layout, _LAYOUT)
 
     def _create(self, table: Table) -> None:
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table.name)).comment(table.row)
@@ -118,13 +145,29 @@ class Landing:
         self.check_held()
         # A log without a commit is no table, but Delta takes it for one that is there and leaves it as it is.
         self.storage.delete(table.name, "_delta_log")
-        for name, value in TABLE_PROPERTIES.items():
+        for name, value in _properties(table).items():
             builder = builder.property(name, value)
         for name, expression in table.constraints.items():
-            builder = builder.property(f"delta.constraints.{name}", expression)
-        if table.change_data_feed:
-            builder = builder.property("delta.enableChangeDataFeed", "true")
+            builder = builder.property(f"{_CHECK}{name}", expression)
         builder.execute()
+
+    def _bring_up_to_date(self, table: Table) -> None:
+        """Properties and constraints of a table as they are now; may be killed anywhere and called again."""
+        self.check_held()
+        detail = DeltaTable.forPath(self.spark, self.path(table.name)).detail().select("properties").first()
+        found: dict[str, str] = detail["properties"] if detail else {}
+        named = f"alter table delta.`{self.path(table.name).replace('`', '``')}`"
+        wanted = {name: value for name, value in _properties(table).items() if found.get(name) != value}
+        if wanted:
+            listed = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
+            self.spark.sql(f"{named} set tblproperties ({listed})")
+        had = {name.removeprefix(_CHECK): text for name, text in found.items() if name.startswith(_CHECK)}
+        # Delta spaces the words of a condition anew when it is added to a table that is there.
+        same = {name for name in had if "".join(had[name].split()) == "".join(table.constraints.get(name, "").split())}
+        for name in had.keys() - same:
+            self.spark.sql(f"{named} drop constraint {name}")
+        for name in table.constraints.keys() - same:
+            self.spark.sql(f"{named} add constraint {name} check ({table.constraints[name]})")
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
         """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any.
@@ -212,18 +255,25 @@ class Landing:
 
     # Staging ----------------------------------------------------------------------------------------------------
 
-    def stage(self, run_id: str, name: str, frame: DataFrame, **counted: Column) -> DataFrame:
+    def stage(
+        self, run_id: str, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column
+    ) -> DataFrame:
         """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once.
 
         How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`.
+        `into`: tables that rows of it go into, with the SQL condition on those rows: whether they break a rule of the
+        table is found out on the way (`check_plan`).
         """
         self.check_held()
         path = self._staged_path(run_id, name)
         seen = Observation()
         counts = [f.count_if(condition).alias(label) for label, condition in counted.items()]
+        going = into or {}
+        counts += [f.count_if(f.expr(where) & _breaks(TABLES[t])).alias(_BROKEN + t) for t, where in going.items()]
         frame.observe(seen, f.count(f.lit(1)).alias("rows"), *counts).write.mode("overwrite").parquet(path)
         found = seen.get
-        self._staged_rows[run_id, name] = StagedRows(found.pop("rows"), found, frame.schema)
+        broken = {table: found.pop(_BROKEN + table) for table in going}
+        self._staged_rows[run_id, name] = StagedRows(found.pop("rows"), found, frame.schema, broken)
         return self.staged(run_id, name)
 
     def staged_rows(self, run_id: str, name: str) -> "StagedRows":
@@ -263,10 +313,38 @@ class Landing:
         """Whether the run can be applied."""
         return self.storage.exists("_staging", run_id, "plan.json")
 
+    def check_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
+        """Raise RunError, which names table, rule and count, where a table would refuse what the plan writes into it.
+
+        To be called before the run is prepared: from then on it could neither go forward nor back. Costs nothing where
+        the rows were staged with `into`, and none of them broke a rule.
+        """
+        for line in plan:
+            if line.removes or line.rows == 0:
+                continue
+            table, known = TABLES[line.table], self._staged_rows.get((run_id, line.source))
+            _check_types(table, known.schema if known else self.staged(run_id, line.source).schema)
+            if known is None or known.broken.get(line.table) != 0:
+                self._check_rows(run_id, table, line)
+
+    def _check_rows(self, run_id: str, table: Table, line: StagedTable) -> None:
+        rows = self._planned(run_id, line)
+        written = rows.where(f"{CHANGE} != 'delete'") if line.changes else rows
+        counts = [f.count_if(_breaks(table, rule)).alias(rule) for rule in table.rules]
+        found = written.agg(*counts).first()
+        broken = {rule: count for rule, count in found.asDict().items() if count} if found else {}
+        if broken:
+            told = "; ".join(f"{count} break {rule} ({table.rules[rule]})" for rule, count in broken.items())
+            raise RunError(f"table {table.name} would refuse rows of dataset {line.source!r}: {told}")
+
     def discard(self, run_id: str) -> None:
         """Delete the run's staging folder."""
         self.check_held()
         self.storage.delete("_staging", run_id)
+
+    def staged_runs(self) -> list[str]:
+        """Runs with a staging folder, also such as nobody has heard of."""
+        return self.storage.names("_staging")
 
     # Application ------------------------------------------------------------------------------------------------
 
@@ -310,14 +388,9 @@ class Landing:
         table = TABLES[line.table]
         if line.rows == 0 and (table.kind != "dated" or line.changes):
             return
-        rows = self.staged(run_id, line.source, session)
-        if line.only is not None:
-            chosen = self.staged(run_id, line.only, session)
-            rows = rows.join(chosen, chosen.columns, "left_semi")
-        if line.where is not None:
-            rows = rows.where(line.where)
+        rows = self._planned(run_id, line, session)
         if line.removes:
-            self._remove(table, rows)
+            self._remove(table, rows.select(*[name for name in rows.columns if name in table.column_names]))
             return
         if line.changes and not line.inserts_only:
             self._merge(table, rows, line.dates)
@@ -329,6 +402,14 @@ class Landing:
             writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({dates})").save(self.path(table.name))
         else:
             writer.mode("append").save(self.path(table.name))
+
+    def _planned(self, run_id: str, line: StagedTable, session: SparkSession | None = None) -> DataFrame:
+        """The rows that a line of the plan is about."""
+        rows = self.staged(run_id, line.source, session)
+        if line.only is not None:
+            chosen = self.staged(run_id, line.only, session)
+            rows = rows.join(chosen, chosen.columns, "left_semi")
+        return rows if line.where is None else rows.where(line.where)
 
     def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
         target = DeltaTable.forPath(rows.sparkSession, self.path(table.name))
@@ -353,11 +434,18 @@ class Landing:
         on = " and ".join(f"live.{key} = gone.{key}" for key in keys.columns)
         target.alias("live").merge(keys.alias("gone"), on).whenMatchedDelete().execute()
 
-    def purge(self, table: str) -> None:
-        """Delete the table's files that its newest version no longer refers to: what was removed leaves the disk.
+    def purge(self) -> None:
+        """Delete from disk all that no live row of the tables of contents, and of those that follow from them, needs:
+        old files, change data, what killed writers left.
 
-        Older versions of this table cannot be read afterwards.
+        No table changes by it, and its published versions with the newest rows stay readable; older ones do not. May be
+        killed anywhere and called again. For the holder of the lease, when it has nothing unfinished: a file that is
+        being written looks like one that nobody needs.
         """
+        self.check_held()
+        self._in_parallel(self._vacuum, [name for name in PURGED if self.version(name) > 0])
+
+    def _vacuum(self, table: str) -> None:
         self.check_held()
         DeltaTable.forPath(self.spark, self.path(table)).vacuum(0)
 
@@ -374,6 +462,28 @@ class StagedRows:
     counted: dict[str, int]
     """Rows that meet each condition that was counted."""
     schema: t.StructType
+    broken: dict[str, int]
+    """By table that rows of it go into: how many break a rule of that table."""
+
+
+_BROKEN = "broken."
+
+
+def _breaks(table: Table, *rules: str) -> Column:
+    """Whether a row breaks one of these rules of the table, of all where none is named."""
+    conditions = " and ".join(f"({table.rules[rule]})" for rule in rules or table.rules)
+    return ~f.coalesce(f.expr(conditions), f.lit(False))
+
+
+def _check_types(table: Table, staged: t.StructType) -> None:
+    """Raise RunError where a column of the table is missing among the staged ones or has another type there."""
+    found = {field.name: field.dataType.simpleString() for field in staged.fields}
+    for column in table.columns:
+        if found.get(column.name) != column.type:
+            raise RunError(
+                f"table {table.name} would refuse what is staged: expected column {column.name} {column.type}, found "
+                f"{found.get(column.name, 'none of that name')}"
+            )
 
 
 def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:

@@ -2,7 +2,8 @@
 
 A run is `started`, then `prepared` (everything staged and audited), then `published` (live tables brought up to date;
 the event names every table's version: that is what readers go by) or `discarded`. A run that was started and never
-prepared is discarded by the next one; a prepared one is rolled forward, for its staging folder says all.
+prepared is discarded by the next one; a prepared one is rolled forward, for its staging folder says all. A published
+run that took contents out says so in its counts, and owes it to the disk until it is `purged`.
 
 Events are appended under one application id of Delta's, with a version made of the lease's generation and the event's
 number: once a newer holder has written anything (`take` does), what an older one appends is skipped.
@@ -31,6 +32,10 @@ class Versions:
     canonical_version: str
     alignment_version: str | None = None
     """Null where pictures and texts are not compared."""
+
+
+REMOVED = ("contents_removed", "texts_removed")
+"""Counts of what a run takes out of the tables, and thereby owes to the disk."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,12 @@ class Ledger:
         last = {event.run_id: event for event in self.events}
         finished = {event.run_id for event in self.events if event.event in {"published", "discarded"}}
         return sorted((e for run_id, e in last.items() if run_id not in finished), key=lambda event: event.seq)
+
+    def owing(self) -> list[Event]:
+        """The `published` events of runs whose removals are still owed to the disk, oldest first."""
+        last = {event.run_id: event for event in self.events if event.event in {"published", "purged"}}
+        owing = [e for e in last.values() if e.event == "published" and any((e.counts or {}).get(n) for n in REMOVED)]
+        return sorted(owing, key=lambda event: event.seq)
 
     def last_published(self) -> Event | None:
         """The event that readers go by."""

@@ -51,7 +51,9 @@ class DateRun:
         before = work.landing.read("sightings")
         of_date = f.col("ingest_date") == f.lit(self.date)
         after = before.where(~of_date).unionByName(sightings)
-        derive(work, Facts(before.where(of_date), sightings, after, vectors, texts, crawled))
+        # Known to be none where there are none: nothing then looks at history for what they leave behind.
+        old = before.where(of_date & f.lit(self.published_before))
+        derive(work, Facts(old, sightings, after, vectors, texts, crawled))
         with work.progress.stage("audit"):
             audit.check_accounting(owed, sightings, work.counts)
             audit.check_gate_first(crawled, contents.staged_vectors(work))
@@ -73,7 +75,7 @@ class DateRun:
         columns = list(TABLES["fetches"].column_names)
         fresh = crawled.withColumn("ingest_date", f.lit(self.date)).select(*columns)
         carried = recorded.join(rows.select("url_id"), "url_id", "left_semi").join(asked, "url_id", "left_anti")
-        fetches = work.stage("fetches", fresh.unionByName(carried.select(*columns)))
+        fetches = work.stage("fetches", fresh.unionByName(carried.select(*columns)), {"fetches": "true"})
         work.plan_rows("fetches", "fetches", dates=(self.date,))
         return crawled, contents.recorded_answers(work, requests, fetches, crawled)
 
@@ -101,10 +103,11 @@ class DateRun:
         decided = outcomes.decide_outcomes(
             rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id
         )
-        sightings = work.stage("sightings", decided)
+        sightings = work.stage("sightings", decided, {"sightings": "true"})
         work.counts |= audit.outcome_counts(sightings)
         work.plan_rows("sightings", "sightings", dates=(self.date,))
-        work.stage("decisions", outcomes.decision_rows(sightings, work.staged("content_signals"), version, work.run_id))
+        log = outcomes.decision_rows(sightings, work.staged("content_signals"), version, work.run_id)
+        work.stage("decisions", log, {"decisions": "true"})
         work.plan_rows("decisions", "decisions")
         return sightings
 

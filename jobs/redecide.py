@@ -61,7 +61,6 @@ def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
         return
     event = warehouse.publish(work, lambda: revision.decide_again(sightings))
     if event is not None:
-        warehouse.purge(event)
         log.info("redecide %s", summary(event))
 
 

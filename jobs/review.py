@@ -289,13 +289,12 @@ def take_verdicts(warehouse: Warehouse, verdicts: Sequence[_Verdict]) -> None:
         old = landing.read("overrides").join(said, ["subject_kind", "subject_id"], "left_semi")
         work.overrides = Overrides(work.after("overrides", work.stage_changed("overrides", _changed(said, old, work))))
         human = human_decision_rows(said, work.versions.policy_version, work.run_id)
-        work.stage("human_decisions", human)
+        work.stage("human_decisions", human, {"decisions": "true"})
         work.plan_rows("decisions", "human_decisions")
         Revision(work).decide_again(concerned.drop("subject_id"))
 
     event = warehouse.publish(work, stage)
     if event is not None:
-        warehouse.purge(event)
         log.info("review: %d verdicts taken; %s", len(verdicts), summary(event))
 
 

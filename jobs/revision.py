@@ -167,7 +167,7 @@ class Revision:
         scores = stored.select("image_id", "scores").join(changed.select("image_id"), "image_id", "left_semi")
         contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
         log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
-        work.stage("decisions", log)
+        work.stage("decisions", log, {"decisions": "true"})
         work.plan_rows("decisions", "decisions")
 
     def _derive(

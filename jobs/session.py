@@ -53,8 +53,11 @@ PROPERTIES: dict[str, Any] = {
     "spark.sql.sources.partitionOverwriteMode": "static",
     # CHECK constraints and NOT NULL are the contract; a table must never be widened by a stray column.
     "spark.databricks.delta.schema.autoMerge.enabled": "false",
-    # What the policy no longer allows leaves the disk with the re-decision, not a week later (jobs.landing.purge).
+    # What the policy no longer allows leaves the disk at once, not a week later (jobs.landing.purge); by many tasks;
+    # without two commits a table that would make newer versions of the same rows than the published ones.
     "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    "spark.databricks.delta.vacuum.parallelDelete.enabled": "true",
+    "spark.databricks.delta.vacuum.logging.enabled": "false",
     # Filters by the result of another query may be evaluated before that query is done (seen with joins on ingest_date
     # below other joins); dates are named literally where partitions are to be left out.
     "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",

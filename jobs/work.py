@@ -5,7 +5,7 @@ which `jobs.landing` applies once the run is prepared.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,9 +44,9 @@ class Work:
         """What people decided, as published; a run that changes it says so by assigning."""
         return Overrides(self.landing.read("overrides"))
 
-    def stage(self, name: str, frame: DataFrame, **counted: Column) -> DataFrame:
+    def stage(self, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column) -> DataFrame:
         """Write a dataset of the run; see `Landing.stage`."""
-        return self.landing.stage(self.run_id, name, frame, **counted)
+        return self.landing.stage(self.run_id, name, frame, into, **counted)
 
     def staged(self, name: str) -> DataFrame:
         """A dataset of the run as read back."""
@@ -65,7 +65,8 @@ class Work:
 
         `dates`: of a dated table, those that the rows lie in.
         """
-        staged = self.stage(table, changed, inserts=f.col(CHANGE) == "insert")
+        written = {table: f"{CHANGE} != 'delete'"}
+        staged = self.stage(table, changed, written, inserts=f.col(CHANGE) == "insert")
         self.counts[f"changed.{table}"] = self.rows(table).rows
         self.plan_changes(table, table, dates)
         return staged
@@ -90,9 +91,11 @@ class Work:
         count = min(self.rows(name).rows for name in (source, only) if name)
         self.plan.append(StagedTable(table, source, count, only, where, tuple(date.isoformat() for date in dates)))
 
-    def plan_removal(self, table: str, keys: str) -> None:
-        """Plan that the rows with the keys in a staged dataset leave a content table."""
-        self.plan.append(StagedTable(table, keys, self.rows(keys).rows, removes=True))
+    def plan_removal(self, table: str, keys: str, counted: str, where: str) -> None:
+        """Plan that the rows with the keys in a staged dataset leave a content table: those of its columns that the
+        table has, in its rows that meet `where`, which were counted when it was staged."""
+        count = self.rows(keys).counted[counted]
+        self.plan.append(StagedTable(table, keys, count, where=where, removes=True))
 
     def after(self, table: str, changed: DataFrame) -> DataFrame:
         """A keyed table as it will be once the staged changes are applied."""
@@ -107,6 +110,8 @@ class Work:
         return lambda frame: self.stage(f"{name}_{next(rounds)}", frame)
 
     def write_plan(self) -> None:
-        """Everything is staged and audited: say what is to be done with it."""
+        """Everything is staged and audited: say what is to be done with it. Raises RunError where a table would refuse
+        it."""
+        self.landing.check_plan(self.run_id, self.plan)
         self.landing.write_plan(self.run_id, self.plan)
         self.metrics |= {f"seconds.{name}": seconds for name, seconds in self.progress.seconds.items()}

@@ -88,6 +88,8 @@ def _facts(table: Table) -> Iterator[str]:
         yield f"Partitioned by {_codes(table.partition_by)}."
     if table.change_data_feed:
         yield "Its change data feed is on; deletion vectors are off."
+    if table.purged:
+        yield "Its old files are deleted as soon as a run takes contents out of the warehouse."
     if not table.digested:
         yield "Not part of `jobs.digest`."
     for name, condition in table.constraints.items():

@@ -43,6 +43,10 @@ class Table:
     change_data_feed: bool = False
     digested: bool = True
     """Whether the table's rows are part of `jobs.digest`."""
+    purged: bool = False
+    """Whether its old files leave the disk as soon as a run takes contents out: the table holds pixels, vectors or
+    hashes that only accepted contents may have, or follows from such. Other tables hold evidence (what was given, asked
+    for and decided), which stays after a block: their old files say nothing that the new ones do not."""
 
     def column(self, name: str) -> Column:
         """The column of that name; KeyError names the table."""
@@ -50,6 +54,23 @@ class Table:
             if column.name == name:
                 return column
         raise KeyError(f"table {self.name} has no column {name}; it has {[c.name for c in self.columns]}")
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """What must hold of every row, as SQL conditions: by column for one that may not be null, else by constraint.
+
+        A condition that is null is broken, as for Delta.
+        """
+        given = {column.name: f"{column.name} is not null" for column in self.columns if not column.nullable}
+        return given | self.constraints
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Columns of which Delta may keep the least and the greatest value in its log: keys and times, by which files
+        are passed over. Of no other: the log outlives the rows, and must hold no part of a URL or a text. Partitions
+        are in the log anyway."""
+        telling = [c.name for c in self.columns if c.name in self.keys or c.type in {"date", "timestamp"}]
+        return tuple(name for name in telling if name not in self.partition_by)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -246,6 +267,7 @@ IMAGES = Table(
     row="allowed content: canonical pixels and facts about them",
     kind="content",
     keys=("image_id",),
+    purged=True,
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("pixels", "binary", "canonical JPEG: sRGB, upright, metadata-free", nullable=False),
@@ -275,6 +297,7 @@ EMBEDDINGS = Table(
     row="allowed content and model: unit vector",
     kind="content",
     keys=("image_id", "model_version"),
+    purged=True,
     partition_by=("model_version",),
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
@@ -290,6 +313,7 @@ TEXT_EMBEDDINGS = Table(
     row="distinct cleaned text and text model: unit vector",
     kind="content",
     keys=("text_id", "text_model_version"),
+    purged=True,
     partition_by=("text_model_version",),
     columns=(
         _id("text_id", "SHA-256 of the cleaned text"),
@@ -326,6 +350,7 @@ IMAGE_HASHES = Table(
     row="live image: its perceptual hashes and the group of equal hashes it belongs to",
     kind="derived",
     keys=("image_id",),
+    purged=True,
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("canonical_version", "string", "of the pixels hashed", nullable=False),
@@ -348,6 +373,7 @@ LSH_BANDS = Table(
     row="group of equal hashes and band: the index by which a night meets history",
     kind="derived",
     keys=("group_id", "band"),
+    purged=True,
     columns=(
         Column("group_id", "string", "group of equal hashes; flat groups have no bands", nullable=False),
         Column("band", "int", "band number, from 0", nullable=False),
@@ -363,6 +389,7 @@ DUPLICATE_EDGES = Table(
     row="unordered pair of groups that the rule verifies as near-duplicates",
     kind="derived",
     keys=("left_id", "right_id", "rule_version"),
+    purged=True,
     columns=(
         Column("left_id", "string", "group_id, the smaller of the two", nullable=False),
         Column("right_id", "string", "group_id, the larger of the two", nullable=False),
@@ -379,6 +406,7 @@ CLUSTERS = Table(
     row="live image: the representative it stands behind (itself, if it is one)",
     kind="derived",
     keys=("image_id", "rule_version"),
+    purged=True,
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
@@ -397,6 +425,7 @@ INDEX_FEED = Table(
     row="live representative: what an ANN index takes",
     kind="derived",
     keys=("feed_id",),
+    purged=True,
     change_data_feed=True,
     columns=(
         Column(
@@ -451,6 +480,7 @@ FEED_MEMBERS = Table(
     row="live image in a cluster and URL that shows it",
     kind="derived",
     keys=("image_id", "url_id"),
+    purged=True,
     columns=(
         _id("representative_id", "image_id of the cluster's representative"),
         _id("image_id", "the member"),
@@ -516,7 +546,7 @@ FEED_IDS = Table(
 
 RUNS = Table(
     name="runs",
-    row="event of a run: started, prepared, published, discarded",
+    row="event of a run: started, prepared, published, purged, discarded",
     kind="log",
     keys=(),
     digested=False,
@@ -524,7 +554,7 @@ RUNS = Table(
         Column("seq", "bigint", "position in the ledger, from 1", nullable=False),
         Column("run_id", "string", "the run", nullable=False),
         Column("job", "string", "entry point: nightly, ...", nullable=False),
-        Column("event", "string", "started, prepared, published or discarded", nullable=False),
+        Column("event", "string", "started, prepared, published, purged or discarded", nullable=False),
         Column("ingest_dates", "array<date>", "dates the run works on", nullable=False),
         Column("at", "timestamp", "when (UTC)", nullable=False),
         Column("table_versions", "map<string,bigint>", "Delta version of every table; published events only"),
@@ -541,7 +571,7 @@ RUNS = Table(
         Column("detail", "string", "why it was discarded, and the like"),
         Column("lease_generation", "bigint", "generation of the lease under which it was written", nullable=False),
     ),
-    constraints={"event_known": "event in ('started', 'prepared', 'published', 'discarded')"},
+    constraints={"event_known": "event in ('started', 'prepared', 'published', 'purged', 'discarded')"},
 )
 
 TABLES: dict[str, Table] = {
@@ -569,6 +599,9 @@ TABLES: dict[str, Table] = {
     )
 }
 """Every table by name."""
+
+PURGED: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.purged)
+"""Tables whose old files leave the disk as soon as a run takes contents out."""
 
 PUBLISHED: tuple[str, ...] = tuple(name for name in TABLES if name != "runs")
 """Tables whose version a published event names."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from demo.pictures import Picture
@@ -76,6 +77,16 @@ class SmallWorld:
             code = f" {row['failure_code']}" if row["failure_code"] else ""
             found[str(row["ingest_date"]), path] = row["outcome"] + code
         return found
+
+
+def contents_on_disk(warehouse: Path) -> set[str]:
+    """image_id of all of which any file below the warehouse, live or not, holds pixels, a vector or a hash."""
+    found = set()
+    for path in warehouse.rglob("*.parquet"):
+        names = pq.read_schema(path).names
+        if "image_id" in names and {"pixels", "vector", "phash64"} & set(names):
+            found |= set(pq.ParquetFile(path).read(columns=["image_id"]).column(0).to_pylist())
+    return found
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from demo.site import Answer, show
@@ -15,7 +14,7 @@ from jobs import redecide, review
 from readers.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
-from tests.e2e.small import DAYS, SmallWorld, small_world
+from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
 
 pytestmark = pytest.mark.spark
 
@@ -91,12 +90,6 @@ def drain(small: SmallWorld, warehouse: Path, policy: str, date: dt.date = SECON
     assert Snapshot.open(str(warehouse)).rows("refetch_queue").num_rows == 0
 
 
-def pixels_on_disk(warehouse: Path) -> set[str]:
-    """image_id of everything of which any file below the warehouse holds pixels."""
-    files = [path for path in warehouse.rglob("*.parquet") if "pixels" in pq.read_schema(path).names]
-    return {image for path in files for image in pq.read_table(path, columns=["image_id"]).column(0).to_pylist()}
-
-
 def accepted(warehouse: Path) -> set[str]:
     rows = Snapshot.open(str(warehouse)).rows("sightings", ["outcome", "image_id"]).to_pylist()
     return {row["image_id"] for row in rows if row["outcome"] == "accepted"}
@@ -128,7 +121,7 @@ def test_there_and_back_again(
     assert "deferred" in outcomes.values()
     blocked = [row for row in snapshot.rows("sightings").to_pylist() if row["reasons"] == ["nsfw"]]
     assert len(blocked) >= 2
-    assert pixels_on_disk(under_old) <= accepted(under_old)
+    assert contents_on_disk(under_old) <= accepted(under_old)
     for table in ("images", "embeddings", "image_hashes", "clusters", "index_feed", "feed_members"):
         held = set(snapshot.rows(table, ["image_id"]).column("image_id").to_pylist())
         assert held, table
@@ -139,7 +132,7 @@ def test_there_and_back_again(
     assert decide(small, under_old, old) == 0
     drain(small, under_old, old)
     assert digest_of(under_old) == before
-    assert pixels_on_disk(under_old) == accepted(under_old)
+    assert contents_on_disk(under_old) == accepted(under_old)
 
 
 def test_a_decision_between_two_nights(
@@ -157,7 +150,7 @@ def test_a_decision_between_two_nights(
     run_killed("redecide", small.arguments(warehouse, new), "jobs.landing", "Landing.versions")
     assert digest_of(warehouse) == before
     assert decide(small, warehouse, new) == 0
-    assert pixels_on_disk(warehouse) <= accepted(warehouse)
+    assert contents_on_disk(warehouse) <= accepted(warehouse)
     assert small.night(SECOND, warehouse, settings=[new]) == 0  # drains what the first night is owed, then its own date
     assert digest_of(warehouse) == under_new
 
@@ -183,7 +176,7 @@ def test_what_is_owed_must_come_back_as_it_was(world: World, tmp_path: Path) -> 
         snapshot = Snapshot.open(str(warehouse))
         assert snapshot.rows("index_feed").num_rows == 1
         assert [row["owed"] for row in snapshot.rows("refetch_queue").to_pylist()] == ["pixels"]
-        assert len(pixels_on_disk(warehouse)) == 1
+        assert len(contents_on_disk(warehouse)) == 1
 
 
 def fill_in(path: Path, verdict: str) -> list[dict[str, str]]:
@@ -217,7 +210,7 @@ def test_people_clear_what_they_saw_and_may_take_it_back(
     drain(small, warehouse, policy, FIRST)
     feed = Snapshot.open(str(warehouse)).rows("index_feed").num_rows
     assert feed >= 5
-    assert pixels_on_disk(warehouse) == accepted(warehouse)
+    assert contents_on_disk(warehouse) == accepted(warehouse)
     human = [row for row in Snapshot.open(str(warehouse)).rows("decisions").to_pylist() if row["source"] == "human"]
     assert {row["reference"] for row in human} == {"reviewer-7"}
     # A block that comes later holds in the face of what a person cleared; a re-decision back keeps the verdicts.
@@ -230,7 +223,7 @@ def test_people_clear_what_they_saw_and_may_take_it_back(
     fill_in(file, "withdraw")
     assert review.main(["import", *arguments, str(file)]) == 0
     assert digest_of(warehouse) == before
-    assert pixels_on_disk(warehouse) == set()
+    assert contents_on_disk(warehouse) == set()
 
 
 @pytest.mark.parametrize(

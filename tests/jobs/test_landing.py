@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import StructField, StructType
 
+from jobs.errors import RunError
 from jobs.landing import CHANGE, Landing, StagedTable, changes
 from schemas.spark import struct_type
 from schemas.tables import TABLES
@@ -106,21 +108,29 @@ def wanted(spark: SparkSession, table: str, rows: Iterable[dict[str, Any]]) -> l
     return sorted(map(repr, table_frame(spark, table, rows).collect()))
 
 
-def stage_table(landing: Landing, run: str, table: str, rows: Rows, **given: Any) -> StagedTable:
+def stage_table(landing: Landing, run: str, table: str, rows: Rows, *, into: bool = False, **given: Any) -> StagedTable:
     # As a run stages them: nothing says that a column has no nulls before Delta looks.
     schema = StructType([StructField(field.name, field.dataType) for field in struct_type(TABLES[table])])
-    landing.stage(run, table, frame(landing.spark, schema, [[row.get(name) for name in schema.names] for row in rows]))
+    values = [[row.get(name) for name in schema.names] for row in rows]
+    landing.stage(run, table, frame(landing.spark, schema, values), {table: "true"} if into else None)
     return StagedTable(table, table, len(rows), **given)
 
 
 def stage_changes(
-    landing: Landing, run: str, table: str, rows: Sequence[tuple[str, dict[str, Any]]], **given: Any
+    landing: Landing,
+    run: str,
+    table: str,
+    rows: Sequence[tuple[str, dict[str, Any]]],
+    *,
+    into: bool = False,
+    **given: Any,
 ) -> StagedTable:
     kinds = [kind for kind, _ in rows]
     named = [dict(row) | {CHANGE: kind} for kind, row in rows]
     schema = struct_type(TABLES[table]).add(CHANGE, "string")
     values = [[row.get(name) for name in schema.fieldNames()] for row in named]
-    landing.stage(run, table, frame(landing.spark, schema, values))
+    going = {table: f"{CHANGE} != 'delete'"} if into else None
+    landing.stage(run, table, frame(landing.spark, schema, values), going)
     return StagedTable(table, table, len(rows), inserts_only=set(kinds) == {"insert"}, changes=True, **given)
 
 
@@ -279,23 +289,88 @@ def test_rows_of_dated_tables_may_be_changed_by_key(spark: SparkSession, tables:
     assert contents(tables, "sightings") == wanted(spark, "sightings", expected)
 
 
+def ids_on_disk(folder: Path, column: str) -> set[str]:
+    """Values of a column in every Parquet file below a folder, change data included."""
+    files = (pq.ParquetFile(path) for path in folder.rglob("*.parquet") if "_delta_log" not in path.parts)
+    return {value for file in files for value in file.read(columns=[column]).column(0).to_pylist()}
+
+
 def test_what_is_removed_leaves_the_table_and_by_a_purge_the_disk(
     spark: SparkSession, tables: Landing, warehouse: Path
 ) -> None:
-    tables.write_plan("r1", [stage_table(tables, "r1", "feed_ids", [feed_id(n) for n in range(4)])])
+    tables.ensure_tables(["text_embeddings"])
+    texts = [
+        {"text_id": digest(str(n)), "text_model_version": "model", "vector": [1.0], "run_id": "run"} for n in range(4)
+    ]
+    fed = [("insert", feed(n, "one")) for n in range(4)]
+    plan = [
+        stage_table(tables, "r1", "text_embeddings", texts),
+        stage_changes(tables, "r1", "index_feed", fed),
+        stage_table(tables, "r1", "feed_ids", [feed_id(n) for n in range(4)]),
+    ]
+    tables.write_plan("r1", plan)
     tables.apply("r1")
-    tables.stage("r2", "gone", frame(spark, "image_id string", [(digest("1"),), (digest("never there"),)]))
-    joining = stage_table(tables, "r2", "feed_ids", [feed_id(7)])
+    gone = [(digest("1"), None), (digest("never there"), None), (None, digest("not a text"))]
+    tables.stage("r2", "gone", frame(spark, "text_id string, image_id string", gone))
+    removal = StagedTable("text_embeddings", "gone", 2, where="text_id is not null", removes=True)
+    joining = stage_table(tables, "r2", "text_embeddings", [texts[1] | {"text_id": digest("7")}])
+    left = [("delete", feed(1, "one")), ("update", feed(2, "two"))]
     for _ in range(2):
-        tables.write_plan("r2", [StagedTable("feed_ids", "gone", 2, removes=True), joining])
-        tables.apply("r2")
-    assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(n) for n in (0, 2, 3, 7)])
-    on_disk = [set(pq.read_table(path).column("image_id").to_pylist()) for path in warehouse.glob("feed_ids/*.parquet")]
-    assert digest("1") in set().union(*on_disk)
-    tables.purge("feed_ids")
-    on_disk = [set(pq.read_table(path).column("image_id").to_pylist()) for path in warehouse.glob("feed_ids/*.parquet")]
-    assert digest("1") not in set().union(*on_disk)
-    assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(n) for n in (0, 2, 3, 7)])
+        tables.write_plan("r2", [removal, joining, stage_changes(tables, "r2", "index_feed", left)])
+        versions = tables.apply("r2")
+    expected = [*(texts[n] for n in (0, 2, 3)), texts[1] | {"text_id": digest("7")}]
+    assert contents(tables, "text_embeddings") == wanted(spark, "text_embeddings", expected)
+    assert digest("1") in ids_on_disk(warehouse / "text_embeddings", "text_id")
+    assert digest("1") in ids_on_disk(warehouse / "index_feed", "image_id")
+    assert (warehouse / "index_feed" / "_change_data").exists()
+    abandoned = warehouse / "index_feed" / "part-0-of-a-writer-that-was-killed.parquet"
+    pq.write_table(pq.read_table(next((warehouse / "index_feed").glob("*.parquet"))), abandoned)
+
+    before = {name: contents(tables, name) for name in (*NAMES, "text_embeddings")}
+    for _ in range(2):
+        tables.purge()
+        assert ids_on_disk(warehouse / "text_embeddings", "text_id") == {row["text_id"] for row in expected}
+        assert ids_on_disk(warehouse / "index_feed", "feed_id") == {0, 2, 3}
+        assert ids_on_disk(warehouse / "index_feed", "row_digest") == {"one", "two"}
+        assert not abandoned.exists()
+        assert not list((warehouse / "index_feed").glob("_change_data/**/*.parquet"))
+        # No row and no version is another than the published ones.
+        assert tables.versions() == versions
+        assert {name: contents(tables, name) for name in before} == before
+
+
+def in_the_log(folder: Path) -> str:
+    """All that a table's log says, checkpoints included."""
+    log = folder / "_delta_log"
+    texts = [path.read_text(errors="replace") for path in log.iterdir() if path.suffix in {".json", ".crc"}]
+    checkpoints = [repr(pq.read_table(path).to_pylist()) for path in log.glob("*.parquet")]
+    assert checkpoints
+    return "".join([*texts, *checkpoints])
+
+
+def test_a_tables_log_holds_nothing_of_urls_and_texts(spark: SparkSession, landing: Landing, warehouse: Path) -> None:
+    names = ["sightings", "url_state", "index_feed", "feed_members", "fetches"]
+    landing.ensure_tables(names)
+    given = dict.fromkeys(("url", "page_url", "title", "alt_text", "description", "host", "final_url"), "planted")
+    rows: dict[str, dict[str, Any]] = {
+        "sightings": sighting(JANUARY[0], 0) | {"url_id": digest("1")},
+        "url_state": state(1, None),
+        "index_feed": feed(1, "one"),
+        "feed_members": {"representative_id": digest("1"), "image_id": digest("1"), "url_id": digest("2")}
+        | {"domain": "planted", "hamming": 0},
+        "fetches": {"ingest_date": JANUARY[0], "url_id": digest("1"), "deferred": False, "not_modified": False}
+        | {"run_id": "run"},
+    }
+    for name in names:
+        known = {key: value for key, value in given.items() if key in TABLES[name].column_names}
+        landing.append(name, [rows[name] | known])
+        assert "planted" in "".join(contents(landing, name))
+        java: Any = spark._jvm
+        log = java.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, landing.path(name))
+        log.checkpoint()
+        said = in_the_log(warehouse / name)
+        assert "planted" not in said, name
+        assert f"'minValues': {{'{TABLES[name].measured[0]}'" in said, name  # files are still passed over by their keys
 
 
 def test_a_dataset_planned_twice_for_one_table_is_refused(tables: Landing) -> None:
@@ -368,12 +443,39 @@ def test_tables_are_made_with_their_constraints_and_may_be_ensured_again(spark: 
         expected = {f"delta.constraints.{key}": text for key, text in TABLES[name].constraints.items()}
         assert expected.items() <= detail.properties.items()
         assert detail.properties["delta.enableDeletionVectors"] == "false"
+        assert detail.properties["delta.dataSkippingStatsColumns"] == ",".join(TABLES[name].measured)
         assert tuple(detail.partitionColumns) == TABLES[name].partition_by
         assert detail.description == TABLES[name].row
         stored = spark.read.format("delta").load(landing.path(name)).schema
         assert [(field.name, field.dataType) for field in stored] == [
             (field.name, field.dataType) for field in struct_type(TABLES[name])
         ]
+
+
+def test_tables_of_an_earlier_release_are_brought_up_to_date_once(
+    spark: SparkSession, landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = replace(
+        TABLES["runs"],
+        constraints={"event_known": "event in ('started', 'published')", "no_longer_asked_for": "seq > 0"},
+    )
+    names = ["runs", "embeddings"]
+    with monkeypatch.context() as then:
+        then.setitem(TABLES, "runs", earlier)
+        then.setattr("jobs.landing.TABLE_PROPERTIES", {"delta.dataSkippingNumIndexedCols": "8"})
+        landing.ensure_tables(names)
+    for _ in range(2):
+        landing.ensure_tables(names)
+        versions = {name: landing.version(name) for name in names}
+        for name in names:
+            detail = DeltaTable.forPath(spark, landing.path(name)).detail().first()
+            assert detail is not None
+            found = {key: "".join(text.split()) for key, text in detail.properties.items() if "constraints" in key}
+            expected = {key: "".join(text.split()) for key, text in TABLES[name].constraints.items()}
+            assert found == {f"delta.constraints.{key}": text for key, text in expected.items()}
+            assert detail.properties["delta.checkpointInterval"] == "20"
+        landing.storage.delete("_layout")  # as if killed before the last step: looked at again, and left alone
+    assert {name: landing.version(name) for name in names} == versions
 
 
 @pytest.mark.parametrize(
@@ -392,6 +494,58 @@ def test_a_row_that_breaks_the_contract_lets_nothing_of_its_table_in(
     with pytest.raises(PySparkException, match=constraint):
         tables.apply("bad")
     assert tables.version("sightings") == 0
+
+
+BROKEN: list[tuple[str, Rows, str]] = [
+    ("sightings", [sighting(JANUARY[0], 0), sighting(JANUARY[0], 1, outcome="failed")], "1 break failed_has_code"),
+    ("sightings", [sighting(JANUARY[0], 0, source_file=None)] * 2, "2 break source_file"),
+    ("feed_ids", [feed_id(1), feed_id(2) | {"image_id": None}], "1 break image_id"),
+    ("index_feed", [feed(1, "one"), feed(-1, "one"), feed(-2, "one")], "2 break feed_id_positive"),
+    # What is neither true nor false is refused too.
+    ("sightings", [sighting(JANUARY[0], 0, outcome=None)], "1 break outcome_known"),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "told"), BROKEN)
+@pytest.mark.parametrize("counted", [True, False], ids=["counted while staging", "staged by another process"])
+def test_what_a_table_would_refuse_is_found_before_the_run_is_prepared(
+    tables: Landing, warehouse: Path, counted: bool, name: str, rows: Rows, told: str
+) -> None:
+    line = stage_table(tables, "bad", name, rows, into=counted)
+    landing = tables if counted else Landing(tables.spark, str(warehouse))
+    with pytest.raises(RunError, match=f"table {name} would refuse rows of dataset '{name}': .*{told} "):
+        landing.check_plan("bad", [line])
+    # Rows that are not written may be anything.
+    landing.check_plan("bad", [replace(line, rows=0), replace(line, removes=True), replace(line, where="false")])
+
+
+def test_sound_rows_cost_no_second_look(tables: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        stage_table(tables, "r", "sightings", [sighting(JANUARY[0], 0)], into=True, dates=(str(JANUARY[0]),)),
+        stage_changes(tables, "r", "index_feed", [("insert", feed(1, "one")), ("delete", feed(-1, "one"))], into=True),
+    ]
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the rows were read again")
+
+    monkeypatch.setattr(Landing, "_check_rows", looked)
+    tables.check_plan("r", lines)
+    tables.write_plan("r", lines)
+    tables.apply("r")
+    assert tables.version("sightings") == 1
+
+
+def test_a_column_that_is_missing_or_of_another_type_is_found_before_the_run_is_prepared(tables: Landing) -> None:
+    staged = tables.stage("r", "feed_ids", table_frame(tables.spark, "feed_ids", [feed_id(1)]))
+    line = StagedTable("feed_ids", "feed_ids", 1)
+    for other, told in (
+        (staged.withColumn("feed_id", f.col("feed_id").cast("string")), "column feed_id bigint, found string"),
+        (staged.drop("collided"), "column collided boolean, found none of that name"),
+    ):
+        tables.stage("other", "feed_ids", other)
+        with pytest.raises(RunError, match=f"table feed_ids would refuse what is staged: expected {told}"):
+            tables.check_plan("other", [line])
+    tables.check_plan("r", [line])
 
 
 def test_a_table_is_read_at_the_version_asked_for_and_empty_where_there_is_none(

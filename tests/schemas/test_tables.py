@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import types as t
 
 from schemas.spark import spark_type, struct_type
-from schemas.tables import MANIFEST_COLUMNS, PUBLISHED, TABLES, Column, Table
+from schemas.tables import MANIFEST_COLUMNS, PUBLISHED, PURGED, TABLES, Column, Table
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERY_TABLE = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -116,6 +116,29 @@ def test_a_derived_table_does_not_depend_on_which_run_derived_it(table: Table) -
 def test_pixels_stand_in_one_table_alone(table: Table) -> None:
     holds_pixels = "pixels" in table.column_names
     assert holds_pixels == (table.name == "images")
+
+
+def test_old_files_are_deleted_of_all_that_only_accepted_contents_may_have() -> None:
+    made_of_contents = {"pixels", "vector", "phash64", "representative_id", "hamming"}
+    holding = {table.name for table in TABLES.values() if made_of_contents & set(table.column_names)}
+    assert set(PURGED) == holding
+    evidence = {"sightings", "fetches", "content_signals", "decisions", "runs", "overrides", "url_state"}
+    assert not evidence & set(PURGED)
+
+
+@EVERY_TABLE
+def test_a_log_may_hold_keys_and_times_only(table: Table) -> None:
+    assert table.measured, "there is nothing by which files could be passed over"
+    for name in table.measured:
+        assert name in table.keys or table.column(name).type in {"date", "timestamp"}
+        assert name not in table.partition_by, "Delta refuses these"
+
+
+@EVERY_TABLE
+def test_every_rule_of_a_row_has_one_name(table: Table) -> None:
+    assert not set(table.constraints) & set(table.column_names)
+    required = [column.name for column in table.columns if not column.nullable]
+    assert list(table.rules) == [*required, *table.constraints]
 
 
 SQL_WORDS = {"and", "or", "not", "in", "is", "null", "rlike", "size", "length", "hex", "substring"}

@@ -1,0 +1,131 @@
+"""Promise 2 on disk: what is withdrawn leaves every file that holds it or was made of it, whichever job finds out; and
+the tables' logs, which outlive the files, never held a part of a URL or a text."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from demo.pictures import Picture
+from jobs.landing import Landing
+from jobs.ledger import Ledger
+from readers.snapshot import Snapshot, SnapshotGoneError
+from schemas.tables import PURGED, TABLES
+from tests.e2e.conftest import World
+from tests.e2e.killed import run_killed
+from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
+
+pytestmark = pytest.mark.spark
+
+FIRST, SECOND, _ = DAYS
+PLANTED = "Zwölfhundertplanted"
+
+
+@pytest.fixture
+def small(world: World, tmp_path: Path) -> Iterator[SmallWorld]:
+    with small_world(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    return tmp_path / "warehouse"
+
+
+def fill(small: SmallWorld, pictures: tuple[Picture, ...], warehouse: Path) -> tuple[str, str]:
+    """A night with three pictures; path and image_id of the one that will be withdrawn."""
+    kept, withdrawn, other = [picture for picture in pictures if picture.name == picture.original][:3]
+    small.picture(kept, title="An ordinary title")
+    path = small.picture(withdrawn, title=PLANTED, description="described as nothing else is")
+    small.picture(other)
+    assert small.night(FIRST, warehouse) == 0
+    assert set(small.outcomes(warehouse).values()) == {"accepted"}
+    rows = Snapshot.open(str(warehouse)).rows("sightings", ["title", "image_id"]).to_pylist()
+    return path, next(row["image_id"] for row in rows if row["title"] == PLANTED)
+
+
+def withdraw(small: SmallWorld, path: str) -> None:
+    """The page says `noai` from now on."""
+    before = small.answers[path]
+    small.page(path, lambda date, number: replace(before(date, number), headers=(("X-Robots-Tag", "noai"),)))
+
+
+def said_in_logs(spark: SparkSession, warehouse: Path) -> str:
+    """All that the tables' logs say, each with a checkpoint."""
+    said = []
+    for name in TABLES:
+        java: Any = spark._jvm
+        java.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(warehouse / name)).checkpoint()
+        for path in filter(Path.is_file, (warehouse / name / "_delta_log").rglob("*")):
+            is_checkpoint = path.suffix == ".parquet"
+            said.append(repr(pq.read_table(path).to_pylist()) if is_checkpoint else path.read_bytes().decode("latin-1"))
+    return "".join(said)
+
+
+def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
+    spark: SparkSession, world: World, small: SmallWorld, warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purges: list[str] = []
+    purge = Landing.purge
+
+    def counted(landing: Landing) -> None:
+        purges.append("purge")
+        purge(landing)
+
+    def looked(*_: Any) -> None:
+        raise AssertionError("staged rows were read a second time")
+
+    monkeypatch.setattr(Landing, "purge", counted)
+    monkeypatch.setattr(Landing, "_check_rows", looked)
+    path, image = fill(small, world.pictures, warehouse)
+    assert purges == []  # a night that takes nothing out pays nothing
+    before = Snapshot.open(str(warehouse))
+    assert image in contents_on_disk(warehouse)
+    text = next(row["text_id"] for row in before.rows("sightings").to_pylist() if row["image_id"] == image)
+    assert text in before.rows("text_embeddings").column("text_id").to_pylist()
+
+    withdraw(small, path)
+    assert small.night(FIRST, warehouse, "--force") == 0
+    assert small.outcomes(warehouse)[str(FIRST), path] == "failed opt_out"
+    assert purges == ["purge"]
+    assert len(contents_on_disk(warehouse)) == 2
+    assert image not in contents_on_disk(warehouse)
+    for file in warehouse.rglob("*.parquet"):
+        held = pq.ParquetFile(file).read().to_pylist() if "_delta_log" not in file.parts else []
+        table = file.relative_to(warehouse).parts[0]
+        assert table != "_staging"
+        if table in PURGED:
+            assert not [row for row in held if image in row.values() or text in row.values()], file
+            assert PLANTED not in repr(held), file
+    # No log ever had a beginning of what was said or where it was seen, not even of what stays.
+    logs = said_in_logs(spark, warehouse)
+    for planted in (PLANTED[:8], "An ordin", "described", path[:8], small.site.url("")):
+        assert planted not in logs
+    # Who still reads the night before is told so.
+    with pytest.raises(SnapshotGoneError, match=r"index_feed at version .* taken out for good"):
+        before.rows("index_feed")
+    assert Snapshot.open(str(warehouse)).rows("index_feed").num_rows == 2
+    ledger = Ledger(Landing(spark, str(warehouse)), 0).load()
+    assert [event.event for event in ledger.events[-4:]] == ["started", "prepared", "published", "purged"]
+    assert ledger.events[-2].table_versions == ledger.landing.versions()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["Landing.purge", "Landing.discard"])
+def test_a_night_that_is_killed_before_the_purge_leaves_it_to_the_next_job(
+    world: World, small: SmallWorld, warehouse: Path, target: str
+) -> None:
+    path, image = fill(small, world.pictures, warehouse)
+    withdraw(small, path)
+    arguments = [*small.arguments(warehouse), "--date", FIRST.isoformat(), "--force"]
+    run_killed("nightly", arguments, "jobs.landing", target)
+    assert small.outcomes(warehouse)[str(FIRST), path] == "failed opt_out"  # it was published
+    assert image in contents_on_disk(warehouse)
+    small.row(SECOND, path)
+    assert small.night(SECOND, warehouse) == 0
+    assert image not in contents_on_disk(warehouse)
+    assert not (warehouse / "_staging").exists() or not list((warehouse / "_staging").iterdir())
