@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +18,8 @@ from jobs.ledger import Event, Ledger, Versions
 from jobs.preflight import check
 from jobs.progress import Progress
 from jobs.session import open_session
-from jobs.stages.manifest import ManifestFiles, find_manifest
+from jobs.stages.manifest import find_manifest
+from jobs.stages.manifest_files import ManifestFiles
 from jobs.work import Work
 from schemas.policy import Policy
 
@@ -119,9 +121,9 @@ class _Look(Work):
 
     kept: list[DataFrame] = field(default_factory=list)
 
-    def stage(self, name: str, frame: DataFrame, **counted: Column) -> DataFrame:
+    def stage(self, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column) -> DataFrame:
         """The rows, computed once."""
-        del name, counted
+        del name, into, counted
         self.kept.append(frame.persist())
         return self.kept[-1]
 
