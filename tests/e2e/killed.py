@@ -14,37 +14,25 @@ _SCRIPT = """
 import os, signal, sys
 import {module} as module
 
-def die(*arguments, **named):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-module.{target} = die
-from jobs.{job} import main
-sys.exit(main({arguments!r}))
-"""
-
-
-def run_killed(job: str, arguments: Sequence[str], module: str, target: str) -> None:
-    """Run `jobs.{job}` in a process that kills itself with SIGKILL where `module.target` would be called."""
-    script = _SCRIPT.format(module=module, target=target, job=job, arguments=list(arguments))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=400)
-    assert ended.returncode == -9, ended.stderr
-
-
-_STOPPED_SCRIPT = """
-import os, signal, sys
-import {module} as module
-
 original, calls = module.{target}, iter(range({calls}))
 
-def stop(*arguments, **named):
+def fall(*arguments, **named):
     if next(calls, None) == {calls} - 1:
-        os.killpg(0, signal.SIGSTOP)
+        {how}
     return original(*arguments, **named)
 
-module.{target} = stop
+module.{target} = fall
 from jobs.{job} import main
 sys.exit(main({arguments!r}))
 """
+_KILL, _STOP = "os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGSTOP)"
+
+
+def run_killed(job: str, arguments: Sequence[str], module: str, target: str, calls: int = 1) -> None:
+    """Run `jobs.{job}` in a process that kills itself with SIGKILL where `module.target` would be called the nth time."""
+    script = _SCRIPT.format(module=module, target=target, calls=calls, how=_KILL, job=job, arguments=list(arguments))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=400)
+    assert ended.returncode == -9, ended.stderr
 
 
 @contextmanager
@@ -55,7 +43,7 @@ def stopped(
 
     `os.killpg(process.pid, SIGCONT)` lets it go on. It is gone afterwards.
     """
-    script = _STOPPED_SCRIPT.format(module=module, target=target, calls=calls, job=job, arguments=list(arguments))
+    script = _SCRIPT.format(module=module, target=target, calls=calls, how=_STOP, job=job, arguments=list(arguments))
     with subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
