@@ -29,7 +29,7 @@ _KILL, _STOP = "os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGS
 
 
 def run_killed(job: str, arguments: Sequence[str], module: str, target: str, calls: int = 1) -> None:
-    """Run `jobs.{job}` in a process that kills itself with SIGKILL where `module.target` would be called the nth time."""
+    """Run `jobs.{job}` in a process that kills itself where `module.target` would be called the nth time."""
     script = _SCRIPT.format(module=module, target=target, calls=calls, how=_KILL, job=job, arguments=list(arguments))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=400)
     assert ended.returncode == -9, ended.stderr
