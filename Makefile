@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-cluster check bench bench-crawl compare dist clean
+.PHONY: help setup demo test test-slow test-sequences test-cluster check bench bench-crawl compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ test: setup ## run the tests
 
 test-slow: setup ## run the tests that take minutes each
 	@source .venv/java.sh && $(PYTHON) -m pytest -m slow
+
+test-sequences: setup ## run many odd sequences of jobs against the oracle (SEQUENCES=20 STEPS=10; SEED=1 for others each time)
+	@source .venv/java.sh && SEQUENCES=$(or $(SEQUENCES),20) STEPS=$(or $(STEPS),10) SEED=$(SEED) \
+		$(PYTHON) -m pytest tests/properties --timeout 14400 -s
 
 check: setup ## format, lint, types, import layers
 	@.venv/bin/ruff format --check .

@@ -508,7 +508,7 @@ def test_any_sequence_of_jobs_leaves_what_the_oracle_says(
                 stateful_step_count=STEPS,
                 deadline=None,
                 phases=[Phase.generate],
-                derandomize="SEED" not in os.environ,
+                derandomize=not os.environ.get("SEED"),
                 suppress_health_check=list(HealthCheck),
             ),
         )
