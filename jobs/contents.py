@@ -62,6 +62,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
     work.counts["not_modified"] = work.rows("crawl").counted["not_modified"]
     work.counts["lost_decoders"] = work.rows("crawl").counted["lost_decoders"]
     if work.counts["lost_decoders"]:
+        work.progress.say(f"{work.counts['lost_decoders']} pictures crashed or hung their decoder: see quarantine")
         _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
