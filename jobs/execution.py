@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from jobs.causes import cause_of
 from jobs.config import Config
 from jobs.errors import RunError, UsageError
 from jobs.fencing import check_fenced, lease_files
@@ -77,7 +78,7 @@ class Warehouse:
         try:
             inputs = stage()
         except Exception as error:
-            why = redact_text(f"{type(error).__name__}: {error}")[:500]
+            why = redact_text(cause_of(error))[:500]
             self.ledger.append(replace(started, event="discarded", detail=why))
             self.landing.discard(work.run_id)
             raise
@@ -121,8 +122,8 @@ class Warehouse:
             except Exception as error:
                 named = ", ".join(event.run_id for event in owing)
                 raise RunError(
-                    f"what the published runs {named} took out could not be deleted from disk ({type(error).__name__}: "
-                    f"{error}); it stays owed, and the next job tries again"
+                    f"what the published runs {named} took out could not be deleted from disk ({cause_of(error)}); it "
+                    "stays owed, and the next job tries again"
                 ) from error
             for event in owing:
                 self.ledger.append(replace(event, event="purged", table_versions=None))
