@@ -380,6 +380,7 @@ class Landing:
         def restore_one(name: str) -> None:
             self._commit(lambda: DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(versions[name]))
 
+        self.storage.delete(_LAYOUT)  # a table may go back to how it was made before it was brought up to date
         self._in_parallel(restore_one, beyond)
         return beyond
 

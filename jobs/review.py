@@ -65,7 +65,7 @@ _NEEDED = ("subject_kind", "subject_id", "reasons", "verdict", "reviewer")
 _BETWEEN = "|"
 
 _BLANK = "[ \\t\\n\\v\\f\\r\u00a0\u3000]"
-_FORMULA = f"(?:{_BLANK}*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\n\\r])"
+_FORMULA = f"{_BLANK}*[=+\\-@\uff1d\uff0b\uff0d\uff20\\t\\n\\r]"
 """How a cell begins that some spreadsheet takes for a formula, or for more than one cell: full-width signs count in
 some locales, blanks before a sign in some programs."""
 _DEFUSED = re.compile(f"'+{_FORMULA}")

@@ -205,9 +205,10 @@ def test_nobodys_staging_stays(spark: SparkSession, holding: Holding, warehouse:
         return set(Landing(spark, str(warehouse)).staged_runs())
 
     landing = Landing(spark, str(warehouse))
-    for run_id in ("never heard of", "never prepared"):
-        landing.stage(run_id, "crawl", spark.range(1).toDF("id"))
-    Ledger(landing, 0).load().append(Event("never prepared", "nightly", "started", (), 0))
+    with holding() as killed:
+        for run_id in ("never heard of", "never prepared"):
+            landing.stage(run_id, "crawl", spark.range(1).toDF("id"))
+        killed.ledger.append(Event("never prepared", "nightly", "started", (), 0))
     with holding("run.keep_staging=true") as first:
         assert staged() == set()
         work = first.work()

@@ -206,7 +206,7 @@ def test_a_driver_that_lost_its_lease_neither_writes_nor_deletes(ledger: Ledger)
         lambda: landing.stage(event.run_id, "more", landing.spark.range(1).toDF("id")),
         lambda: landing.write_plan(event.run_id, []),
         lambda: landing.discard(event.run_id),
-        lambda: landing.purge("url_state"),
+        landing.purge,
         lambda: landing.ensure_tables(["clusters"]),
         ledger.take,
     ):

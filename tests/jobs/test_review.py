@@ -55,6 +55,7 @@ def test_any_other_text_goes_out_as_it_is(tmp_path: Path, title: str) -> None:
 
 @given(st.text(st.sampled_from("'=+-@\t\r\n \"a,|\u3000＝é")) | st.text(st.characters(exclude_categories=["Cs"])))
 @example("''\t=")
+@example(" \r")
 def test_every_text_comes_back_and_none_goes_out_as_a_formula(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:

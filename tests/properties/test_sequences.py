@@ -493,6 +493,7 @@ class Effect:
     of_date: bool = False
 
 
+@pytest.mark.timeout(3600)
 def test_any_sequence_of_jobs_leaves_what_the_oracle_says(
     spark: SparkSession, cast: Cast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
