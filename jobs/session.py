@@ -83,6 +83,20 @@ LOCAL_PROPERTIES: dict[str, Any] = {
     "spark.sql.files.openCostInBytes": "1048576",
     # Plans are re-planned between stages at the price of a job a stage: worth it for large and skewed data only.
     "spark.sql.adaptive.enabled": "false",
+    # A plan is described for each query, whether or not there is a UI to show it: in few words, a tenth of a small
+    # night's driver time less.
+    "spark.sql.ui.explainMode": "simple",
+    "spark.sql.debug.maxToStringFields": "1",
+    # What the UI would show of past queries is kept in memory too.
+    "spark.sql.ui.retainedExecutions": "10",
+    "spark.ui.retainedJobs": "10",
+    "spark.ui.retainedStages": "10",
+    "spark.ui.retainedTasks": "100",
+    # Without Hadoop's native library each file that is made costs a `chmod`, and with it another one for a file of
+    # checksums. Parquet and Delta bring their own.
+    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     # Compiling expressions and stages to byte code pays for millions of rows, not for thousands: measured, a quarter of
     # a small night's JVM time went there.
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",

@@ -1,7 +1,7 @@
 """One Spark session a test run, opened as every job opens it, and an empty warehouse for each test."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +13,18 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.config import load
 from jobs.landing import Landing
 from jobs.session import LOCAL_JAVA_OPTIONS, open_session
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """End the test run at a test that ran out of time: it may have been interrupted in the middle of a call of the JVM,
+    and from then on every answer is that of the call before."""
+    report = yield
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        item.session.shouldstop = f"{item.nodeid} ran out of time; what it was interrupted in may be left half done"
+    return report
 
 
 @pytest.fixture(scope="session")

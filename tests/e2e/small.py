@@ -63,10 +63,14 @@ class SmallWorld:
     def night(self, date: dt.date, warehouse: Path, *more: str, settings: Sequence[str] = ()) -> int:
         """Run a night in this process; its exit code."""
         self.site.date = date
+        self.write_manifest(date)
+        return main([*self.arguments(warehouse, *settings), "--date", date.isoformat(), *more])
+
+    def write_manifest(self, date: dt.date) -> None:
+        """Write the manifest of a date, as its rows are now."""
         path = self.folder / "manifests" / f"{date}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows.get(date, [])))
-        return main([*self.arguments(warehouse, *settings), "--date", date.isoformat(), *more])
 
     def outcomes(self, warehouse: Path) -> dict[tuple[str, str], str]:
         """`(date, path) -> outcome`, with the failure code behind a failure."""

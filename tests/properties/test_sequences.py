@@ -13,8 +13,8 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -39,6 +39,7 @@ from jobs.landing import Landing
 from readers.snapshot import Snapshot, SnapshotError
 from tests import model
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
+from tests.properties.killer import Killer
 from tests.properties.oracle import Manifested, Oracle, Page, Rules
 from udfs.canonical import canonicalise
 
@@ -50,52 +51,6 @@ STEPS = int(os.environ.get("STEPS", "6"))
 PATHS = ("/a.jpg", "/b.jpg", "/c.jpg", "/d.jpg", "/leads-to-a.jpg")
 TITLES = ("", "A plain title", "badword here", "Another one")
 STAND_IN = "test_resnet"
-COMMITS = ("append", "write_plan", "_apply", "versions", "purge", "discard")
-"""Methods of `Landing` around which a job may be killed."""
-
-
-class Killed(BaseException):
-    """Stands in for SIGKILL: nobody catches it. The tests in tests/e2e kill processes for real."""
-
-
-@dataclass
-class Killer:
-    """Kills a job at its n-th commit point, a call of one of `COMMITS`: before it and after it are two points. Whatever
-    other threads of it do then, it commits nothing more."""
-
-    at: int | None
-    passed: int = 0
-    dead: bool = False
-
-    def point(self) -> None:
-        self.passed += 1
-        if self.dead or self.passed == self.at:
-            self.dead = True
-            raise Killed
-
-    @contextmanager
-    def around(self) -> Iterator["Killer"]:
-        """Commit points count in here."""
-        kept = {name: getattr(Landing, name) for name in COMMITS}
-
-        def watched(method: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **named: Any) -> Any:
-                self.point()
-                result = method(*arguments, **named)
-                self.point()
-                return result
-
-            return call
-
-        for name, method in kept.items():
-            setattr(Landing, name, watched(method))
-        try:
-            yield self
-        except Killed:
-            pass
-        finally:
-            for name, method in kept.items():
-                setattr(Landing, name, method)
 
 
 @dataclass(frozen=True)
@@ -321,7 +276,8 @@ class Sequences(RuleBasedStateMachine):
         or the model, it is then run again, as its user would; else whatever comes next has to live with what it left.
         """
         arguments = self._arguments(job, rules or self.oracle.rules, self.model if model is None else model, more)
-        self._write_manifests()
+        for day in DAYS:
+            self.small.write_manifest(day)
         self.small.site.date = now
         before = len(self._events())
         killer = Killer(kill)
@@ -340,12 +296,6 @@ class Sequences(RuleBasedStateMachine):
         if model is not None:
             self.model = model
         self._compare(quiet=True)
-
-    def _write_manifests(self) -> None:
-        folder = self.home / "manifests"
-        folder.mkdir(exist_ok=True)
-        for day in DAYS:
-            (folder / f"{day}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in self.small.rows[day]))
 
     def _events(self) -> list[dict[str, Any]]:
         files = DeltaTable(str(self.warehouse / "runs")).file_uris()

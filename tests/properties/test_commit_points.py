@@ -1,0 +1,124 @@
+"""A run that is killed at any of its commit points, one after the other, and run again ends in one state; readers see
+the state before it until it is published."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from demo.pictures import make_pictures
+from jobs import nightly, redecide
+from jobs.digest import table_digests
+from jobs.landing import Landing
+from readers.snapshot import Snapshot
+from tests.e2e.small import DAYS, SmallWorld, small_world
+from tests.properties.killer import Killed, Killer
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(5400)]
+
+FIRST, SECOND, _ = DAYS
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job over a warehouse that has a published run, and how its world looks to it."""
+
+    job: Any
+    arguments: Callable[[Path], list[str]]
+
+    def __call__(self, warehouse: Path) -> int:
+        return int(self.job.main(self.arguments(warehouse)))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
+    """Two dates: an image with its copy, one that goes on the second date, one that comes then."""
+    with small_world(tmp_path_factory.mktemp("world")) as made:
+        made.settings = ["crawl.retries=0"]
+        pictures = make_pictures()
+        for picture in pictures[:2]:
+            made.picture(picture, [FIRST, SECOND], title="Seen on both")
+        made.picture(pictures[20], [FIRST], title="Seen once")
+        made.picture(pictures[40], [SECOND], title="Seen late")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def published(spark: SparkSession, small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with the first date."""
+    warehouse = tmp_path_factory.mktemp("published") / "warehouse"
+    assert small.night(FIRST, warehouse) == 0
+    return warehouse
+
+
+@pytest.fixture(scope="module", params=["night", "re-decision"])
+def run(request: pytest.FixtureRequest, small: SmallWorld, published: Path) -> Run:
+    """The second date; or a policy that refuses an image of the first, so that rows, pixels and vectors go."""
+    small.write_manifest(SECOND)
+    if request.param == "night":
+        small.site.date = SECOND
+        return Run(nightly, lambda warehouse: [*small.arguments(warehouse), "--date", SECOND.isoformat()])
+    image = Snapshot.open(str(published)).rows("clusters", ["image_id"]).column(0)[0].as_py()
+    rule = {"id": "listed", "kind": "sha256", "action": "block", "reason": "listed", "hashes": [image]}
+    policy = small.policy("refusing", [rule])
+    return Run(redecide, lambda warehouse: small.arguments(warehouse, policy))
+
+
+def copied(warehouse: Path, folder: Path) -> Path:
+    """A warehouse like it, at a place of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(warehouse, folder))
+
+
+def killed_everywhere(run: Run, start: Path, end: dict[str, str], spark: SparkSession, folder: Path, most: int) -> int:
+    """Kill the run, from `start` on, at each of its first `most` commit points, each time in a new copy, and run it
+    again; how many points there were."""
+    before = table_digests(Landing(spark, str(start)))
+    run_before = Snapshot.open(str(start)).run_id
+    for point in range(1, most + 1):
+        warehouse = copied(start, folder / "killed")
+        killer = Killer(point)
+        with killer.around():
+            run(warehouse)
+        if not killer.dead:
+            assert table_digests(Landing(spark, str(warehouse))) == end
+            return point - 1
+        seen = table_digests(Landing(spark, str(warehouse)))
+        assert seen == (before if Snapshot.open(str(warehouse)).run_id == run_before else end), f"point {point}"
+        assert run(warehouse) == 0, f"point {point}"
+        assert table_digests(Landing(spark, str(warehouse))) == end, f"point {point}"
+        assert not list((warehouse / "_staging").glob("*")), f"point {point}"
+    return most
+
+
+def test_a_run_killed_at_each_of_its_commit_points_ends_as_if_it_had_not_been(
+    spark: SparkSession, run: Run, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = copied(published, tmp_path / "whole")
+    assert run(whole) == 0
+    end = table_digests(Landing(spark, str(whole)))
+    assert end != table_digests(Landing(spark, str(published)))
+    # Before it is prepared: `started`, the plan and `prepared`, before and after each.
+    assert killed_everywhere(run, published, end, spark, tmp_path, most=6) == 6
+    prepared = copied(published, tmp_path / "prepared")
+    monkeypatch.setattr(Landing, "apply", _die)
+    with pytest.raises(Killed):
+        run(prepared)
+    monkeypatch.undo()
+    # From then on it can only go forward: all of its points, and then those of the job that finds it done.
+    points = killed_everywhere(run, prepared, end, spark, tmp_path, most=1000)
+    assert points > 2 * len(_planned(prepared))
+
+
+def _die(*_: object) -> None:
+    raise Killed
+
+
+def _planned(warehouse: Path) -> Sequence[Path]:
+    """Datasets of the one run that is prepared there."""
+    (folder,) = (warehouse / "_staging").iterdir()
+    return [path for path in folder.iterdir() if path.is_dir()]
