@@ -12,7 +12,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv, the weights and Delta's jars (once; needs the network)
 
-$(READY): requirements.lock setup.py jobs/prepare_assets.py schemas/assets.py
+$(READY): requirements.lock setup.py jobs/install/prepare_assets.py schemas/assets.py
 	@bash bootstrap.sh
 	@touch $(READY)
 
@@ -50,7 +50,7 @@ test-cluster: setup ## run the tests that start a cluster of several processes
 	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster
 
 dist: setup ## build what spark-submit needs into dist/
-	@$(PYTHON) -m jobs.build_dist --into dist
+	@$(PYTHON) -m jobs.install.build_dist --into dist
 
 clean: ## remove what the targets made, .venv and .assets included
 	@rm -rf .venv .assets dist build demo-output compare-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

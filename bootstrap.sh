@@ -76,10 +76,10 @@ fi
 printf 'export JAVA_HOME=%q\nexport PYSPARK_PYTHON=%q\n' "$java_home" "$PWD/.venv/bin/python" > .venv/java.sh
 
 say "weights and jars"
-JAVA_HOME="$java_home" .venv/bin/python -m jobs.prepare_assets --into .assets >&2
+JAVA_HOME="$java_home" .venv/bin/python -m jobs.install.prepare_assets --into .assets >&2
 if [ ! -f .assets/spark.jsa ] || [ .venv/java.sh -nt .assets/spark.jsa ]; then
   say "class archive of Spark and Delta, for sessions that start quickly"
-  JAVA_HOME="$java_home" .venv/bin/python -m jobs.class_archive --into .assets/spark.jsa >/dev/null 2>&1 ||
+  JAVA_HOME="$java_home" .venv/bin/python -m jobs.install.class_archive --into .assets/spark.jsa >/dev/null 2>&1 ||
     say "no class archive could be made: sessions will start, but slower"
 fi
 say "ready in $(($(date +%s) - begun)) s"

@@ -7,7 +7,7 @@ here (see docs/decisions/0001-pinned-set.md); the exact set with hashes is requi
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 READERS = [
     "deltalake==1.6.6",
@@ -25,7 +25,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.12",
-    packages=["jobs", "jobs.stages", "udfs", "schemas", "readers"],
+    packages=find_packages(include=["jobs*", "udfs*", "schemas*", "lensfeed*"]),
     install_requires=[
         *READERS,
         "aiohttp>=3.12,<4",

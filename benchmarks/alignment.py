@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import environment, publish
-from jobs.contrastive import Settings
+from jobs.evaluation.contrastive import Settings
 from jobs.fit_alignment import CUTOFFS, duplicate_groups, measured, read_pairs, split
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 
 HELD_OUT = 0.5
 DUPLICATE_COSINE = 0.9

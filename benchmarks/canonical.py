@@ -18,8 +18,8 @@ from PIL import Image, features
 from benchmarks.report import environment, publish
 from schemas.settings import CrawlSettings, ImageSettings
 from tests.pictures import encoded, names, photograph
-from udfs.canonical import canonicalise
-from udfs.phash import hash_pixels
+from udfs.images.canonical import canonicalise
+from udfs.images.phash import hash_pixels
 
 SIZES = ((640, 480), (800, 600), (1024, 768))
 TARGET = (512, 384)

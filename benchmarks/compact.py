@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import environment, publish
-from readers.compact import Int8Calibration, float16_vectors, recall_against
-from readers.feed import feed_vectors
-from readers.snapshot import Snapshot
+from lensfeed.compact import Int8Calibration, float16_vectors, recall_against
+from lensfeed.feed import feed_vectors
+from lensfeed.snapshot import Snapshot
 
 CUTOFF = 10
 

@@ -69,8 +69,8 @@ def shorter_side(size: tuple[int, int]) -> tuple[int, int]:
 
 def our_picture(data: bytes) -> tuple[bytes, int, bytes]:
     """The JPEG as the canonical step makes it, and its two hashes."""
-    from udfs.canonical import rendered
-    from udfs.decode import open_image
+    from udfs.images.canonical import rendered
+    from udfs.images.decode import open_image
 
     image = open_image(data, CRAWL)
     made = rendered(image, shorter_side(image.size), QUALITY)
@@ -81,7 +81,7 @@ def opencv_picture(data: bytes) -> tuple[bytes, int, bytes]:
     """The JPEG as OpenCV makes it when used in the usual way, and the same hashes."""
     import cv2
 
-    from udfs.phash import hash_pixels
+    from udfs.images.phash import hash_pixels
 
     cv2.setNumThreads(1)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -99,10 +99,10 @@ def fetch_with_lensfeed(listed: Path, stored: Path) -> None:
     """Crawl and canonical step of the nightly job, by themselves: fetch -> picture -> Parquet."""
     from pyspark.sql.pandas.functions import pandas_udf
 
-    from jobs.config import load
-    from jobs.session import open_session
+    from jobs.config.profile import load
     from jobs.stages.crawl import spread_by_host
-    from udfs.fetch import fetch_batches, fetched_ddl
+    from jobs.startup.session import open_session
+    from udfs.crawl.fetch import fetch_batches, fetched_ddl
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return fetch_batches(batches, CRAWL, foreign_host_shards=PROCESSES)
@@ -124,9 +124,9 @@ def fetch_with_lensfeed(listed: Path, stored: Path) -> None:
 
 def crawl_and_gate_stage(listed: Path, stored: Path) -> None:
     """The crawl stage as a night runs it, gate and all, with the limits for a host lifted."""
-    from jobs.config import load, load_policy
-    from jobs.session import open_session
+    from jobs.config.profile import load, load_policy
     from jobs.stages.crawl import crawl_and_gate
+    from jobs.startup.session import open_session
 
     config = load("conf/local.yaml")
     spark = open_session(config)

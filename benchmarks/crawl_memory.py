@@ -32,7 +32,7 @@ from benchmarks.picture_server import make_pictures, serving, urls
 from benchmarks.report import environment, publish
 from schemas.settings import CrawlSettings
 from tests.hostile_server import HostileServer
-from udfs.fetch import BATCH_BYTES, fetch_batches
+from udfs.crawl.fetch import BATCH_BYTES, fetch_batches
 from udfs.urls import url_id
 
 ROWS = (2_000, 8_000, 32_000)

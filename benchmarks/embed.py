@@ -30,13 +30,13 @@ from timm.data import create_transform, resolve_model_data_config
 from benchmarks.embed_gpu import MODELS, measure
 from benchmarks.process_tree import descendants
 from benchmarks.report import environment, publish
-from jobs.session import THREAD_LIMITS, local_builder
 from jobs.stages.embed import embed_images
+from jobs.startup.session import THREAD_LIMITS, local_builder
 from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0
 from schemas.settings import EmbeddingSettings, TextSettings
 from tests.pictures import crops, encoded
-from udfs.embed import embed_batches
-from udfs.text import embed_text_batches
+from udfs.embedding.embed import embed_batches
+from udfs.embedding.text import embed_text_batches
 
 ASSETS = Path(".assets")
 VISUAL = EmbeddingSettings(weights=EFFICIENTNET_LITE0.settings(ASSETS), licence="Apache-2.0", device="cpu")
@@ -166,11 +166,11 @@ def start_up(code: str) -> float:
 def start_ups() -> dict[str, float]:
     """CPU seconds until the first vector could be made."""
     visual = (
-        "from schemas.settings import EmbeddingSettings; from udfs.embed import load_embedder\n"
+        "from schemas.settings import EmbeddingSettings; from udfs.embedding.embed import load_embedder\n"
         f"load_embedder(EmbeddingSettings.model_validate_json({VISUAL.model_dump_json()!r}))\n"
     )
     textual = (
-        "from schemas.settings import TextSettings; from udfs.text import load_text_embedder\n"
+        "from schemas.settings import TextSettings; from udfs.embedding.text import load_text_embedder\n"
         f"load_text_embedder(TextSettings.model_validate_json({TEXTUAL.model_dump_json()!r}))\n"
     )
     codes = {

@@ -24,13 +24,13 @@ from pyspark.sql import SparkSession
 from safetensors.torch import save_file
 
 from benchmarks.report import environment
-from jobs.session import THREAD_LIMITS, local_builder
 from jobs.stages.embed import embed_images
+from jobs.startup.session import THREAD_LIMITS, local_builder
 from schemas.settings import AssetSettings, EmbeddingSettings
 from tests.pictures import crops, encoded
 from udfs.assets import locate, sha256_of
-from udfs.embed import load_embedder
-from udfs.vision import build, describe
+from udfs.embedding.embed import load_embedder
+from udfs.embedding.vision import build, describe
 
 MODELS = ("vit_base_patch16_224", "resnet50")
 DISTINCT, ROWS, ROWS_A_FILE = 400, 40_000, 1_000

@@ -13,7 +13,7 @@ from datasketch import MinHash
 
 from benchmarks.report import environment, publish
 from schemas.settings import DedupSettings
-from udfs.minhash import band_keys, candidate_rate, hamming64, recall, signatures, verify_within_buckets
+from udfs.images.minhash import band_keys, candidate_rate, hamming64, recall, signatures, verify_within_buckets
 
 HASHES = 100_000
 BULK_HASHES = 2_000

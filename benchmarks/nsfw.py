@@ -31,11 +31,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.report import environment, publish
-from jobs.config import load_policy
+from jobs.config.profile import load_policy
 from schemas.assets import OPEN_NSFW
 from schemas.settings import CrawlSettings, GateSettings
-from udfs.gate import judge_batches
-from udfs.nsfw import keras_model
+from udfs.gate.content import judge_batches
+from udfs.gate.nsfw import keras_model
 
 BATCH = 16
 MOST_OF_BARE_LOOP = 1.15

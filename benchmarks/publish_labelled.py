@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jobs import nightly
-from readers.labelled import Labelled, read_labelled
+from jobs.evaluation.labelled import Labelled, read_labelled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

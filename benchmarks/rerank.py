@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import environment, publish
-from jobs.config import Config, load
-from jobs.labelled_set import LabelledSet, prepare
-from readers.labelled import read_labelled
-from readers.metrics import bootstrap_interval, ndcg
-from readers.rerank import Signals, Weights, measured_scale, query_features, rerank, save_weights
-from udfs.canonical import canonical_version
+from jobs.config.profile import Config, load
+from jobs.evaluation.labelled import read_labelled
+from jobs.evaluation.labelled_set import LabelledSet, prepare
+from jobs.evaluation.metrics import bootstrap_interval, ndcg
+from lensfeed.rerank import Signals, Weights, measured_scale, query_features, rerank, save_weights
 from udfs.cleaning import clean_text
-from udfs.embed import load_embedder, model_version
-from udfs.text import load_text_embedder, text_model_version
+from udfs.embedding.embed import load_embedder, model_version
+from udfs.embedding.text import load_text_embedder, text_model_version
+from udfs.images.canonical import canonical_version
 
 CUTOFF = 10
 DEPTH = 100
@@ -39,9 +39,9 @@ MEMBERS = (-0.5, 0.0, 0.5)
 NOT_USED = (0.0,)
 ENDINGS = ("ies", "es", "s")
 COMMENT = """\
-Weights of the reference re-ranker (readers/rerank.py), tuned by benchmarks/rerank.py on one half of the
+Weights of the reference re-ranker (lensfeed/rerank.py), tuned by benchmarks/rerank.py on one half of the
 labelled set. The scales belong to these two models: measure them anew for others
-(readers.rerank.measured_scale). Whoever has clicks should train these instead.
+(lensfeed.rerank.measured_scale). Whoever has clicks should train these instead.
 `version` is the digest of the rest: load_weights refuses a file that was changed without it."""
 
 Floats = NDArray[np.float64]
@@ -177,7 +177,7 @@ def _descending(values: Floats) -> NDArray[np.int64]:
 
 
 def scores(signals: Signals, gains: Floats, weights: Weights) -> Floats:
-    """nDCG of every picture as the query, ranked by `readers.rerank.rerank`."""
+    """nDCG of every picture as the query, ranked by `lensfeed.rerank.rerank`."""
     orders = [rerank(signals.take([n]), signals, weights) for n in range(len(gains))]
     ranked = np.stack([gains[n][order[order != n]] for n, order in enumerate(orders)])
     return ndcg(ranked, gains, CUTOFF)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from udfs.phash import hash_luminance
+from udfs.images.phash import hash_luminance
 
 TILE_SIDE = 256
 """Shorter side of a tile in pixels: the photographs are too small for 150 tiles of that size, so tiles are enlarged."""
@@ -23,7 +23,7 @@ MIN_CONTRAST = 12.0
 """Standard deviation of the luminance in grey levels; skies and walls are below."""
 
 MIN_SHARPNESS = 30.0
-"""`udfs.phash.PerceptualHashes.sharpness`; blurred backgrounds are below, and have hardly anything to hash."""
+"""`udfs.images.phash.PerceptualHashes.sharpness`; blurred backgrounds are below, and have hardly anything to hash."""
 
 ORIGINAL = "original"
 

@@ -26,13 +26,13 @@ from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import PHOTOGRAPHS, Picture, encode, make_pictures
 from demo.site import DATES, Site, demo_site, folder_path, folder_site
 from jobs import nightly
-from jobs.command import run_command
-from jobs.config import load
-from jobs.errors import RunError, UsageError
-from jobs.preflight import parse_date
-from jobs.progress import log
-from readers.feed import feed_vectors, lookup
-from readers.snapshot import Snapshot
+from jobs.config.command import run_command
+from jobs.config.errors import RunError, UsageError
+from jobs.config.profile import load
+from jobs.config.progress import log
+from jobs.startup.preflight import parse_date
+from lensfeed.feed import feed_vectors, lookup
+from lensfeed.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = "conf/demo.yaml"

@@ -1,4 +1,4 @@
-"""What came of the demo, as text a person can read; everything is read back through `readers`, without Spark."""
+"""What came of the demo, as text a person can read; everything is read back through `lensfeed`, without Spark."""
 
 import datetime as dt
 import textwrap
@@ -15,8 +15,8 @@ from deltalake import DeltaTable
 from demo.manifests import Key
 from demo.pictures import HARD_VARIANTS, ORIGINAL, VARIANTS, Picture
 from demo.site import Truth
-from readers.feed import feed_vectors, lookup, nearest
-from readers.snapshot import Snapshot
+from lensfeed.feed import feed_vectors, lookup, nearest
+from lensfeed.snapshot import Snapshot
 from schemas.outcomes import Outcome
 from schemas.settings import CrawlSettings, EmbeddingSettings, ImageSettings
 from schemas.tables import PUBLISHED
@@ -243,8 +243,8 @@ def look_up(
 
 def embed(data: bytes, settings: EmbeddingSettings, images: ImageSettings) -> Any:
     """The unit vector (D,) float32 of a picture file, made as the job makes them; ValueError where that fails."""
-    from udfs.canonical import canonicalise
-    from udfs.embed import embed_batches
+    from udfs.embedding.embed import embed_batches
+    from udfs.images.canonical import canonicalise
 
     pixels = canonicalise(data, images, CrawlSettings()).pixels
     batch = pa.RecordBatch.from_pydict({"image_id": ["query"], "pixels": pa.array([pixels], pa.binary())})

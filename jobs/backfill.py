@@ -22,12 +22,12 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from jobs.command import add_config_arguments, run_command, what_failed
-from jobs.errors import RunError, UsageError
-from jobs.execution import summary
-from jobs.nights import OpenedJob, look_at, open_job, run_night
-from jobs.preflight import parse_date
-from jobs.progress import log
+from jobs.config.command import add_config_arguments, run_command, what_failed
+from jobs.config.errors import RunError, UsageError
+from jobs.config.progress import log
+from jobs.run.lifecycle import summary
+from jobs.run.nights import OpenedJob, look_at, open_job, run_night
+from jobs.startup.preflight import parse_date
 
 Outcome = Literal["published", "skipped", "stale", "failed", "not tried"]
 

@@ -22,15 +22,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.calibration import GRID, Band, Floats, LabelledScores, StoredCounts, chart, labelled_scores, labels_needed
-from jobs.command import add_config_arguments, run_command
-from jobs.config import load, load_policy
-from jobs.errors import RunError, UsageError
-from jobs.policy_labels import Label, read_labels
-from jobs.progress import log
-from readers.snapshot import Snapshot, SnapshotError
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import RunError, UsageError
+from jobs.config.profile import load, load_policy
+from jobs.config.progress import log
+from jobs.evaluation.calibration import (
+    GRID,
+    Band,
+    Floats,
+    LabelledScores,
+    StoredCounts,
+    chart,
+    labelled_scores,
+    labels_needed,
+)
+from jobs.evaluation.policy_labels import Label, read_labels
+from lensfeed.snapshot import Snapshot, SnapshotError
 from schemas.policy import NSFW, DetectorRule, NsfwRule, Policy
-from udfs.gate import gate_version
+from udfs.gate.content import gate_version
 
 _SHOWN = GRID[500::500]
 """Thresholds in the table: 0.05, 0.1, ..., 1."""

@@ -3,11 +3,11 @@
     python -m jobs.compare_embeddings --labelled DIR|TABLE --into DIR [--candidates conf/compare.yaml]
         [--profile FILE] [--max-latency-ms MS] [--max-dimension N] [--max-gpu-hours H] [--needs-text]
 
-`--labelled` is read as `readers.labelled` says: folders `domain/category`, or a Parquet or Delta table. Every picture
-is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
-`comparison.md`, `comparison.json` and `comparison.png`. Weights are brought from wherever `jobs.assets` can bring them;
-for those on a file system of Hadoop's (`s3a://`), `--profile` names whose Spark session reads it. Exit codes: 0 done, 1
-failed, 2 bad usage or configuration.
+`--labelled` is read as `jobs.evaluation.labelled` says: folders `domain/category`, or a Parquet or Delta table. Every
+picture is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
+`comparison.md`, `comparison.json` and `comparison.png`. Weights are brought from wherever `jobs.startup.assets` can
+bring them; for those on a file system of Hadoop's (`s3a://`), `--profile` names whose Spark session reads it. Exit
+codes: 0 done, 1 failed, 2 bad usage or configuration.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.assets import brought
-from jobs.candidates import CPU, Candidate, Candidates, Measured, embed, load_candidates, shape
-from jobs.command import add_debug_argument, run_command
-from jobs.comparison import Comparison, Cost, Limits, Quality, behind_the_best, chart, markdown, recommend
-from jobs.config import load
-from jobs.errors import UsageError
-from jobs.labelled_set import LabelledSet, prepare
-from jobs.progress import Progress
-from readers.labelled import LabelledError, read_labelled
-from readers.metrics import leave_one_out, retrieval_scores
+from jobs.config.command import add_debug_argument, run_command
+from jobs.config.errors import UsageError
+from jobs.config.profile import load
+from jobs.config.progress import Progress
+from jobs.evaluation.candidates import CPU, Candidate, Candidates, Measured, embed, load_candidates, shape
+from jobs.evaluation.comparison import Comparison, Cost, Limits, Quality, behind_the_best, chart, markdown, recommend
+from jobs.evaluation.labelled import LabelledError, read_labelled
+from jobs.evaluation.labelled_set import LabelledSet, prepare
+from jobs.evaluation.metrics import leave_one_out, retrieval_scores
+from jobs.startup.assets import brought
 from schemas.settings import DedupSettings, ImageSettings
 from udfs.assets import AssetError, locate
-from udfs.vision import EmbedderError
+from udfs.embedding.vision import EmbedderError
 
 PICTURES = 1_000_000_000
 """For which GPU-hours and storage are reported."""

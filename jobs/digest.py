@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from jobs.command import add_config_arguments, run_command
-from jobs.config import load
-from jobs.errors import RunError
-from jobs.landing import Landing
-from jobs.ledger import Ledger
-from jobs.session import open_session
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import RunError
+from jobs.config.profile import load
+from jobs.startup.session import open_session
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Ledger
 from schemas.tables import TABLES, Table
 
 

@@ -23,15 +23,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from jobs.command import add_debug_argument, run_command
-from jobs.contrastive import Arrays, Settings, closed_form, fit
-from jobs.errors import UsageError
-from jobs.progress import Progress
-from readers.loaders import feed_loader
-from readers.metrics import matched_ranks
-from readers.snapshot import Snapshot, SnapshotError
-from udfs.alignment import Alignment, Projections, calibration_of, save_alignment
+from jobs.config.command import add_debug_argument, run_command
+from jobs.config.errors import UsageError
+from jobs.config.progress import Progress
+from jobs.evaluation.contrastive import Arrays, Settings, closed_form, fit
+from jobs.evaluation.metrics import matched_ranks
+from lensfeed.loaders import feed_loader
+from lensfeed.snapshot import Snapshot, SnapshotError
 from udfs.assets import sha256_of
+from udfs.embedding.alignment import Alignment, Projections, calibration_of, save_alignment
 
 CUTOFFS = (1, 5, 10)
 _BATCH = 4096

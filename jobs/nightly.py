@@ -14,12 +14,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.command import add_config_arguments, run_command
-from jobs.errors import UsageError
-from jobs.execution import retry_failed, summary
-from jobs.nights import find_manifest_of, open_job, run_night
-from jobs.preflight import parse_date
-from jobs.progress import log
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import UsageError
+from jobs.config.progress import log
+from jobs.run.lifecycle import retry_failed, summary
+from jobs.run.nights import find_manifest_of, open_job, run_night
+from jobs.startup.preflight import parse_date
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,15 +12,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.assets import local_assets
-from jobs.command import add_config_arguments, run_command
-from jobs.config import load
-from jobs.errors import RunError
-from jobs.execution import Warehouse, held, summary
-from jobs.preflight import check
-from jobs.progress import log
-from jobs.revision import Revision, flips
-from jobs.session import open_session
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import RunError
+from jobs.config.profile import load
+from jobs.config.progress import log
+from jobs.run.lifecycle import Warehouse, held, summary
+from jobs.run.redecision import Revision, flips
+from jobs.startup.assets import local_assets
+from jobs.startup.preflight import check
+from jobs.startup.session import open_session
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,21 +25,21 @@ from typing import Any, TypeVar
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs import contents
-from jobs.assets import local_assets
-from jobs.command import add_config_arguments, run_command
-from jobs.config import Config, load
-from jobs.errors import RunError, UsageError
-from jobs.execution import SWITCHED, Warehouse, held
-from jobs.landing import Landing
-from jobs.lease import POLL_S
-from jobs.ledger import Versions
-from jobs.preflight import check
-from jobs.progress import log
-from jobs.revision import Revision
-from jobs.session import open_session
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import RunError, UsageError
+from jobs.config.profile import Config, load
+from jobs.config.progress import log
+from jobs.run import contents
+from jobs.run.context import Work
+from jobs.run.lifecycle import SWITCHED, Warehouse, held
+from jobs.run.redecision import Revision
 from jobs.stages.pregate import judge_sightings
-from jobs.work import Work
+from jobs.startup.assets import local_assets
+from jobs.startup.preflight import check
+from jobs.startup.session import open_session
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.lease import POLL_S
+from jobs.warehouse.ledger import Versions
 from schemas.outcomes import FailureCode
 from schemas.tables import SIGHTINGS
 

@@ -29,21 +29,21 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from jobs import contents
-from jobs.assets import local_assets
-from jobs.command import add_config_arguments, run_command
-from jobs.config import Config, load
-from jobs.errors import UsageError
-from jobs.execution import Warehouse, check_versions, held, summary
-from jobs.landing import CHANGE, Landing
-from jobs.ledger import Ledger, Versions
-from jobs.preflight import check
-from jobs.progress import Progress, log
-from jobs.revision import Revision
-from jobs.session import open_session
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import UsageError
+from jobs.config.profile import Config, load
+from jobs.config.progress import Progress, log
+from jobs.run import contents
+from jobs.run.context import Work
+from jobs.run.lifecycle import Warehouse, check_versions, held, summary
+from jobs.run.redecision import Revision
 from jobs.stages.outcomes import human_decision_rows
 from jobs.stages.review import Overrides, sighting_id
-from jobs.work import Work
+from jobs.startup.assets import local_assets
+from jobs.startup.preflight import check
+from jobs.startup.session import open_session
+from jobs.warehouse.landing import CHANGE, Landing
+from jobs.warehouse.ledger import Ledger, Versions
 from schemas.policy import Policy
 from schemas.tables import OVERRIDES
 

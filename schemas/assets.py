@@ -1,7 +1,7 @@
 """What set-up makes and jobs ship: weights and jars, each pinned by SHA-256, with its source and licence.
 
-The weights come out of published packages, never from a model hub at run time. `jobs.prepare_assets` makes every file
-byte by byte the same on every machine, so that one digest names it everywhere.
+The weights come out of published packages, never from a model hub at run time. `jobs.install.prepare_assets` makes
+every file byte by byte the same on every machine, so that one digest names it everywhere.
 """
 
 from dataclasses import dataclass

@@ -28,7 +28,8 @@ otherwise; dates are the manifest's `ingest_date`, never the wall clock; timesta
 differ between runs that must leave equal contents (run ids, times, versions of past policies): `jobs.digest` leaves
 them out.
 
-Read tables at the versions that the last `published` event in `runs` names (`readers` does), or you may see half a run.
+Read tables at the versions that the last `published` event in `runs` names (`lensfeed` does), or you may see half a
+run.
 """
 
 _MANIFEST = """\

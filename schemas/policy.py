@@ -3,8 +3,8 @@
 Sighting rules (licence, domain, url, text) need no pixels and run before the fetch; content rules (sha256, perceptual,
 nsfw, detector) run in the gate; a combined rule asks both sides of one sighting. The verdict is the strictest action of
 the rules that match; what no rule mentions is allowed, but content without a finite score is never allowed (fail
-closed). `udfs.rules` evaluates. `jobs.config` reads the file, in which the entries of a rule may also come from a list
-(`file: hashes.txt`); here they are all in the rule.
+closed). `udfs.gate.rules` evaluates. `jobs.config.profile` reads the file, in which the entries of a rule may also come
+from a list (`file: hashes.txt`); here they are all in the rule.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ jv ka kk km kn ko ku ky la lb lo lt lv mg mk ml mn mr ms mt ne nl no oc or pa pl
 sw ta te th tl tr ug uk ur vi vo wa xh zh zu
 """
 LANGUAGES = frozenset(_LANGUAGE_CODES.split())
-"""ISO 639-1 codes that `udfs.language` can tell apart; a rule for another would never see its language."""
+"""ISO 639-1 codes that `udfs.gate.language` can tell apart; a rule for another would never see its language."""
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
@@ -138,7 +138,7 @@ class DomainRule(Rule):
 class UrlRule(Rule):
     """Matches a sighting whose URL, or any redirect target, is one of `urls`, normalised on both sides.
 
-    `udfs.urls` normalises, which this module may not import: `jobs.config` does so when it reads the file.
+    `udfs.urls` normalises, which this module may not import; `jobs.config.profile` does it for the file's URLs.
     """
 
     kind: Literal["url"]
@@ -156,7 +156,7 @@ class TextTest(Settings):
     words: tuple[Phrase, ...] = Field(default=(), min_length=1)
     """Whole words or phrases."""
     patterns: tuple[Phrase, ...] = Field(default=(), min_length=1)
-    """Regular expressions of RE2, which takes time linear in the text whatever the pattern; see `udfs.patterns`."""
+    """Regular expressions of RE2, which takes time linear in the text whatever the pattern (`udfs.gate.patterns`)."""
     languages: tuple[Language, ...] = Field(default=(), min_length=1)
     """ISO 639-1 codes: for words that are harmless in other languages. A sighting whose language is not clear may be in
     any of them, so that it matches. Without, every language."""

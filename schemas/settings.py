@@ -1,7 +1,7 @@
 """The frozen settings of each stage: one validated object a stage, whose digest goes into the ledger.
 
 Plain data: importing this needs neither Spark nor torch, so that executors, readers and tests share it.
-`jobs.config` builds these from YAML; the reason for each default is the comment or docstring beside it.
+`jobs.config.profile` builds these from YAML; the reason for each default is the comment or docstring beside it.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The tables of the warehouse as plain data: the one description from which everything else is made.
 
-StructTypes (`schemas.spark`), Delta CHECK constraints and properties (`jobs.landing`), docs/tables.md
+StructTypes (`schemas.spark`), Delta CHECK constraints and properties (`jobs.warehouse.landing`), docs/tables.md
 (`schemas.document`) and the readers' checks all derive from here. Importing this needs no Spark.
 
 Type names are Spark's simple strings. Ids are lower-case hex SHA-256 (64 characters) unless said otherwise; dates are
@@ -281,7 +281,7 @@ IMAGES = Table(
         Column("phash64", "bigint", "64-bit pHash of the stored pixels, two's complement", nullable=False),
         Column("phash256", "binary", "256-bit pHash of the stored pixels, row-major, MSB first", nullable=False),
         Column("flatness", "double", "standard deviation of luminance, grey levels 0-255", nullable=False),
-        Column("sharpness", "double", "see udfs.canonical: higher is sharper", nullable=False),
+        Column("sharpness", "double", "higher is sharper", nullable=False),
         _RUN_ID,
     ),
     constraints={

@@ -10,9 +10,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is first impo
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.config import load
-from jobs.landing import Landing
-from jobs.session import LOCAL_JAVA_OPTIONS, open_session
+from jobs.config.profile import load
+from jobs.startup.session import LOCAL_JAVA_OPTIONS, open_session
+from jobs.warehouse.landing import Landing
 
 
 @pytest.hookimpl(wrapper=True)

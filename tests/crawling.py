@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.settings import CrawlSettings
+from udfs.crawl.fetch import FETCHED, fetch_batches
 from udfs.credentials import redact_url
-from udfs.fetch import FETCHED, fetch_batches
 from udfs.urls import url_id
 
 SETTINGS = CrawlSettings(

@@ -21,13 +21,13 @@ PRELOADED = (
     "timm",
     "tokenizers",
     "transformers.models.bert.modeling_bert",
-    "udfs.gate",
-    "udfs.fetch",
-    "udfs.pregate",
-    "udfs.minhash",
-    "udfs.embed",
-    "udfs.text",
-    "udfs.nsfw",
+    "udfs.gate.content",
+    "udfs.crawl.fetch",
+    "udfs.gate.pregate",
+    "udfs.images.minhash",
+    "udfs.embedding.embed",
+    "udfs.embedding.text",
+    "udfs.gate.nsfw",
 )
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.errors import RunError
+from jobs.config.errors import RunError
 from schemas.tables import SIGHTINGS
 
 
@@ -23,7 +23,7 @@ def outcome_counts(sightings: DataFrame) -> dict[str, int]:
 
 def check_rows_read(owed: int, read: int) -> None:
     """Promise 1, before anything is fetched: `owed` rows were counted in the manifest in a way of its own
-    (`jobs.stages.manifest_count`), and as many were read. Raises RunError."""
+    (`jobs.manifests.count`), and as many were read. Raises RunError."""
     if owed != read:
         raise RunError(
             f"accounting: the manifest has {owed} rows by an independent count, but {read} were read of it; it changed "

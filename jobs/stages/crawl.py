@@ -14,10 +14,10 @@ from pyspark.sql import functions as f
 from schemas.outcomes import LOST_DECODER, FailureCode
 from schemas.policy import Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
-from udfs.fetch import fetch_batches, fetched_ddl
-from udfs.gate import canonical_udf, gate_udf
-from udfs.overrides import People
-from udfs.rules import refused_url
+from udfs.crawl.fetch import fetch_batches, fetched_ddl
+from udfs.gate.content import canonical_udf, gate_udf
+from udfs.gate.overrides import People
+from udfs.gate.rules import refused_url
 
 
 def crawl_and_gate(
@@ -35,8 +35,8 @@ def crawl_and_gate(
     """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one row a URL: the
     fetch's evidence, the gate's verdict, the canonical picture.
 
-    Columns: those of udfs.fetch.FETCHED without `body`, those of udfs.gate.GATE (`failure_code` and `failure_detail`
-    are the first failure of the three steps) and of udfs.gate.CANONICAL.
+    Columns: those of udfs.crawl.fetch.FETCHED without `body`, those of udfs.gate.content.GATE (`failure_code` and
+    `failure_detail` are the first failure of the three steps) and of udfs.gate.content.CANONICAL.
 
     `quarantine` (`image_id, detail`): contents that no decoder is shown; they fail as `decode` with that detail.
     """

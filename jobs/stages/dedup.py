@@ -13,7 +13,7 @@ from pyspark.sql import functions as f
 
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
-from udfs.minhash import band_keys, hamming64, hamming256, hash_words, signatures, verify_within_buckets
+from udfs.images.minhash import band_keys, hamming64, hamming256, hash_words, signatures, verify_within_buckets
 
 _BANDS_DDL = "group_id string, band int, band_key bigint, phash64 bigint, phash256 binary"
 _PAIRS_DDL = "left_id string, right_id string, hamming int, hamming256 int"

@@ -7,9 +7,9 @@ from pyspark.resource import ExecutorResourceRequests, ResourceProfile, Resource
 from pyspark.sql import DataFrame, SparkSession
 
 from schemas.settings import EmbeddingSettings, ExecutorSettings, TextSettings
-from udfs.embed import EMBEDDED_DDL, embed_batches
-from udfs.golden import Golden
-from udfs.text import TEXT_EMBEDDED_DDL, embed_text_batches
+from udfs.embedding.embed import EMBEDDED_DDL, embed_batches
+from udfs.embedding.golden import Golden
+from udfs.embedding.text import TEXT_EMBEDDED_DDL, embed_text_batches
 
 
 def embed_images(

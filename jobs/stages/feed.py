@@ -5,7 +5,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import FEED_MEMBERS, INDEX_FEED
-from udfs.alignment import Alignment, cosine_udf
+from udfs.embedding.alignment import Alignment, cosine_udf
 
 
 def member_rows(clusters: DataFrame, url_state: DataFrame) -> DataFrame:

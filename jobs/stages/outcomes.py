@@ -11,8 +11,8 @@ from jobs.stages.review import Overrides, sighting_id
 from schemas.outcomes import WITHDRAWALS, Decision
 from schemas.policy import CombinedRule, Policy
 from schemas.tables import DECISIONS, SIGHTINGS
-from udfs.overrides import REVIEWER_BLOCKED, judge_with_people
-from udfs.rules import ContentSignals, MissingScore, Verdict
+from udfs.gate.overrides import REVIEWER_BLOCKED, judge_with_people
+from udfs.gate.rules import ContentSignals, MissingScore, Verdict
 
 ANSWERS = (
     "ingest_date",

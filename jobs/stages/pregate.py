@@ -8,7 +8,7 @@ from jobs.stages.review import Overrides
 from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
-from udfs.pregate import JUDGED, judge_recorded, pregate
+from udfs.gate.pregate import JUDGED, judge_recorded, pregate
 
 _GIVEN = {"ingest_date": "date", "source_file": "string", "row_number": "bigint"} | {
     name: kind for name, kind in MANIFEST_COLUMNS.items() if name != "url"
@@ -23,7 +23,7 @@ PREGATED = ", ".join(
 
 
 def judge_rows(manifest: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
-    """Manifest rows (jobs.stages.manifest_rows, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs
+    """Manifest rows (jobs.manifests.rows, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs
     normalised, sighting rules applied, with what people decided about the sighting."""
     rows = overrides.on_sightings(manifest).select(*_GIVEN, "url", "malformed", *_DECIDED_BY_PEOPLE)
     return rows.mapInArrow(pregate(policy), PREGATED)

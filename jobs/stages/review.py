@@ -6,7 +6,7 @@ from functools import cached_property
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from udfs.overrides import HumanVerdict, People
+from udfs.gate.overrides import HumanVerdict, People
 
 
 @dataclass

@@ -18,13 +18,13 @@ from pyspark import TaskContext
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.config import load
-from jobs.session import open_session
+from jobs.config.profile import load
 from jobs.stages.embed import embed_images, embedding_profile
+from jobs.startup.session import open_session
 from schemas.settings import EmbeddingSettings
 from udfs.assets import shipped_name
-from udfs.embed import EMBEDDED_DDL, embed_batches
-from udfs.golden import Golden
+from udfs.embedding.embed import EMBEDDED_DDL, embed_batches
+from udfs.embedding.golden import Golden
 
 ROOT = Path(__file__).parents[2]
 PROPERTIES = {

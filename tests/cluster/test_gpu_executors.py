@@ -21,7 +21,7 @@ from jobs.stages.embed import embed_images
 from schemas.settings import AssetSettings, EmbeddingSettings
 from tests.pictures import crops, encoded
 from udfs.assets import sha256_of
-from udfs.embed import golden_vectors
+from udfs.embedding.embed import golden_vectors
 
 pytestmark = pytest.mark.cluster
 

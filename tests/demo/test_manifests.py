@@ -16,15 +16,15 @@ import yaml
 from demo.manifests import ManifestFile, Row, expected_outcomes, write_manifests
 from demo.pictures import Picture
 from demo.site import DATES, Site, Truth, cast, misbehaving_pages
-from jobs.config import load
+from jobs.config.profile import load
 from schemas.outcomes import FailureCode, Outcome
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
-from udfs.decode import ImageError, open_image
-from udfs.decode import load as decode
-from udfs.fetch import fetch_batches
-from udfs.pregate import pregate
-from udfs.rules import refused_url
+from udfs.crawl.fetch import fetch_batches
+from udfs.gate.pregate import pregate
+from udfs.gate.rules import refused_url
+from udfs.images.decode import ImageError, open_image
+from udfs.images.decode import load as decode
 
 FATES_WITHOUT_FETCH = {Outcome.BLOCKED, FailureCode.BAD_ROW}
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from demo.pictures import HARD_VARIANTS, ORIGINAL, PHOTOGRAPHS, TILE_SIDE, VARIANTS, Photograph, Picture, make_pictures
 from schemas.settings import CrawlSettings, DedupSettings, ImageSettings
-from udfs.canonical import canonicalise
-from udfs.decode import sniff
+from udfs.images.canonical import canonicalise
+from udfs.images.decode import sniff
 
 
 def opened(picture: Picture) -> Image.Image:

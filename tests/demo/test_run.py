@@ -7,7 +7,7 @@ import pytest
 
 from demo.pictures import Picture
 from demo.run import find_pictures, main
-from jobs.progress import log
+from jobs.config.progress import log
 
 Refusal = Callable[..., str]
 

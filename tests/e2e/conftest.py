@@ -12,9 +12,9 @@ from demo.manifests import ManifestFile, plan_manifests, write_manifests
 from demo.pictures import Picture, make_pictures
 from demo.site import DATES, Site, demo_site
 from jobs.digest import combined, table_digests
-from jobs.landing import Landing
 from jobs.nightly import main
-from readers.snapshot import Snapshot
+from jobs.warehouse.landing import Landing
+from lensfeed.snapshot import Snapshot
 
 PROFILE = "conf/demo.yaml"
 

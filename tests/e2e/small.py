@@ -14,7 +14,7 @@ import yaml
 from demo.pictures import Picture
 from demo.site import Answer, Site, show
 from jobs.nightly import main
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 
 DAYS = (dt.date(2026, 3, 1), dt.date(2026, 3, 2), dt.date(2026, 3, 3))
 

@@ -11,9 +11,9 @@ import pytest
 
 from demo.pictures import make_pictures
 from jobs.backfill import Clock, main
-from jobs.landing import Landing
-from jobs.ledger import Ledger
-from jobs.progress import log
+from jobs.config.progress import log
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Ledger
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, small_world
 
@@ -88,7 +88,7 @@ def test_a_range_is_run_oldest_first_and_goes_on_where_it_was(
     # Killed between prepared and published, and started again: the first date is rolled forward and not run anew, the
     # second is told, the third is run.
     arguments = [*world.arguments(warehouse), "--start", str(FIRST), "--end", str(THIRD)]
-    run_killed("backfill", arguments, "jobs.landing", "Landing.versions")
+    run_killed("backfill", arguments, "jobs.warehouse.landing", "Landing.versions")
     assert published() == []
     assert backfill(world, warehouse) == 1
     lines = said.since()

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.config.progress import log
 from jobs.nightly import main
-from jobs.progress import log
 
 pytestmark = pytest.mark.spark
 

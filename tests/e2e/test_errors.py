@@ -18,7 +18,7 @@ OURS = re.compile(r"\d\d:\d\d:\d\d \S")
 
 _BREAK = """
 import os, psutil
-from jobs.pipeline import DateRun
+from jobs.run.ingest import DateRun
 from jobs.stages.audit import RunError
 
 def raises(batches):

@@ -13,14 +13,14 @@ from pyspark.sql import DataFrame
 
 from demo.manifests import ManifestFile, write_manifests
 from demo.site import DATES
-from jobs import pipeline
-from jobs.landing import Landing
-from jobs.lease import Lease
-from jobs.ledger import Ledger
 from jobs.nightly import main
-from jobs.pipeline import DateRun
+from jobs.run import ingest
+from jobs.run.ingest import DateRun
 from jobs.stages import audit
-from readers.snapshot import Snapshot, SnapshotError
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.lease import Lease
+from jobs.warehouse.ledger import Ledger
+from lensfeed.snapshot import Snapshot, SnapshotError
 from tests.e2e.conftest import PROFILE, World
 from tests.e2e.killed import run_killed, stopped
 
@@ -62,8 +62,8 @@ def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, mod
 @pytest.mark.parametrize(
     ("module", "target", "last_event"),
     [
-        ("jobs.derivation", "stage_duplicates", "started"),
-        ("jobs.landing", "Landing.versions", "prepared"),
+        ("jobs.run.derived", "stage_duplicates", "started"),
+        ("jobs.warehouse.landing", "Landing.versions", "prepared"),
     ],
     ids=["in staging", "between prepared and published"],
 )
@@ -117,13 +117,13 @@ def test_a_reader_that_does_not_give_what_the_manifest_holds_stops_the_run(
     folder.mkdir()
     for name in ("a.txt", "b.txt"):
         (folder / name).write_text(f"http://127.0.0.1:9/{name}/1\nhttp://127.0.0.1:9/{name}/2\n")
-    sound = pipeline.read_manifest
+    sound = ingest.read_manifest
 
     def lossy(*given: Any) -> DataFrame:
         rows = sound(*given)
         return rows.where(LOSSES[loss]) if loss in LOSSES else rows.unionByName(rows.where("row_number = 0"))
 
-    monkeypatch.setattr(pipeline, "read_manifest", lossy)
+    monkeypatch.setattr(ingest, "read_manifest", lossy)
     # Nobody may be asked for anything that the run would then not account for.
     monkeypatch.setattr(DateRun, "stage_crawl", lambda *_: pytest.fail("something was fetched"))
     settings = [f"manifest.path={folder}", f"warehouse={warehouse}"]
@@ -148,14 +148,14 @@ LEASE = ["--set", "run.lease_ttl_s=15", "--set", "run.lease_wait_s=300"]
     ("module", "target", "calls", "events"),
     [
         pytest.param(
-            "jobs.landing",
+            "jobs.warehouse.landing",
             "Landing._merge",
             1,
             [("first", event) for event in RUN],
             id="writing a live table",
         ),
         pytest.param(
-            "jobs.ledger",
+            "jobs.warehouse.ledger",
             "Ledger._append",
             3,  # after the one that takes the ledger over, and `started`
             [*(("first", event) for event in ("started", "discarded")), *(("next", event) for event in RUN)],

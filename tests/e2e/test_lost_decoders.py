@@ -11,7 +11,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from demo.site import Answer
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
 

@@ -19,14 +19,14 @@ from demo.manifests import expected_outcomes
 from demo.site import DATES, misbehaving_pages
 from demo.site import cast as parts_of
 from demo.summary import image_id, planted_copies, unexpected
-from jobs.config import load
-from readers.feed import feed_vectors, lookup, nearest
-from readers.loaders import feed_loader
+from jobs.config.profile import load
+from lensfeed.feed import feed_vectors, lookup, nearest
+from lensfeed.loaders import feed_loader
 from tests import model
 from tests.e2e.conftest import Nights, World
 from udfs.assets import locate
-from udfs.nsfw import keras_forward
-from udfs.phash import decode_luminance
+from udfs.gate.nsfw import keras_forward
+from udfs.images.phash import decode_luminance
 
 pytestmark = pytest.mark.spark
 

@@ -11,7 +11,7 @@ import pytest
 
 from demo.site import Answer, show
 from jobs import redecide, review
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
@@ -147,7 +147,7 @@ def test_a_decision_between_two_nights(
     assert small.night(FIRST, warehouse, settings=[old]) == 0
     before = digest_of(warehouse)
     # Killed after it was prepared: half a decision does not show, and whoever comes next finishes it.
-    run_killed("redecide", small.arguments(warehouse, new), "jobs.landing", "Landing.versions")
+    run_killed("redecide", small.arguments(warehouse, new), "jobs.warehouse.landing", "Landing.versions")
     assert digest_of(warehouse) == before
     assert decide(small, warehouse, new) == 0
     assert contents_on_disk(warehouse) <= accepted(warehouse)

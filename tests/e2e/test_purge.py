@@ -11,9 +11,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from demo.pictures import Picture
-from jobs.landing import Landing
-from jobs.ledger import Ledger
-from readers.snapshot import Snapshot, SnapshotGoneError
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Ledger
+from lensfeed.snapshot import Snapshot, SnapshotGoneError
 from schemas.tables import PURGED, TABLES
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
@@ -125,7 +125,7 @@ def test_a_night_that_is_killed_before_the_purge_leaves_it_to_the_next_job(
     path, image = fill(small, world.pictures, warehouse)
     withdraw(small, path)
     arguments = [*small.arguments(warehouse), "--date", FIRST.isoformat(), "--force"]
-    run_killed("nightly", arguments, "jobs.landing", target, calls)
+    run_killed("nightly", arguments, "jobs.warehouse.landing", target, calls)
     assert small.outcomes(warehouse)[str(FIRST), path] == "failed opt_out"  # it was published
     assert image in contents_on_disk(warehouse)
     small.row(SECOND, path)

@@ -15,14 +15,15 @@ from pyspark.sql import functions as f
 
 from demo.site import Answer, show
 from demo.summary import image_id
-from jobs import contents, redecide
-from jobs.revision import NOT_STORED
+from jobs import redecide
+from jobs.run import contents
+from jobs.run.redecision import NOT_STORED
 from jobs.stages.embed import embed_images
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
-from udfs.golden import Golden
+from udfs.embedding.golden import Golden
 from udfs.urls import url_id
 
 pytestmark = pytest.mark.spark

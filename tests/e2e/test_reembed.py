@@ -13,20 +13,21 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from safetensors.torch import save_file
 
-from jobs import contents, reembed
-from jobs.config import load
-from jobs.landing import Landing
-from jobs.ledger import Ledger
-from jobs.preflight import check
+from jobs import reembed
+from jobs.config.profile import load
+from jobs.run import contents
 from jobs.stages.embed import embed_images
-from readers.snapshot import Snapshot
+from jobs.startup.preflight import check
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Ledger
+from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
-from udfs.alignment import Alignment, Calibration, Projections, save_alignment
 from udfs.assets import sha256_of
-from udfs.golden import Golden
+from udfs.embedding.alignment import Alignment, Calibration, Projections, save_alignment
+from udfs.embedding.golden import Golden
 
 pytestmark = pytest.mark.spark
 
@@ -186,7 +187,7 @@ def test_what_one_model_has_no_vector_for_is_owed_to_the_other(
 @pytest.mark.parametrize(
     ("module", "target", "last"),
     [
-        ("jobs.landing", "Landing.versions", "prepared"),
+        ("jobs.warehouse.landing", "Landing.versions", "prepared"),
         ("jobs.reembed", "_fill_texts", "started"),
         ("jobs.reembed", "_finish", "published"),
     ],

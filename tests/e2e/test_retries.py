@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.site import Answer, show
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
 

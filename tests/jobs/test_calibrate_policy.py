@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from jobs.calibrate_policy import main, worst_scores
-from jobs.config import load
-from jobs.progress import log
-from tests.readers.tiny_warehouse import DAY, TinyWarehouse, image_id
-from udfs.gate import gate_version
+from jobs.config.profile import load
+from jobs.config.progress import log
+from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, image_id
+from udfs.gate.content import gate_version
 from udfs.urls import url_id
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.candidates import (
+from jobs.compare_embeddings import cost_of, main, weights_here
+from jobs.config.errors import UsageError
+from jobs.config.profile import load as load_profile
+from jobs.evaluation.candidates import (
     Candidate,
     Measured,
     Published,
@@ -22,15 +25,12 @@ from jobs.candidates import (
     measure,
     shape,
 )
-from jobs.compare_embeddings import cost_of, main, weights_here
-from jobs.comparison import Comparison, Cost, Limits, Quality, difference, pareto, recommend
-from jobs.config import load as load_profile
-from jobs.errors import UsageError
-from readers.metrics import RetrievalScores
+from jobs.evaluation.comparison import Comparison, Cost, Limits, Quality, difference, pareto, recommend
+from jobs.evaluation.metrics import RetrievalScores
 from schemas.settings import AssetSettings
 from tests.pictures import crops, encoded
-from udfs.vectors import Embedded
-from udfs.vision import EmbedderError, describe
+from udfs.embedding.vectors import Embedded
+from udfs.embedding.vision import EmbedderError, describe
 
 COMMITTED = {candidate.name: candidate for candidate in load_candidates("conf/compare.yaml")}
 

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from jobs.contrastive import Settings, fit
-from jobs.errors import UsageError
+from jobs.config.errors import UsageError
+from jobs.config.progress import log
+from jobs.evaluation.contrastive import Settings, fit
 from jobs.fit_alignment import Pairs, duplicate_groups, evaluate, main, measured, read_pairs, split
-from jobs.progress import log
-from readers.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
-from tests.readers.tiny_warehouse import TinyWarehouse, feed_row
-from udfs.alignment import Alignment, alignment_for, calibration_of, load_alignment
+from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row
+from udfs.embedding.alignment import Alignment, alignment_for, calibration_of, load_alignment
 
 COUNT, IMAGE, TEXT = 240, 24, 12
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from jobs.config import Config, load
-from jobs.errors import UsageError
-from jobs.landing import Landing
+from jobs.config.errors import UsageError
+from jobs.config.profile import Config, load
 from jobs.reembed import _part, _waiting_images, towards
-from tests.readers.tiny_warehouse import image_id, image_row
+from jobs.warehouse.landing import Landing
+from tests.lensfeed.tiny_warehouse import image_id, image_row
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs import review
-from jobs.config import load
-from jobs.landing import Landing
-from jobs.ledger import Event, Ledger
-from jobs.preflight import check
+from jobs.config.profile import load
+from jobs.startup.preflight import check
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Event, Ledger
 from schemas.tables import TABLES
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", " =1", "\u3000=1", "＝1", "＠x", "=cmd|' /C calc'!A0"]

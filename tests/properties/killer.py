@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.landing import Landing
+from jobs.warehouse.landing import Landing
 
 COMMITS = ("append", "write_plan", "_apply", "versions", "purge", "discard")
 """Methods of `Landing` around which a job may be killed."""

@@ -13,8 +13,8 @@ from pyspark.sql import SparkSession
 from demo.pictures import make_pictures
 from jobs import nightly, redecide
 from jobs.digest import table_digests
-from jobs.landing import Landing
-from readers.snapshot import Snapshot
+from jobs.warehouse.landing import Landing
+from lensfeed.snapshot import Snapshot
 from tests.e2e.small import DAYS, SmallWorld, small_world
 from tests.properties.killer import Killed, Killer
 

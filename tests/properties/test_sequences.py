@@ -34,14 +34,14 @@ from safetensors.torch import save_file
 from demo.pictures import ORIGINAL, Picture, make_pictures
 from demo.site import Answer, show
 from jobs import nightly, redecide, reembed, review
-from jobs.config import load
-from jobs.landing import Landing
-from readers.snapshot import Snapshot, SnapshotError
+from jobs.config.profile import load
+from jobs.warehouse.landing import Landing
+from lensfeed.snapshot import Snapshot, SnapshotError
 from tests import model
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
 from tests.properties.killer import Killer
 from tests.properties.oracle import Manifested, Oracle, Page, Rules
-from udfs.canonical import canonicalise
+from udfs.images.canonical import canonicalise
 
 pytestmark = pytest.mark.spark
 

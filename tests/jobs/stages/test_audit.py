@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.errors import RunError
+from jobs.config.errors import RunError
 from jobs.stages.audit import (
     check_accounting,
     check_clusters,

@@ -10,14 +10,14 @@ from itertools import combinations, pairwise
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.config import load
-from jobs.derivation import stage_duplicates
-from jobs.landing import Landing
-from jobs.ledger import Versions
-from jobs.progress import Progress
+from jobs.config.profile import load
+from jobs.config.progress import Progress
+from jobs.run.context import Work
+from jobs.run.derived import stage_duplicates
 from jobs.stages.clusters import assign, neighbours, touched_components
 from jobs.stages.dedup import hash_rows
-from jobs.work import Work
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
 from schemas.settings import DedupSettings
 from schemas.tables import CLUSTERS, TABLES

@@ -13,7 +13,7 @@ from jobs.stages.dedup import band_rows, hash_rows, touching, verified_edges
 from schemas.settings import DedupSettings
 from schemas.tables import DUPLICATE_EDGES, IMAGE_HASHES, LSH_BANDS
 from tests.jobs.frames import frame, local_copy, table_frame
-from udfs.minhash import band_keys, signatures
+from udfs.images.minhash import band_keys, signatures
 
 pytestmark = pytest.mark.spark
 

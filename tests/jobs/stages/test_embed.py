@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from jobs.config import load
+from jobs.config.profile import load
 from jobs.stages import embed
 from jobs.stages.embed import embed_images, embedding_profile
 from schemas.settings import EmbeddingSettings

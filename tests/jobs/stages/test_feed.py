@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids
 from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED
 from tests.jobs.frames import frame, table_frame
-from udfs.alignment import Alignment, Calibration, Projections
+from udfs.embedding.alignment import Alignment, Calibration, Projections
 
 pytestmark = pytest.mark.spark
 

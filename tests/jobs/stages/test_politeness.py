@@ -13,7 +13,7 @@ from schemas.settings import CrawlSettings
 from tests.crawling import SETTINGS, lookup
 from tests.hostile_server import HostileServer
 from tests.jobs.frames import frame
-from udfs.fetch import fetch_batches, fetched_ddl
+from udfs.crawl.fetch import fetch_batches, fetched_ddl
 from udfs.urls import host_of, url_id
 
 pytestmark = pytest.mark.spark

@@ -1,0 +1,328 @@
+"""Contents: fetched, judged, made canonical, turned into vectors; and which of them are kept.
+
+Used by whatever decides sightings: a night, a re-decision, the refetching of what older dates are owed. Facts of
+contents only; what they mean for sightings is `jobs.stages.outcomes`.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as f
+
+from jobs.run.context import Work
+from jobs.stages import audit, outcomes
+from jobs.stages.crawl import crawl_and_gate, lost_decoders
+from jobs.stages.embed import embed_images, embed_texts
+from jobs.warehouse.golden import golden_of_images, golden_of_texts
+from jobs.warehouse.landing import CHANGE
+from jobs.warehouse.ledger import REMOVED
+from schemas.policy import Policy
+from schemas.settings import EmbeddingSettings
+from schemas.tables import TABLES
+from udfs.embedding.embed import dimension, model_version
+from udfs.embedding.golden import Golden
+from udfs.gate.content import gate_version
+from udfs.gate.rules import refused_url
+
+NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
+NOT_SCORED = "owed: lacks a signal that the policy needs"
+
+
+def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
+    """Requests (`url_id, url, host`, and what `validators` adds where there is some) -> the one staging table from
+    which everything else derives; new signals are planned for storing."""
+    config = work.config
+    decoders = work.versions.canonical_version
+    listed = work.landing.read("quarantine").where(f.col("canonical_version") == decoders).select("image_id", "detail")
+    crawled = crawl_and_gate(
+        requests,
+        policy=work.policy,
+        gate=config.policy,
+        people=work.overrides.of_contents,
+        crawl=config.crawl,
+        images=config.images,
+        tasks=config.spark.crawl_tasks,
+        deadline_at=deadline_at,
+        quarantine=listed,
+    )
+    staged = work.stage(
+        "crawl",
+        crawled.withColumn("run_id", f.lit(work.run_id))
+        .withColumn("source_bytes", f.col("bytes"))
+        .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
+        .withColumn("canonical_version", f.lit(decoders))
+        # Of `fetches`; found out later, when what is staged here is embedded.
+        .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
+        {"images": "has_pixels"},
+        not_modified=f.col("not_modified"),
+        lost_decoders=lost_decoders(),
+    )
+    work.counts["urls"] = work.rows("crawl").rows
+    work.counts["not_modified"] = work.rows("crawl").counted["not_modified"]
+    work.counts["lost_decoders"] = work.rows("crawl").counted["lost_decoders"]
+    if work.counts["lost_decoders"]:
+        work.progress.say(f"{work.counts['lost_decoders']} pictures crashed or hung their decoder: see quarantine")
+        _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
+    version = gate_version(config.policy)
+    scored = staged.where("scores is not null").dropDuplicates(["image_id"])
+    known = work.landing.read("content_signals").where(f.col("detector_version") == version)
+    signals = (
+        scored.join(known.select("image_id"), "image_id", "left_anti")
+        .withColumn("detector_version", f.lit(version))
+        .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
+    )
+    work.stage("content_signals", signals, {"content_signals": "true"})
+    work.plan_rows("content_signals", "content_signals")
+    return staged
+
+
+def _remember(work: Work, lost: DataFrame) -> None:
+    """Plan that contents which decoders crashed or hung over are put into quarantine."""
+    rows = lost.withColumn("detail", f.col("failure_detail")).select(*TABLES["quarantine"].column_names)
+    work.stage("quarantine", rows.dropDuplicates(["image_id"]))
+    work.plan_rows("quarantine", "quarantine")
+
+
+def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
+    """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
+    the policy needs are left out."""
+    stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
+    wanted = stored.join(image_ids.distinct(), "image_id", "left_semi")
+    return outcomes.judge_stored(wanted, work.policy, work.overrides)
+
+
+def recorded_answers(
+    work: Work, requests: DataFrame, fetches: DataFrame, crawled: DataFrame | None = None
+) -> DataFrame:
+    """What asking for each of `requests` (`ingest_date, url_id`) came to, by the run's policy -> `outcomes.ANSWERS`,
+    staged.
+
+    The one way from evidence to answers, whether rows of `fetches` were made by this run or long ago under another
+    policy: a redirect is held against the policy as it is now, a content is judged by its stored signals, unless
+    `crawled` (the staged dataset) has its verdict. What the evidence does not suffice for is deferred. That a content
+    got no vector counts where it was the run's model that gave none.
+    """
+    recorded = requests.select("ingest_date", "url_id").join(fetches, ["ingest_date", "url_id"], "left")
+    seen = recorded.where("image_id is not null and failure_code is null").select("image_id")
+    if crawled is None:
+        judged = verdicts(work, seen)
+    else:
+        fresh = crawled.where("decision is not null").dropDuplicates(["image_id"])
+        fresh = fresh.select("image_id", "decision", "content_reasons", "content_halves")
+        judged = fresh.unionByName(verdicts(work, seen.join(fresh, "image_id", "left_anti")))
+    joined = recorded.join(judged, "image_id", "left").withColumn("refused", _refused(work.policy)(f.col("hops")))
+    unknown = f.col("deferred").isNull()
+    lifted = f.col("blocked_reason").isNotNull() & f.col("refused").isNull()
+    judgeable = f.col("image_id").isNotNull() & f.col("failure_code").isNull() & f.col("refused").isNull()
+    unscored = judgeable & f.col("decision").isNull()
+    why = f.when(unknown | lifted, NOT_FETCHED).when(unscored, NOT_SCORED).otherwise(f.col("failure_detail"))
+    answers = (
+        joined.withColumn("failure_detail", why)
+        .withColumn("deferred", f.coalesce("deferred", f.lit(False)) | unknown | lifted | unscored)
+        .withColumn("blocked_reason", f.col("refused"))
+        .withColumn("embed_error", _embed_error(work))
+        .select(*outcomes.ANSWERS)
+    )
+    return work.stage("answers", answers)
+
+
+def _refused(policy: Policy) -> Callable[[Column], Column]:
+    """A column of URLs (an array, or null) -> the reason why the policy refuses one of them, or null."""
+    check = refused_url(policy)
+
+    @f.udf("string", useArrow=True)
+    def first_refused(urls: list[str] | None) -> str | None:
+        return next((reason for url in urls or () if (reason := check(url)) is not None), None)
+
+    return first_refused
+
+
+def _embed_error(work: Work) -> Column:
+    """Of rows of `fetches`: why the content has no vector of the run's model."""
+    return f.when(f.col("embed_model") == work.versions.model_version, f.col("embed_error"))
+
+
+def with_failures(answers: DataFrame, failed: DataFrame, tried: DataFrame | None = None) -> DataFrame:
+    """`outcomes.ANSWERS` with what the run found out about vectors: contents that failed (`image_id, error`); `tried`
+    (`image_id`): those of which no earlier failure counts any more."""
+    found = answers.join(failed.select("image_id", f.col("error").alias("_failed")), "image_id", "left")
+    recorded = f.col("embed_error")
+    if tried is not None:
+        again = tried.distinct().withColumn("_tried", f.lit(True))
+        found = found.join(again, "image_id", "left")
+        recorded = f.when(f.col("_tried").isNull(), recorded)
+    return found.withColumn("embed_error", f.coalesce("_failed", recorded)).select(*outcomes.ANSWERS)
+
+
+def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
+    """Plan that `fetches` (as they will be) remember of their contents what `answers` say about vectors: the sighting
+    forgets it as soon as another policy refuses the content."""
+    keys = ["ingest_date", "url_id"]
+    now = answers.select(*keys, f.col("embed_error").alias("_now"))
+    known = fetches.select(*keys, _embed_error(work).alias("_known"))
+    differing = work.stage("embed_news", known.join(now, keys).where(~f.col("_now").eqNullSafe(f.col("_known"))))
+    if work.rows("embed_news").rows == 0:
+        return
+    changed = (
+        fetches.join(differing.select(*keys, "_now"), keys)
+        .withColumn("embed_error", f.col("_now"))
+        .withColumn("embed_model", f.when(f.col("_now").isNotNull(), f.lit(work.versions.model_version)))
+        .withColumn(CHANGE, f.lit("update"))
+        .select(*TABLES["fetches"].column_names, CHANGE)
+    )
+    staged = work.stage("embed_failures", changed, {"fetches": "true"}, inserts=f.lit(False))
+    found = staged.select("ingest_date").distinct().orderBy("ingest_date").collect()
+    work.plan_changes("fetches", "embed_failures", tuple(row[0] for row in found))
+
+
+def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:
+    """Vectors of pictures that have none yet: the staged good ones, and the failures (`image_id, error`).
+
+    Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
+    """
+    pictured = crawled.where("has_pixels")
+    sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    found = {}
+    for name, (settings, version) in _models(work).items():
+        embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
+        missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
+        found[name] = embed(work, pictured, missing, settings, version, name)
+    work.counts["embedded"] = work.rows(_VECTORS).counted["embedded"]
+    return found[_VECTORS]
+
+
+def embed(
+    work: Work, pixels: DataFrame, only: DataFrame, settings: EmbeddingSettings, version: str, name: str
+) -> tuple[DataFrame, DataFrame]:
+    """`image_id, pixels` of the rows that `only` chooses (one column) -> staged under `name`: good vectors as rows of
+    `embeddings`, failures (`image_id, error`)."""
+    golden = golden_of_images(work.landing.storage, settings, version)
+    result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden, only)
+    vectors = work.stage(
+        name,
+        result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
+        {"embeddings": "error is null"},
+        embedded=f.col("error").isNull(),
+    )
+    good = vectors.where("error is null")
+    audit.check_vectors(good, dimension(settings))
+    return good, vectors.where("error is not null").select("image_id", "error")
+
+
+def staged_vectors(work: Work) -> list[DataFrame]:
+    """What the run has embedded, by model."""
+    return [work.staged(name).where("error is null") for name in _models(work)]
+
+
+_VECTORS = "vectors"
+"""What the vectors of the feed's model are staged under."""
+
+
+def _models(work: Work) -> dict[str, tuple[EmbeddingSettings, str]]:
+    """The visual models that the run keeps up to date, with their versions, by what their vectors are staged under."""
+    models = {_VECTORS: (work.config.embedding, work.versions.model_version)}
+    beside = work.config.embedding_beside
+    if beside is not None:
+        models[f"{_VECTORS}_beside"] = (beside, model_version(beside, work.versions.canonical_version))
+    return models
+
+
+def embedded_before(work: Work) -> DataFrame:
+    """Rows of `embeddings` under the run's model."""
+    return work.landing.read("embeddings").where(f.col("model_version") == work.versions.model_version)
+
+
+def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
+    """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
+    known = texts_before(work).select("text_id")
+    wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
+    unknown = wanted.join(known, "text_id", "left_anti")
+    result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
+    staged = work.stage(
+        "texts",
+        result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
+            "run_id", f.lit(work.run_id)
+        ),
+        {"text_embeddings": "error is null"},
+        embedded=f.col("error").isNull(),
+    )
+    found = work.rows("texts")
+    work.counts["texts_embedded"] = found.counted["embedded"]
+    work.counts["texts_failed"] = found.rows - found.counted["embedded"]
+    work.plan_rows("text_embeddings", "texts", where="error is null")
+    return staged.where("error is null")
+
+
+def make_golden(work: Work) -> None:
+    """Golden vectors of all the models of the run, where they are new: a model that is none, or that has no vector for
+    them, is found out before anything is fetched."""
+    text_golden(work)
+    for settings, version in _models(work).values():
+        golden_of_images(work.landing.storage, settings, version)
+
+
+def text_golden(work: Work) -> Golden:
+    """The golden vectors of the run's text model. Where they are new this loads the model on the driver, which must not
+    happen beside another thread that loads one: their libraries do not bear being imported twice at once."""
+    return golden_of_texts(work.landing.storage, work.config.text, work.versions.text_model_version)
+
+
+def texts_before(work: Work) -> DataFrame:
+    """Rows of `text_embeddings` under the run's text model."""
+    version = work.versions.text_model_version
+    return work.landing.read("text_embeddings").where(f.col("text_model_version") == version)
+
+
+def keep_accepted(
+    work: Work, accepted: DataFrame, affected: DataFrame, old: DataFrame, after: DataFrame, crawled: DataFrame | None
+) -> DataFrame:
+    """Pixels and vectors, of pictures and of texts, are kept only with an accepted sighting: plan what joins and what
+    leaves the tables, and count what leaves, which the disk is then owed.
+
+    `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be; `old`: the rows of
+    `sightings` that the run replaces; `after`: all of them as they will be. The result is `images` without pixels, as
+    it will be, for the affected ones.
+    """
+    columns = [name for name in TABLES["images"].column_names if name not in {"pixels", "run_id"}]
+    stored = work.landing.read("images").select(*columns).join(affected, "image_id", "left_semi")
+    vectors = work.landing.read("embeddings").select("image_id").join(affected, "image_id", "left_semi")
+    kept = stored.join(accepted, "image_id", "left_semi")
+    held = stored.select("image_id").unionByName(vectors).distinct()
+    texts = old.where("text_id is not null").select("text_id").distinct()
+    read = after.where("outcome = 'accepted'").select("text_id").join(texts, "text_id", "left_semi")
+    spoken = work.landing.read("text_embeddings").select("text_id")
+    texts = texts.join(spoken, "text_id", "left_semi").join(read, "text_id", "left_anti")
+    gone = held.join(accepted, "image_id", "left_anti").unionByName(texts, allowMissingColumns=True)
+    of_image, of_text = "image_id is not null", "text_id is not null"
+    work.stage("removed", gone, contents_removed=f.expr(of_image), texts_removed=f.expr(of_text))
+    work.counts |= {name: work.rows("removed").counted[name] for name in REMOVED}
+    for table in ("images", "embeddings"):
+        work.plan_removal(table, "removed", "contents_removed", of_image)
+    work.plan_removal("text_embeddings", "removed", "texts_removed", of_text)
+    if crawled is None:
+        return kept
+    fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")
+    sources = fresh.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
+    work.plan_rows("images", "crawl", only="new_images")
+    work.stage("kept_vectors", accepted.select("image_id"))
+    for name in _models(work):
+        work.plan_rows("embeddings", name, only="kept_vectors", where="error is null")
+    return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
+
+
+def validators(work: Work, date: dt.date, requests: DataFrame) -> DataFrame:
+    """Requests of a date -> the same with `validated_url, etag, last_modified, image_id`: what their URL showed on an
+    earlier published date, where that is live (what is not live has no pixels to fall back on), and what the URL at the
+    end of its redirects, `validated_url`, gave with it."""
+    states = work.landing.read("url_state").where(
+        (f.col("ingest_date") < f.lit(date)) & (f.col("outcome") == "accepted")
+    )
+    live = work.landing.read("clusters").select("image_id")
+    shown = states.join(requests.select("url_id"), "url_id", "left_semi").join(live, "image_id", "left_semi")
+    sent = work.landing.read("fetches").where("etag is not null or last_modified is not null")
+    gave = ("image_id", "etag", "last_modified", f.col("final_url").alias("validated_url"))
+    sent = sent.select("ingest_date", "url_id", *gave)
+    known = shown.select("ingest_date", "url_id", "image_id").join(sent, ["ingest_date", "url_id", "image_id"])
+    return requests.join(known.drop("ingest_date"), "url_id", "left")

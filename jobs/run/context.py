@@ -1,0 +1,117 @@
+"""One run under way: what every step of it needs, and how a step stages what it made.
+
+Every dataset that more than one step reads is staged once. What is to become of the live tables goes into the plan,
+which `jobs.warehouse.landing` applies once the run is prepared.
+"""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from jobs.config.profile import Config
+from jobs.config.progress import Progress
+from jobs.stages.clusters import Checkpoint
+from jobs.stages.review import Overrides
+from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, changes
+from jobs.warehouse.ledger import Versions
+from schemas.policy import Policy
+from schemas.tables import TABLES
+
+
+@dataclass
+class Work:
+    """The state of staging one run."""
+
+    spark: SparkSession
+    landing: Landing
+    config: Config
+    policy: Policy
+    versions: Versions
+    run_id: str
+    progress: Progress
+    dates: tuple[dt.date, ...] = ()
+    """Dates that the run works on; a revision knows them when it has staged what differs."""
+    plan: list[StagedTable] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def overrides(self) -> Overrides:
+        """What people decided, as published; a run that changes it says so by assigning."""
+        return Overrides(self.landing.read("overrides"))
+
+    def stage(self, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column) -> DataFrame:
+        """Write a dataset of the run; see `Landing.stage`."""
+        return self.landing.stage(self.run_id, name, frame, into, **counted)
+
+    def staged(self, name: str) -> DataFrame:
+        """A dataset of the run as read back."""
+        return self.landing.staged(self.run_id, name)
+
+    def rows(self, name: str) -> StagedRows:
+        """What is known of a dataset of the run without reading it."""
+        return self.landing.staged_rows(self.run_id, name)
+
+    def stage_changes(self, table: str, old: DataFrame, new: DataFrame) -> DataFrame:
+        """Stage what turns the rows `old` of a keyed table into `new`, and put it into the plan."""
+        return self.stage_changed(table, changes(old, new, TABLES[table]))
+
+    def stage_changed(self, table: str, changed: DataFrame, dates: Sequence[dt.date] = ()) -> DataFrame:
+        """Stage rows that say in `CHANGE` what becomes of their keys, and put them into the plan.
+
+        `dates`: of a dated table, those that the rows lie in.
+        """
+        written = {table: f"{CHANGE} != 'delete'"}
+        staged = self.stage(table, changed, written, inserts=f.col(CHANGE) == "insert")
+        self.counts[f"changed.{table}"] = self.rows(table).rows
+        self.plan_changes(table, table, dates)
+        return staged
+
+    def plan_changes(self, table: str, source: str, dates: Sequence[dt.date] = ()) -> None:
+        """Put into the plan what a dataset staged with its `inserts` counted says in `CHANGE`."""
+        found = self.rows(source)
+        inserts_only = found.counted["inserts"] == found.rows
+        names = tuple(date.isoformat() for date in dates)
+        self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts_only=inserts_only, changes=True))
+
+    def plan_rows(
+        self,
+        table: str,
+        source: str,
+        *,
+        only: str | None = None,
+        where: str | None = None,
+        dates: Sequence[dt.date] = (),
+    ) -> None:
+        """Plan that a staged dataset's rows are written; see `StagedTable` for the rest."""
+        count = min(self.rows(name).rows for name in (source, only) if name)
+        self.plan.append(StagedTable(table, source, count, only, where, tuple(date.isoformat() for date in dates)))
+
+    def plan_removal(self, table: str, keys: str, counted: str, where: str) -> None:
+        """Plan that the rows with the keys in a staged dataset leave a content table: those of its columns that the
+        table has, in its rows that meet `where`, which were counted when it was staged."""
+        count = self.rows(keys).counted[counted]
+        self.plan.append(StagedTable(table, keys, count, where=where, removes=True))
+
+    def after(self, table: str, changed: DataFrame) -> DataFrame:
+        """A keyed table as it will be once the staged changes are applied."""
+        keys = list(TABLES[table].keys)
+        names = TABLES[table].column_names
+        kept = self.landing.read(table).join(changed.select(*keys), keys, "left_anti")
+        return kept.select(*names).unionByName(changed.where(f"{CHANGE} != 'delete'").select(*names))
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Stages each intermediate result of an iteration under a name of its own."""
+        rounds = iter(range(1_000_000))
+        return lambda frame: self.stage(f"{name}_{next(rounds)}", frame)
+
+    def write_plan(self) -> None:
+        """Everything is staged and audited: say what is to be done with it. Raises RunError where a table would refuse
+        it."""
+        self.landing.check_plan(self.run_id, self.plan)
+        self.landing.write_plan(self.run_id, self.plan)
+        self.metrics |= {f"seconds.{name}": seconds for name, seconds in self.progress.seconds.items()}

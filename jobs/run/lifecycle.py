@@ -1,0 +1,301 @@
+"""Carrying a run through the ledger: started, staged, audited, prepared, applied, published; or left alone.
+
+Shared by every job that changes a warehouse. All of it runs under the warehouse's lease, and finishes or discards first
+whatever an earlier run left.
+"""
+
+import datetime as dt
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from jobs.config.causes import cause_of
+from jobs.config.errors import RunError, UsageError
+from jobs.config.profile import Config
+from jobs.config.progress import Progress
+from jobs.manifests.files import ManifestFiles
+from jobs.run.context import Work
+from jobs.run.ingest import DateRun, inputs_digest, manifest_rows
+from jobs.run.redecision import Revision
+from jobs.stages import queue
+from jobs.warehouse.fencing import check_fenced, lease_files
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.lease import Lease
+from jobs.warehouse.ledger import Event, Ledger, Versions
+from schemas.policy import Policy
+from udfs.credentials import redact_text
+
+SWITCHED = {
+    "model_version": "embedding model",
+    "text_model_version": "text model",
+    "alignment_version": "alignment of pictures and texts",
+}
+"""Versions that a feed may be switched to (jobs.reembed), in words."""
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """A warehouse that this process holds: nobody else writes to it."""
+
+    spark: SparkSession
+    config: Config
+    policy: Policy
+    versions: Versions
+    job: str
+    landing: Landing
+    ledger: Ledger
+    progress: Progress
+
+    def work(self) -> Work:
+        """A new run."""
+        run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        progress = Progress(self.progress.prefix, run_id)
+        return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
+
+    def publish(
+        self,
+        work: Work,
+        stage: Callable[[], str | None],
+        *,
+        keep: Callable[[], bool] = lambda: True,
+        versions: Versions | None = None,
+    ) -> Event | None:
+        """Stage a run by `stage` (its result is the digest of the run's inputs, if it has some) and publish it.
+
+        None where `keep` says afterwards that there is nothing to publish; the run then leaves no trace but its events.
+        `versions` are what the warehouse is under afterwards, where that is not what the run works with.
+        """
+        begun = time.monotonic()
+        digest = self.config.contents_digest()
+        started = self.ledger.append(
+            Event(work.run_id, self.job, "started", work.dates, self.ledger.lease_generation, config_digest=digest)
+        )
+        try:
+            inputs = stage()
+        except Exception as error:
+            why = redact_text(cause_of(error))[:500]
+            self.ledger.append(replace(started, event="discarded", detail=why))
+            self.landing.discard(work.run_id)
+            raise
+        if not keep():
+            self.ledger.append(replace(started, event="discarded", detail="nothing changes"))
+            self.landing.discard(work.run_id)
+            return None
+        work.metrics["seconds.staging"] = time.monotonic() - begun
+        prepared = self.ledger.append(
+            replace(
+                started,
+                event="prepared",
+                ingest_dates=work.dates,
+                counts=work.counts,
+                metrics=work.metrics,
+                inputs_digest=inputs,
+                **asdict(versions or self.versions),
+            )
+        )
+        with self.progress.stage("apply and publish"):
+            published = self.ledger.publish(prepared, keep_staging=self.config.run.keep_staging)
+        self.purge()
+        return published
+
+    def purge(self) -> None:
+        """Delete from disk what published runs have taken out of the tables; nothing where nothing is owed.
+
+        What is owed was in the ledger before those runs were published, and is until this is done. It beats every
+        reader's pin: who reads an older version of these tables is told that it is gone. Raises RunError where it
+        fails; whoever holds the warehouse next tries again.
+        """
+        owing = self.ledger.owing()
+        if not owing:
+            return
+        with self.progress.stage("purge"):
+            try:
+                self._discard(event.run_id for event in self.ledger.events if event.event == "published")
+                self.landing.purge()
+            except RunError:
+                raise
+            except Exception as error:
+                named = ", ".join(event.run_id for event in owing)
+                raise RunError(
+                    f"what the published runs {named} took out could not be deleted from disk ({cause_of(error)}); it "
+                    "stays owed, and the next job tries again"
+                ) from error
+            for event in owing:
+                self.ledger.append(replace(event, event="purged", table_versions=None))
+
+    def sweep_staging(self) -> None:
+        """Delete the staging folders that no unfinished run owns: they hold pixels that nobody answers for.
+
+        Also of runs that never came into the ledger. Published runs' are kept where the profile says so.
+        """
+        kept = {event.run_id for event in self.ledger.unfinished()}
+        if self.config.run.keep_staging:
+            kept |= {event.run_id for event in self.ledger.events if event.event == "published"}
+        self._discard(run_id for run_id in self.landing.staged_runs() if run_id not in kept)
+
+    def _discard(self, run_ids: Iterable[str]) -> None:
+        there = set(self.landing.staged_runs())
+        for run_id in there.intersection(run_ids):
+            self.landing.discard(run_id)
+
+
+@contextmanager
+def held(
+    spark: SparkSession,
+    config: Config,
+    policy: Policy,
+    versions: Versions,
+    *,
+    job: str,
+    what: str,
+    may_differ: tuple[str, ...] = (),
+) -> Iterator[Warehouse]:
+    """Hold the warehouse for a job, its tables made and its unfinished runs settled.
+
+    `may_differ` names versions in which the job may differ from the last published run. Raises UsageError where another
+    one does, or where its storage keeps nobody apart; RunError when somebody else holds the warehouse, and
+    LeaseLostError where somebody else has taken it over meanwhile.
+    """
+    progress = Progress(what)
+    landing = Landing(spark, config.warehouse)
+    run, context = config.run, spark.sparkContext
+    check_fenced(landing.storage.root, lambda key: context.getConf().get(key), single_driver=run.single_driver)
+    known = Ledger(landing, 0).load()
+    check_versions(known.last_published(), versions, may_differ)
+    with Lease(
+        lease_files(spark, landing.storage, single_driver=run.single_driver),
+        f"{job} {what}",
+        run.lease_ttl_s,
+        run.lease_wait_s,
+        above=known.recorded_generation,
+        on_lost=context.cancelAllJobs,
+    ) as lease:
+        landing.check_held = lease.check
+        landing.ensure_tables()
+        ledger = Ledger(landing, lease.generation).take()
+        warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
+        for event in ledger.recover():
+            progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")
+        warehouse.sweep_staging()
+        warehouse.purge()
+        check_versions(ledger.last_published(), versions, may_differ)  # which a run rolled forward may have changed
+        yield warehouse
+
+
+def check_versions(published: Event | None, versions: Versions, may_differ: tuple[str, ...] = ()) -> None:
+    """Two versions of one thing never mix: UsageError names what differs from the last published run's."""
+    if published is None:
+        return
+    differing = {
+        field.name: f"{field.name} {getattr(published, field.name)} -> {getattr(versions, field.name)}"
+        for field in fields(versions)
+        if getattr(published, field.name) != getattr(versions, field.name) and field.name not in may_differ
+    }
+    if list(differing) == ["policy_version"]:
+        raise UsageError(
+            f"the warehouse is under another policy ({differing['policy_version']}): "
+            "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
+        )
+    if differing and differing.keys() <= SWITCHED.keys():
+        what = " and ".join(SWITCHED[name] for name in differing)
+        raise UsageError(
+            f"the feed is under another {what} ({'; '.join(differing.values())}): run python -m jobs.reembed first, or "
+            "name what it is under"
+        )
+    if differing:
+        raise UsageError(
+            "the warehouse was published under other settings than these "
+            f"({'; '.join(differing.values())}): go back to those, or use another warehouse"
+        )
+
+
+def run_date(
+    warehouse: Warehouse, date: dt.date, manifest: ManifestFiles, *, force: bool, deadline_at: float | None
+) -> Event | None:
+    """Bring the date to `published`; the published event, or None where the date was published before and is left."""
+    earlier = warehouse.ledger.published_for(date)
+    work = warehouse.work()
+    work.dates = (date,)
+    if earlier is not None and not force:
+        _report_skipped(work, date, earlier, manifest)
+        return None
+    run = DateRun(work, date, earlier is not None)
+    return warehouse.publish(work, lambda: run.stage_all(manifest, deadline_at))
+
+
+def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:
+    """Ask again for what `refetch_queue` holds, each under its own date; None where there was nothing, or nothing
+    new."""
+    landing = warehouse.landing
+    owed = landing.read("refetch_queue").select("ingest_date", "url_id")
+    sightings = landing.read("sightings").join(owed, ["ingest_date", "url_id"], "left_semi")
+    return _refetch(warehouse, sightings, deadline_at, "queued")
+
+
+def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_at: float | None) -> Event | None:
+    """Ask again for what failed for now or was deferred on the dates from `first` to `last`, and only for that.
+
+    Raises RunError where one of them was never published: it has nothing that could be tried again.
+    """
+    for number in range((last - first).days + 1):
+        date = first + dt.timedelta(days=number)
+        if warehouse.ledger.published_for(date) is None:
+            raise RunError(f"--retry-failed: {date} was never published; run it first")
+    landing = warehouse.landing
+    of_dates = landing.read("sightings").where(f.col("ingest_date").between(f.lit(first), f.lit(last)))
+    return _refetch(warehouse, queue.transient(of_dates, landing.read("url_state")), deadline_at, "failed or deferred")
+
+
+def _refetch(warehouse: Warehouse, selected: DataFrame, deadline_at: float | None, which: str) -> Event | None:
+    work = warehouse.work()
+    staged = work.stage("selected", selected)
+    count = work.rows("selected").rows
+    if count == 0:
+        warehouse.progress.say(f"no {which} rows to ask for again")
+        warehouse.landing.discard(work.run_id)
+        return None
+    warehouse.progress.say(f"asking again for {count} {which} rows")
+    revision = Revision(work)
+    return warehouse.publish(work, lambda: revision.refetch(staged, deadline_at), keep=lambda: changes_something(work))
+
+
+def changes_something(work: Work) -> bool:
+    """Whether a revision changes anything beyond its own evidence."""
+    return any(line.rows > 0 for line in work.plan if line.table not in {"fetches", "decisions"})
+
+
+def _report_skipped(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> None:
+    """Say that the date was left as published, and whether it would come out differently now."""
+    work.progress.say(f"already published by run {earlier.run_id}: nothing to do (--force does it again)")
+    changed = changed_since(work, date, earlier, manifest)
+    work.landing.discard(work.run_id)
+    for what in changed:
+        work.progress.say(f"stale: {what} has changed since; --force would take the new one")
+
+
+def changed_since(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
+    """What a published date would come out differently for now: `its manifest`, `the configuration`, or neither."""
+    is_other = {
+        "its manifest": inputs_digest(manifest_rows(work, date, manifest)) != earlier.inputs_digest,
+        "the configuration": work.config.contents_digest() != earlier.config_digest,
+    }
+    return [what for what, differs in is_other.items() if differs]
+
+
+def summary(event: Event) -> str:
+    """The funnel of a published run in one line."""
+    counts = event.counts or {}
+    outcomes = ", ".join(
+        f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
+    )
+    overtaken = f", {counts['overtaken']} left without an answer" if counts.get("overtaken") else ""
+    if not outcomes:
+        return (
+            f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise{overtaken}"
+        )
+    return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes}){overtaken}"

@@ -1,0 +1,212 @@
+"""Stored sightings decided again: under another policy, with what people said, or with what a refetch brought.
+
+A sighting's outcome is a function of its recorded row, of what asking for its URL on that date came to (`fetches`), of
+the signals of the content, of the policy and of people's verdicts. All of these are stored, so that any of them may
+change later: whatever differs afterwards is written, and what follows from it derived, in one published run.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.run import contents
+from jobs.run.context import Work
+from jobs.run.derived import Facts, derive
+from jobs.stages import audit, outcomes
+from jobs.stages.pregate import fetch_requests, judge_sightings
+from jobs.warehouse.landing import CHANGE
+from schemas.outcomes import TRANSIENT, FailureCode
+from schemas.tables import TABLES
+from udfs.gate.content import gate_version
+
+NOT_STORED = "url: its credentials are not stored; --force asks for it by its manifest"
+"""Of a row that is owed a fetch whose URL had credentials in its path or query."""
+
+_KEYS = list(TABLES["sightings"].keys)
+_TELLING = ["outcome", "failure_code", "failure_detail", "reasons", "image_id", "state_effect", "text_id", "language"]
+"""What of a sighting a decision may change."""
+
+
+@dataclass
+class Revision:
+    """The staging of one revision."""
+
+    work: Work
+
+    def decide_again(
+        self, concerned: DataFrame, *, embed_errors: DataFrame | None = None, images: DataFrame | None = None
+    ) -> None:
+        """Decide rows of `sightings` again from what is stored and stage what differs.
+
+        `embed_errors` (`image_id, error`): contents that have no vector, beside those that are known to have none;
+        `images` (`image_id`): those of which everything that follows is worked out again.
+        """
+        work = self.work
+        with work.progress.stage("decide again"):
+            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
+            answers = contents.recorded_answers(work, fetch_requests(rows), work.landing.read("fetches"))
+            if embed_errors is not None:
+                answers = contents.with_failures(answers, embed_errors)
+                contents.record_failures(work, work.landing.read("fetches"), answers)
+            changed = self._stage_sightings(rows, answers)
+            texts = contents.embed_texts_of(work, _accepted(rows, changed))
+        nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
+        self._derive(changed, nothing, texts, None, images)
+
+    def refetch(self, selected: DataFrame, deadline_at: float | None) -> None:
+        """Ask again for the URLs of `selected` rows of `sightings`, each under its date.
+
+        A content whose pixels or signals are owed must come back as it was: other bytes are `hash_mismatch`. One fetch
+        a URL answers for all its dates. A URL that is not stored as it was fetched, for it had credentials, is not
+        asked for: its rows fail for good.
+        """
+        work = self.work
+        with work.progress.stage("golden vectors"):
+            contents.make_golden(work)
+        with work.progress.stage("refetch and gate"):
+            rows = judge_sightings(selected, work.policy, work.overrides)
+            owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
+            expected = selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
+            requests = work.stage("requests", fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
+            asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
+            crawled = contents.crawl(work, asked, deadline_at)
+            fetches = self._stage_fetches(requests, crawled)
+        with work.progress.stage("embed"):
+            vectors, embed_errors = contents.embed_pictures(work, crawled)
+        with work.progress.stage("outcomes"):
+            concerned = work.stage("concerned", self._concerned(fetches))
+            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
+            after = work.after("fetches", fetches)
+            answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
+            answers = contents.with_failures(answers, embed_errors, crawled.where("has_pixels").select("image_id"))
+            contents.record_failures(work, after, answers)
+            changed = self._stage_sightings(rows, answers)
+            texts = contents.embed_texts_of(work, _accepted(rows, changed))
+        with work.progress.stage("audit of what was fetched"):
+            audit.check_gate_first(crawled, contents.staged_vectors(work))
+        self._derive(changed, vectors.select("image_id", "vector"), texts, crawled)
+
+    # Facts ------------------------------------------------------------------------------------------------------
+
+    def _stage_fetches(self, requests: DataFrame, crawled: DataFrame) -> DataFrame:
+        """The evidence of the refetch, in place of what was recorded for the date and URL."""
+        work = self.work
+        columns = list(TABLES["fetches"].column_names)
+        evidence = [name for name in columns if name not in {"ingest_date", "failure_code", "failure_detail"}]
+        answered = requests.select("ingest_date", "url_id", "expected").join(
+            crawled.select(*evidence, "failure_code", "failure_detail"), "url_id"
+        )
+        not_asked = requests.where("url is null").select(
+            "ingest_date",
+            "url_id",
+            "expected",
+            f.col("normalised_url").alias("url"),
+            f.lit(False).alias("deferred"),
+            f.lit(False).alias("not_modified"),
+            f.lit(FailureCode.BAD_ROW.value).alias("failure_code"),
+            f.lit(NOT_STORED).alias("failure_detail"),
+            f.lit(work.run_id).alias("run_id"),
+        )
+        answered = answered.unionByName(not_asked, allowMissingColumns=True)
+        came = f.col("failure_code").isNull() & f.col("image_id").isNotNull()
+        other = came & f.col("expected").isNotNull() & (f.col("expected") != f.col("image_id"))
+        no_answer = f.col("deferred") | f.coalesce(
+            f.col("failure_code").isin(*[c.value for c in TRANSIENT]), f.lit(False)
+        )
+        # What is owed and could not be had this time stays recorded, and owed.
+        kept = answered.where(~(f.col("expected").isNotNull() & no_answer))
+        new = kept.select(
+            "ingest_date",
+            *evidence,
+            f.when(other, FailureCode.HASH_MISMATCH.value).otherwise(f.col("failure_code")).alias("failure_code"),
+            f.when(other, f.concat(f.lit("refetched; expected "), "expected"))
+            .otherwise(f.col("failure_detail"))
+            .alias("failure_detail"),
+        ).select(*columns)
+        keys = ["ingest_date", "url_id"]
+        known = work.landing.read("fetches").join(requests.select(*keys), keys, "left_semi").select(*keys)
+        change = f.when(f.col("_known"), "update").otherwise("insert").alias(CHANGE)
+        marked = new.join(known.withColumn("_known", f.lit(True)), keys, "left").select(*columns, change)
+        return work.stage_changed("fetches", marked, _dates(requests))
+
+    def _concerned(self, fetches: DataFrame) -> DataFrame:
+        """Sightings of the refetched URLs and dates, and those that waited for the signals of a content now scored."""
+        before = self.work.landing.read("sightings")
+        scored = self.work.staged("content_signals").select("image_id")
+        asked = before.join(fetches.select("ingest_date", "url_id"), ["ingest_date", "url_id"], "left_semi")
+        waiting = before.where("outcome = 'deferred'").join(scored, "image_id", "left_semi")
+        return asked.unionByName(waiting).dropDuplicates(_KEYS)
+
+    def _stage_sightings(self, rows: DataFrame, answers: DataFrame) -> "Changed":
+        """Decide; stage and plan what differs from the sightings as published."""
+        work = self.work
+        version = work.versions.policy_version
+        decided = outcomes.decide_outcomes(
+            rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id
+        )
+        before = work.landing.read("sightings")
+        old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))
+        differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(f.struct(*_TELLING)))
+        columns = TABLES["sightings"].column_names
+        compared = work.stage("compared", differing.select(*columns, f.col("_old.outcome").alias("old_outcome")))
+        audit.check_distinct(compared)
+        dates = _dates(compared)
+        new = compared.select(*columns, f.lit("update").alias(CHANGE))
+        staged = work.stage_changed("sightings", new, dates).drop(CHANGE)
+        self._log(staged, answers)
+        return Changed(staged, before.join(staged.select(*_KEYS), _KEYS, "left_semi"), dates)
+
+    def _log(self, changed: DataFrame, answers: DataFrame) -> None:
+        """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
+        work = self.work
+        judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
+        version = gate_version(work.config.policy)
+        stored = work.landing.read("content_signals").where(f.col("detector_version") == version)
+        scores = stored.select("image_id", "scores").join(changed.select("image_id"), "image_id", "left_semi")
+        contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
+        log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
+        work.stage("decisions", log, {"decisions": "true"})
+        work.plan_rows("decisions", "decisions")
+
+    def _derive(
+        self,
+        changed: "Changed",
+        vectors: DataFrame,
+        texts: DataFrame,
+        crawled: DataFrame | None,
+        images: DataFrame | None = None,
+    ) -> None:
+        work = self.work
+        after = work.after("sightings", work.staged("sightings"))
+        derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled, images))
+        work.dates = changed.dates
+        work.write_plan()
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Sightings that a revision decides otherwise: as they will be (staged), as they were, and their dates."""
+
+    new: DataFrame
+    old: DataFrame
+    dates: tuple[dt.date, ...]
+
+
+def flips(work: Work) -> list[tuple[str, str, str, int]]:
+    """What a staged revision changes: `(outcome before, outcome after, reasons, sightings)`, most first."""
+    changed = work.staged("compared")
+    why = f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))
+    found = changed.groupBy("old_outcome", "outcome", why.alias("why")).count().orderBy(f.desc("count"), "why")
+    return [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
+
+
+def _accepted(rows: DataFrame, changed: Changed) -> DataFrame:
+    """The judged rows of sightings that are accepted now."""
+    return rows.join(changed.new.where("outcome = 'accepted'").select(*_KEYS), _KEYS, "left_semi")
+
+
+def _dates(rows: DataFrame) -> tuple[dt.date, ...]:
+    """The dates that staged rows lie in; there are as many as nights."""
+    return tuple(row[0] for row in rows.select("ingest_date").distinct().orderBy("ingest_date").collect())

@@ -1,0 +1,509 @@
+"""The one place that writes Delta: tables, run-scoped staging, idempotent application of a staged run.
+
+A run first writes everything under `{warehouse}/_staging/{run_id}` (Parquet, nobody reads it but the run), then a plan
+that names what goes into which table, then the ledger says `prepared`. From there on the run can only go forward:
+`apply` is a pure function of the staging folder, and each of its writes may be repeated without effect:
+
+* dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
+* content tables and logs: appended; what is no longer wanted is deleted by key;
+* derived tables and requests: where all staged rows are new keys, an append as for content; else a MERGE by key.
+
+Each of these writes goes under an application id of its own (run, table and dataset), which Delta takes once: a
+repeated one is skipped, and so is that of a driver that was stopped in the middle of a run, and woken when another had
+finished the run and published more. No id is shared between runs, for Delta would skip a backfill of an older date.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import pyarrow as pa
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentTransactionException,
+    ConcurrentWriteException,
+    MetadataChangedException,
+    ProtocolChangedException,
+)
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import functions as f
+from pyspark.sql import types as t
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from jobs.config.errors import RunError
+from jobs.warehouse.storage import Storage, read_parquet
+from schemas.spark import struct_type
+from schemas.tables import PUBLISHED, PURGED, TABLES, Table
+
+Written = TypeVar("Written")
+
+CHANGE = "_change"
+"""Column of a staged derived table: `insert`, `update` or `delete`."""
+
+_CONFLICTS = (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentTransactionException,
+    ConcurrentWriteException,
+    MetadataChangedException,
+    ProtocolChangedException,
+)
+"""What Delta raises where another writer's commit came in between: only one that has lost its lease can be that."""
+_TRIES = 3
+
+TABLE_PROPERTIES: dict[str, str] = {
+    # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
+    "delta.enableDeletionVectors": "false",
+    "delta.checkpointInterval": "20",
+}
+
+
+def _properties(table: Table) -> dict[str, str]:
+    """Delta properties of the table, constraints aside."""
+    properties = TABLE_PROPERTIES | {"delta.dataSkippingStatsColumns": ",".join(table.measured)}
+    return properties | {"delta.enableChangeDataFeed": str(table.change_data_feed).lower()}
+
+
+def _layout_of(names: Iterable[str]) -> str:
+    """A digest of what Delta is told of the tables besides their columns."""
+    told = {name: [_properties(TABLES[name]), TABLES[name].constraints] for name in names}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+_CHECK = "delta.constraints."
+
+_LAYOUT = "_layout"
+"""File that says up to which description of the tables they were brought."""
+
+
+@dataclass(frozen=True)
+class StagedTable:
+    """One line of a staged run's plan."""
+
+    table: str
+    source: str
+    """Dataset under the run's staging folder that holds the rows."""
+    rows: int
+    only: str | None = None
+    """Dataset whose (single) key column selects the rows of `source`; null takes all."""
+    where: str | None = None
+    """SQL condition on the rows of `source`; null takes all."""
+    dates: tuple[str, ...] = ()
+    """Dates of a dated table that the rows replace or, where they say what has changed, that they lie in."""
+    inserts_only: bool = False
+    """Whether every row of a derived table has a key that is not there yet: then an append does, and costs less."""
+    removes: bool = False
+    """Whether the rows are keys whose rows leave the table."""
+    changes: bool = False
+    """Whether the rows say in `CHANGE` what becomes of their keys."""
+
+
+class Landing:
+    """Tables and staging of one warehouse."""
+
+    def __init__(self, spark: SparkSession, root: str, *, parallel_writes: int = 4) -> None:
+        self.spark = spark
+        self.storage = Storage(spark, root)
+        self.parallel_writes = parallel_writes
+        self.check_held: Callable[[], None] = lambda: None
+        """Asked before everything that writes; raises where another driver holds the warehouse."""
+        self._staged_rows: dict[tuple[str, str], StagedRows] = {}
+        self._read: dict[tuple[str, int], DataFrame] = {}
+
+    # Tables -----------------------------------------------------------------------------------------------------
+
+    def path(self, table: str) -> str:
+        """Where the table lies."""
+        return self.storage.path(table)
+
+    def ensure_tables(self, names: Iterable[str] = TABLES) -> None:
+        """Create the tables that do not exist yet, with comments, constraints and properties; bring constraints and
+        properties of the others up to date where they were made by another version of this program."""
+        given = list(names)
+        missing = [name for name in given if self.version(name) < 0]
+        layout = _layout_of(given)
+        # Asking the tables themselves would take longer than a small night.
+        known = self.storage.read_text(_LAYOUT) if self.storage.exists(_LAYOUT) else ""
+        older = [name for name in given if name not in missing] if layout != known else []
+        self._in_parallel(lambda name: self._create(TABLES[name]), missing)
+        self._in_parallel(lambda name: self._bring_up_to_date(TABLES[name]), older)
+        if layout != known:
+            self.storage.write_text(layout, _LAYOUT)
+
+    def _create(self, table: Table) -> None:
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table.name)).comment(table.row)
+        builder = builder.addColumns(struct_type(table)).partitionedBy(*table.partition_by)
+        self.check_held()
+        # A log without a commit is no table, but Delta takes it for one that is there and leaves it as it is.
+        self.storage.delete(table.name, "_delta_log")
+        for name, value in _properties(table).items():
+            builder = builder.property(name, value)
+        for name, expression in table.constraints.items():
+            builder = builder.property(f"{_CHECK}{name}", expression)
+        builder.execute()
+
+    def _bring_up_to_date(self, table: Table) -> None:
+        """Properties and constraints of a table as they are now; may be killed anywhere and called again."""
+        self.check_held()
+        detail = DeltaTable.forPath(self.spark, self.path(table.name)).detail().select("properties").first()
+        found: dict[str, str] = detail["properties"] if detail else {}
+        named = f"alter table delta.`{self.path(table.name).replace('`', '``')}`"
+        wanted = {name: value for name, value in _properties(table).items() if found.get(name) != value}
+        if wanted:
+            listed = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
+            self.spark.sql(f"{named} set tblproperties ({listed})")
+        had = {name.removeprefix(_CHECK): text for name, text in found.items() if name.startswith(_CHECK)}
+        # Delta spaces the words of a condition anew when it is added to a table that is there.
+        same = {name for name in had if "".join(had[name].split()) == "".join(table.constraints.get(name, "").split())}
+        for name in had.keys() - same:
+            self.spark.sql(f"{named} drop constraint {name}")
+        for name in table.constraints.keys() - same:
+            self.spark.sql(f"{named} add constraint {name} check ({table.constraints[name]})")
+
+    def read(self, table: str, version: int | None = None) -> DataFrame:
+        """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any.
+
+        The version's list of live files is asked for once: a night looks at its history in dozens of queries, and
+        Delta would work the list out for each of them anew.
+        """
+        pinned = self.version(table) if version is None else version
+        schema = struct_type(TABLES[table])
+        if pinned <= 0:
+            return self._no_rows(schema)
+        if (table, pinned) not in self._read:
+            delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
+            files = delta.inputFiles()
+            reader = self.spark.read.schema(schema).option("basePath", self.path(table))
+            self._read[table, pinned] = (
+                read_parquet(reader, files).select(*schema.fieldNames()) if files else self._no_rows(schema)
+            )
+        return self._read[table, pinned]
+
+    def files(self, table: str) -> DataFrame:
+        """`read` of the table's newest version with one more column, `file`: where the row lies."""
+        return self.read(table).withColumn("file", f.input_file_name())
+
+    def read_files(self, table: str, files: Sequence[str]) -> DataFrame:
+        """The rows that lie in those files, as `files` names them; no other file is opened. Not for tables with
+        partitions, whose columns are not in their files."""
+        schema = struct_type(TABLES[table])
+        paths = [unquote(name) for name in files]  # Spark names files as URLs, and takes them as paths
+        return read_parquet(self.spark.read.schema(schema), paths).select(*schema.fieldNames())
+
+    def version(self, table: str) -> int:
+        """The table's newest Delta version, read off its log (-1 where the table does not exist)."""
+        names = self.storage.names(table, "_delta_log")
+        told = [
+            name for name in names if name.endswith(".json") or ".checkpoint." in name
+        ]  # old commits are cleaned up
+        return max((int(name[:20]) for name in told if name[:20].isdigit()), default=-1)
+
+    def append(self, table: str, rows: Sequence[dict[str, Any]], *, version: int | None = None) -> bool:
+        """Append a few driver-side rows, or none, to a log table (the ledger's events); whether that was done.
+
+        With a `version` it is not where one as high was given before: it is then skipped.
+        """
+        schema = struct_type(TABLES[table])
+        application: dict[str, str | int] = {} if version is None else {"txnAppId": table, "txnVersion": version}
+        # Through Arrow, for a frame made of Python objects would start a Python worker to unpack a row.
+        values = pa.Table.from_pylist(list(rows), to_arrow_schema(schema))
+
+        def write() -> bool:
+            session = self.spark.newSession()  # it says what was committed in it
+            frame = session.createDataFrame(values, schema).coalesce(1)
+            frame.write.format("delta").mode("append").options(**application).save(self.path(table))
+            committed = session.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
+            return committed is not None and self._says(table, int(committed), application)
+
+        return self._commit(write)
+
+    def _says(self, table: str, version: int, application: Mapping[str, str | int]) -> bool:
+        """Whether that commit in the table's log is the application's, and nobody has put another in its place."""
+        lines = self.storage.read_text(table, "_delta_log", f"{version:020}.json").splitlines()
+        found = [action["txn"] for action in map(json.loads, lines) if "txn" in action]
+        wanted = (application.get("txnAppId"), application.get("txnVersion"))
+        return not application or wanted in [(one["appId"], one["version"]) for one in found]
+
+    def recorded_version(self, table: str) -> int:
+        """The highest version given to `append`, 0 where none was."""
+        if self.version(table) < 0:
+            return 0
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        found = log.unsafeVolatileSnapshot().transactions().get(table)
+        return int(found.get()) if found.isDefined() else 0
+
+    def _commit(self, write: Callable[[], Written]) -> Written:
+        """Write while the warehouse is held; again where a commit of who held it before came in between."""
+        for _ in range(_TRIES - 1):
+            self.check_held()
+            try:
+                return write()
+            except _CONFLICTS:
+                continue
+        self.check_held()
+        return write()
+
+    # Staging ----------------------------------------------------------------------------------------------------
+
+    def stage(
+        self, run_id: str, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column
+    ) -> DataFrame:
+        """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once.
+
+        How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`.
+        `into`: tables that rows of it go into, with the SQL condition on those rows: whether they break a rule of the
+        table is found out on the way (`check_plan`).
+        """
+        self.check_held()
+        path = self._staged_path(run_id, name)
+        seen = Observation()
+        counts = [f.count_if(condition).alias(label) for label, condition in counted.items()]
+        going = into or {}
+        counts += [f.count_if(f.expr(where) & _breaks(TABLES[t])).alias(_BROKEN + t) for t, where in going.items()]
+        frame.observe(seen, f.count(f.lit(1)).alias("rows"), *counts).write.mode("overwrite").parquet(path)
+        found = seen.get
+        broken = {table: found.pop(_BROKEN + table) for table in going}
+        self._staged_rows[run_id, name] = StagedRows(found.pop("rows"), found, frame.schema, broken)
+        return self.staged(run_id, name)
+
+    def staged_rows(self, run_id: str, name: str) -> "StagedRows":
+        """How many rows this process staged under that name."""
+        return self._staged_rows[run_id, name]
+
+    def staged(self, run_id: str, name: str, spark: SparkSession | None = None) -> DataFrame:
+        """A dataset of the run, in another session where one is given; a relation known to be empty where this process
+        staged no row under that name."""
+        path = self._staged_path(run_id, name)
+        known = self._staged_rows.get((run_id, name))
+        session = spark or self.spark
+        if known is None:
+            return read_parquet(session.read, [path])
+        if known.rows == 0:
+            return self._no_rows(known.schema, session)
+        return read_parquet(session.read.schema(known.schema), [path])
+
+    def _no_rows(self, schema: t.StructType, spark: SparkSession | None = None) -> DataFrame:
+        """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""
+        columns = [f.lit(None).cast(field.dataType).alias(field.name) for field in schema.fields]
+        return (spark or self.spark).range(1).select(*columns).where(f.lit(False))
+
+    def _staged_path(self, run_id: str, name: str) -> str:
+        return self.storage.path("_staging", run_id, name)
+
+    def write_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
+        """Write the run's plan; the run may be applied once the ledger says `prepared`."""
+        written = [(line.table, line.source) for line in plan]
+        if len(set(written)) < len(written):  # they are applied under these names, each once
+            raise ValueError(f"run {run_id}: a dataset is planned twice for one table: {sorted(written)}")
+        self.check_held()
+        text = json.dumps([asdict(line) for line in plan], indent=1)
+        self.storage.write_text(text, "_staging", run_id, "plan.json")
+
+    def has_plan(self, run_id: str) -> bool:
+        """Whether the run can be applied."""
+        return self.storage.exists("_staging", run_id, "plan.json")
+
+    def check_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
+        """Raise RunError, which names table, rule and count, where a table would refuse what the plan writes into it.
+
+        To be called before the run is prepared: from then on it could neither go forward nor back. Costs nothing where
+        the rows were staged with `into`, and none of them broke a rule.
+        """
+        for line in plan:
+            if line.removes or line.rows == 0:
+                continue
+            table, known = TABLES[line.table], self._staged_rows.get((run_id, line.source))
+            _check_types(table, known.schema if known else self.staged(run_id, line.source).schema)
+            if known is None or known.broken.get(line.table) != 0:
+                self._check_rows(run_id, table, line)
+
+    def _check_rows(self, run_id: str, table: Table, line: StagedTable) -> None:
+        rows = self._planned(run_id, line)
+        written = rows.where(f"{CHANGE} != 'delete'") if line.changes else rows
+        counts = [f.count_if(_breaks(table, rule)).alias(rule) for rule in table.rules]
+        found = written.agg(*counts).first()
+        broken = {rule: count for rule, count in found.asDict().items() if count} if found else {}
+        if broken:
+            told = "; ".join(f"{count} break {rule} ({table.rules[rule]})" for rule, count in broken.items())
+            raise RunError(f"table {table.name} would refuse rows of dataset {line.source!r}: {told}")
+
+    def discard(self, run_id: str) -> None:
+        """Delete the run's staging folder."""
+        self.check_held()
+        self.storage.delete("_staging", run_id)
+
+    def staged_runs(self) -> list[str]:
+        """Runs with a staging folder, also such as nobody has heard of."""
+        return self.storage.names("_staging")
+
+    # Application ------------------------------------------------------------------------------------------------
+
+    def apply(self, run_id: str) -> dict[str, int]:
+        """Bring the live tables up to date from the run's staging; returns every table's version.
+
+        May be killed anywhere and called again.
+        """
+        plan = json.loads(self.storage.read_text("_staging", run_id, "plan.json"))
+        lines = [StagedTable(**(line | {"dates": tuple(line["dates"])})) for line in plan]
+
+        def apply_to(table: str) -> None:  # one after the other: two writers of one table would be in conflict
+            session = self.spark.newSession()
+            for line in lines:
+                if line.table == table:
+                    # DELETE and MERGE are told the application id by their session only.
+                    session.conf.set("spark.databricks.delta.write.txnAppId", f"{run_id}/{table}/{line.source}")
+                    session.conf.set("spark.databricks.delta.write.txnVersion", "1")
+                    self._commit(partial(self._apply, session, run_id, line))
+
+        self._in_parallel(apply_to, list(dict.fromkeys(line.table for line in lines)))
+        return self.versions()
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every table that a published event names."""
+        return {name: self.version(name) for name in PUBLISHED}
+
+    def restore(self, published: Mapping[str, int]) -> list[str]:
+        """Bring the live tables back to the versions published, empty where none is named; those that were beyond."""
+        versions = {name: max(published.get(name, 0), 0) for name in PUBLISHED}
+        beyond = [name for name, version in versions.items() if self.version(name) > version]
+
+        def restore_one(name: str) -> None:
+            self._commit(lambda: DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(versions[name]))
+
+        self.storage.delete(_LAYOUT)  # a table may go back to how it was made before it was brought up to date
+        self._in_parallel(restore_one, beyond)
+        return beyond
+
+    def _apply(self, session: SparkSession, run_id: str, line: StagedTable) -> None:
+        """One line, in a session that has its application id."""
+        table = TABLES[line.table]
+        if line.rows == 0 and (table.kind != "dated" or line.changes):
+            return
+        rows = self._planned(run_id, line, session)
+        if line.removes:
+            self._remove(table, rows.select(*[name for name in rows.columns if name in table.column_names]))
+            return
+        if line.changes and not line.inserts_only:
+            self._merge(table, rows, line.dates)
+            return
+        rows = rows.select(*table.column_names)
+        writer = rows.write.format("delta")
+        if table.kind == "dated" and not line.changes:
+            dates = ", ".join(f"'{date}'" for date in line.dates)
+            writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({dates})").save(self.path(table.name))
+        else:
+            writer.mode("append").save(self.path(table.name))
+
+    def _planned(self, run_id: str, line: StagedTable, session: SparkSession | None = None) -> DataFrame:
+        """The rows that a line of the plan is about."""
+        rows = self.staged(run_id, line.source, session)
+        if line.only is not None:
+            chosen = self.staged(run_id, line.only, session)
+            rows = rows.join(chosen, chosen.columns, "left_semi")
+        return rows if line.where is None else rows.where(line.where)
+
+    def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
+        target = DeltaTable.forPath(rows.sparkSession, self.path(table.name))
+        on = " and ".join(f"live.{key} = staged.{key}" for key in table.keys)
+        if dates:  # said literally, for Delta to leave other partitions, and their writers, alone
+            named = ", ".join(f"date'{date}'" for date in dates)
+            on += f" and live.ingest_date in ({named})"
+        values: dict[str, Any] = {name: f"staged.{name}" for name in table.column_names}
+        differs = "live.row_digest != staged.row_digest" if "row_digest" in values else None
+        (
+            target.alias("live")
+            .merge(rows.alias("staged"), on)
+            .whenMatchedDelete(f"staged.{CHANGE} = 'delete'")
+            .whenMatchedUpdate(condition=differs, set=values)
+            .whenNotMatchedInsert(condition=f"staged.{CHANGE} != 'delete'", values=values)
+            .execute()
+        )
+
+    def _remove(self, table: Table, keys: DataFrame) -> None:
+        # By MERGE, for a DELETE that finds nothing commits nothing: its application id would then still be good later.
+        target = DeltaTable.forPath(keys.sparkSession, self.path(table.name))
+        on = " and ".join(f"live.{key} = gone.{key}" for key in keys.columns)
+        target.alias("live").merge(keys.alias("gone"), on).whenMatchedDelete().execute()
+
+    def purge(self) -> None:
+        """Delete from disk all that no live row of the tables of contents, and of those that follow from them, needs:
+        old files, change data, what killed writers left.
+
+        No table changes by it, and its published versions with the newest rows stay readable; older ones do not. May be
+        killed anywhere and called again. For the holder of the lease, when it has nothing unfinished: a file that is
+        being written looks like one that nobody needs.
+        """
+        self.check_held()
+        self._in_parallel(self._vacuum, [name for name in PURGED if self.version(name) > 0])
+
+    def _vacuum(self, table: str) -> None:
+        self.check_held()
+        DeltaTable.forPath(self.spark, self.path(table)).vacuum(0)
+
+    def _in_parallel(self, action: Callable[[Any], None], items: Sequence[Any]) -> None:
+        with ThreadPoolExecutor(self.parallel_writes) as pool:
+            list(pool.map(action, items))
+
+
+@dataclass(frozen=True)
+class StagedRows:
+    """What is known of a staged dataset without reading it."""
+
+    rows: int
+    counted: dict[str, int]
+    """Rows that meet each condition that was counted."""
+    schema: t.StructType
+    broken: dict[str, int]
+    """By table that rows of it go into: how many break a rule of that table."""
+
+
+_BROKEN = "broken."
+
+
+def _breaks(table: Table, *rules: str) -> Column:
+    """Whether a row breaks one of these rules of the table, of all where none is named."""
+    conditions = " and ".join(f"({table.rules[rule]})" for rule in rules or table.rules)
+    return ~f.coalesce(f.expr(conditions), f.lit(False))
+
+
+def _check_types(table: Table, staged: t.StructType) -> None:
+    """Raise RunError where a column of the table is missing among the staged ones or has another type there."""
+    found = {field.name: field.dataType.simpleString() for field in staged.fields}
+    for column in table.columns:
+        if found.get(column.name) != column.type:
+            raise RunError(
+                f"table {table.name} would refuse what is staged: expected column {column.name} {column.type}, found "
+                f"{found.get(column.name, 'none of that name')}"
+            )
+
+
+def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
+    """Inserts, updates and deletes that turn the rows `old` into the rows `new` (both with the table's columns).
+
+    Rows that are equal in both (in their `row_digest`, where the table has one, else in all that is not volatile) are
+    left out, so that a MERGE touches only what really changed.
+    """
+    keys = list(table.keys)
+    names = list(table.column_names)
+    telling = [column.name for column in table.columns if column.name not in keys and not column.volatile]
+    compared = ["row_digest"] if "row_digest" in names else telling
+    contents = f.struct(*compared)
+    before = old.select(*keys, contents.alias("_old"))
+    written = (
+        new.select(*names)
+        .join(before, keys, "left")
+        .where(f.col("_old").isNull() | ~f.col("_old").eqNullSafe(contents))
+        .select(*names, f.when(f.col("_old").isNull(), "insert").otherwise("update").alias(CHANGE))
+    )
+    gone = old.select(*names).join(new.select(*keys), keys, "left_anti").withColumn(CHANGE, f.lit("delete"))
+    return written.unionByName(gone)

@@ -1,0 +1,178 @@
+"""A reference late-fusion re-ranker: signals of the feed, weighted and added, over what visual search found.
+
+A reference, to be replaced by whoever trains a ranker on clicks. The feed carries signals and no blended score; their
+weights are in a versioned file (`conf/rerank.yaml`). Cosines of different models are on different scales: each is
+first expressed in deviations above what unrelated pairs have (`Scale`, measured for each model).
+
+    weights = load_weights(Path("conf/rerank.yaml"))
+    check_models(weights, snapshot)
+    feed_ids, items = feed_signals(snapshot)
+    best = feed_ids[rerank(query, items, weights)]
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from lensfeed.feed import feed_vectors, text_vectors
+from lensfeed.snapshot import Snapshot
+from schemas.settings import Settings
+
+Floats = NDArray[np.float64]
+
+
+class RerankError(Exception):
+    """The weights' file holds something else, or weights for other models. Says what was expected and found."""
+
+
+class Scale(Settings):
+    """Cosines of unrelated pairs of one model."""
+
+    model_version: str
+    mean: float
+    deviation: float = Field(gt=0)
+
+
+class Weights(Settings):
+    """What each signal counts, and the scales of the cosines."""
+
+    SIGNALS: ClassVar[tuple[str, ...]] = ("visual", "text", "sharpness", "members", "domains")
+
+    depth: int = Field(ge=1)
+    """Results of visual search that are re-ranked; those beyond keep their order behind them."""
+    visual_scale: Scale
+    text_scale: Scale
+    visual: float
+    """Of the standardised cosine of the visual vectors."""
+    text: float
+    """Of the standardised cosine of the text vectors; where either side has no text, nothing is added: the mask."""
+    sharpness: float
+    """Of the image's sharpness, 0 to 1."""
+    members: float
+    """Of the natural logarithm of the cluster's size."""
+    domains: float
+    """Of the natural logarithm of the number of distinct domains that show it."""
+
+    @property
+    def version(self) -> str:
+        """SHA-256 hex of everything above."""
+        return self.digest()
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What is known of N items, or of one query (N = 1)."""
+
+    vectors: NDArray[np.float32]
+    """(N, D) visual unit vectors."""
+    texts: NDArray[np.float32]
+    """(N, T) text unit vectors; zeros where has_text is false."""
+    has_text: NDArray[np.bool_]
+    """(N,)."""
+    sharpness: Floats
+    """(N,), 0 to 100."""
+    members: NDArray[np.int64]
+    """(N,), at least 1."""
+    domains: NDArray[np.int64]
+    """(N,), at least 1."""
+
+    def take(self, rows: Any) -> "Signals":
+        """Some of the items, in that order."""
+        names = ("vectors", "texts", "has_text", "sharpness", "members", "domains")
+        return Signals(*(getattr(self, name)[rows] for name in names))
+
+
+def load_weights(path: Path) -> Weights:
+    """What `save_weights` wrote; RerankError where it is missing, is something else or was changed."""
+    try:
+        read = yaml.safe_load(path.read_text())
+        weights = Weights.model_validate(read["weights"])
+        expected = read["version"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("weights", *first["loc"])))
+        raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
+    if weights.version != expected:
+        raise RerankError(f"{path}: version expected {expected}, found {weights.version}")
+    return weights
+
+
+def save_weights(weights: Weights, path: Path, comment: str = "") -> None:
+    """Write them as YAML under their version; `comment` goes above."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    document = {"version": weights.version, "weights": weights.model_dump()}
+    path.write_text(head + yaml.safe_dump(document, sort_keys=False))
+
+
+def check_models(weights: Weights, snapshot: Snapshot) -> None:
+    """RerankError where the scales are not those of the models whose vectors the snapshot's feed holds."""
+    models = (
+        ("visual_scale", snapshot.model_version, weights.visual_scale),
+        ("text_scale", snapshot.text_model_version, weights.text_scale),
+    )
+    for name, expected, scale in models:
+        if scale.model_version != expected:
+            raise RerankError(
+                f"weights {weights.version}: {name}.model_version expected {expected}, as in run {snapshot.run_id!r}, "
+                f"found {scale.model_version}; measure the scale of that model (lensfeed.rerank.measured_scale)"
+            )
+
+
+def feed_signals(snapshot: Snapshot) -> tuple[NDArray[np.int64], Signals]:
+    """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`.
+
+    All in memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length.
+    """
+    feed_ids, vectors = feed_vectors(snapshot)
+    _, has_text, texts = text_vectors(snapshot)
+    rows = snapshot.rows("index_feed", ["sharpness", "member_count", "domain_count"])
+    sharpness, members, domains = (rows[name].to_numpy() for name in rows.column_names)
+    return feed_ids, Signals(vectors, texts, has_text, sharpness, members, domains)
+
+
+def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64]:
+    """Rows of `items` (N,) for one query, best first: the `depth` visually nearest by fused score, then the rest.
+
+    Equal scores stay in visual order, and equal cosines in the order of the items.
+    """
+    features = query_features(query, items, weights)
+    nearest = np.argsort(-features[:, 0], kind="stable")
+    head = nearest[: weights.depth]
+    scores = features[head] @ np.array([getattr(weights, name) for name in Weights.SIGNALS])
+    return np.concatenate([head[np.argsort(-scores, kind="stable")], nearest[weights.depth :]])
+
+
+def query_features(query: Signals, items: Signals, weights: Weights) -> Floats:
+    """The signals (N, 5) of `items` for one query in the order of `Weights.SIGNALS`, before they are weighted."""
+    visual = (items.vectors @ query.vectors[0] - weights.visual_scale.mean) / weights.visual_scale.deviation
+    text = (items.texts @ query.texts[0] - weights.text_scale.mean) / weights.text_scale.deviation
+    columns = [
+        visual,
+        np.where(items.has_text & query.has_text[0], text, 0.0),
+        items.sharpness / 100,
+        np.log(items.members),
+        np.log(items.domains),
+    ]
+    features: Floats = np.stack(columns, axis=1).astype(np.float64)
+    return features
+
+
+def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:
+    """Mean and deviation of the cosine of two different rows, drawn at random, of unit vectors (N > 1, D).
+
+    Raises RerankError for fewer than two vectors or `pairs` < 1.
+    """
+    if len(vectors) < 2 or pairs < 1:
+        raise RerankError(f"a scale: expected two or more vectors and a pair, found {len(vectors)} and pairs={pairs}")
+    generator = np.random.default_rng(seed)
+    first = generator.integers(0, len(vectors), pairs)
+    other = (first + generator.integers(1, len(vectors), pairs)) % len(vectors)
+    cosines = np.einsum("nd,nd->n", vectors[first], vectors[other])
+    return Scale(model_version=model_version, mean=float(cosines.mean()), deviation=float(cosines.std()))

@@ -1,0 +1,199 @@
+"""What index builders take: ids beside vectors, the way back from an id, and exact nearest neighbours."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lensfeed import feed
+from lensfeed.feed import SeenAt, feed_vectors, lookup, nearest, text_vectors, vector_matrix
+from lensfeed.snapshot import Snapshot, SnapshotError
+from tests.lensfeed.tiny_warehouse import (
+    DAY,
+    DIMENSION,
+    TEXT_DIMENSION,
+    TinyWarehouse,
+    feed_row,
+    image_id,
+    image_row,
+    member_row,
+    unit_vector,
+)
+
+
+@pytest.fixture
+def snapshot(warehouse: TinyWarehouse) -> Snapshot:
+    """Feed ids 0, 2, 3, 4 in two files; image 9 is a near-duplicate of image 2."""
+    warehouse.write("index_feed", [feed_row(n) for n in (0, 1, 2)])
+    warehouse.write("index_feed", [feed_row(3), feed_row(4)])
+    warehouse.delete("index_feed", "feed_id", 1)
+    warehouse.write("images", [image_row(n) for n in (0, 1, 2, 3, 4, 9)])
+    warehouse.write(
+        "feed_members",
+        [
+            member_row(2, 9, "https://pictures.example/9.jpg", hamming=3),
+            member_row(2, 2, "https://pictures.example/2b.jpg"),
+            member_row(2, 2, "https://pictures.example/2a.jpg", page_url=None),
+            member_row(3, 3, "https://pictures.example/3.jpg"),
+        ],
+    )
+    warehouse.event("run", "published")
+    return Snapshot.open(str(warehouse.root))
+
+
+def test_every_live_id_comes_beside_its_own_vector(snapshot: Snapshot) -> None:
+    feed_ids, vectors = feed_vectors(snapshot)
+    assert (str(feed_ids.dtype), str(vectors.dtype), vectors.shape) == ("int64", "float32", (4, DIMENSION))
+    assert sorted(feed_ids) == [0, 2, 3, 4]
+    expected = [unit_vector(int(n), DIMENSION) for n in feed_ids]
+    assert np.array_equal(vectors, np.array(expected, np.float32))
+
+
+def test_text_vectors_come_in_the_order_of_the_visual_ones_with_their_mask(snapshot: Snapshot) -> None:
+    feed_ids, has_text, vectors = text_vectors(snapshot)
+    assert feed_ids.tolist() == feed_vectors(snapshot)[0].tolist()
+    assert has_text.tolist() == [n % 2 == 0 for n in feed_ids]
+    assert vectors.shape == (4, TEXT_DIMENSION)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(has_text.astype(float))
+
+
+def test_an_empty_feed_has_no_vectors(warehouse: TinyWarehouse) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.delete("index_feed", "feed_id", 1)
+    warehouse.event("run", "published")
+    feed_ids, vectors = feed_vectors(Snapshot.open(str(warehouse.root)))
+    assert (feed_ids.shape, vectors.shape) == ((0,), (0, 0))
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_vectors_of_two_lengths_are_refused(warehouse: TinyWarehouse, files: int) -> None:
+    rows: list[dict[str, Any]] = [feed_row(1), feed_row(2, vector=[1.0])]
+    for part in [rows] if files == 1 else [[row] for row in rows]:
+        warehouse.write("index_feed", part)
+    warehouse.event("run", "published")
+    with pytest.raises(SnapshotError, match="expected one length in vector, found"):
+        feed_vectors(Snapshot.open(str(warehouse.root)))
+
+
+def test_a_matrix_of_a_slice_holds_the_rows_of_the_slice() -> None:
+    lists = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32()))
+    assert vector_matrix(lists.slice(1), "vector").tolist() == [[3.0, 4.0], [5.0, 6.0]]
+
+
+def test_a_null_within_a_vector_is_refused() -> None:
+    with pytest.raises(SnapshotError, match="expected numbers in vector, found 1 nulls"):
+        vector_matrix(pa.array([[1.0, None]], pa.list_(pa.float32())), "vector")
+
+
+def test_lookup_leads_from_ids_to_images_titles_and_urls_in_the_order_asked_for(snapshot: Snapshot) -> None:
+    three, two, again = lookup(snapshot, [3, 2, 3])
+    assert (two.feed_id, two.image_id, two.title, two.first_seen, two.member_count) == (
+        2,
+        image_id(2),
+        "picture 2",
+        DAY,
+        1,
+    )
+    base = "https://pictures.example"
+    assert two.urls == (
+        SeenAt(image_id(2), f"{base}/2a.jpg", None, f"seen at {base}/2a.jpg", 0),
+        SeenAt(image_id(2), f"{base}/2b.jpg", f"{base}/2b.jpg.html", f"seen at {base}/2b.jpg", 0),
+        SeenAt(image_id(9), f"{base}/9.jpg", f"{base}/9.jpg.html", f"seen at {base}/9.jpg", 3),
+    )
+    assert three == again
+    assert (three.title, [u.url for u in three.urls], three.pixels) == (None, [f"{base}/3.jpg"], None)
+
+
+def test_lookup_brings_pixels_where_asked(snapshot: Snapshot) -> None:
+    assert [entry.pixels for entry in lookup(snapshot, [4, 0], pixels=True)] == [
+        image_row(4)["pixels"],
+        image_row(0)["pixels"],
+    ]
+
+
+def test_lookup_takes_what_nearest_gives(snapshot: Snapshot) -> None:
+    feed_ids, vectors = feed_vectors(snapshot)
+    found, cosines = nearest(np.array(unit_vector(3, DIMENSION)), feed_ids, vectors, k=2)
+    assert lookup(snapshot, found)[0].image_id == image_id(3)
+    assert cosines[0] == pytest.approx(1.0)
+
+
+def test_lookup_names_ids_that_are_not_live(snapshot: Snapshot) -> None:
+    with pytest.raises(KeyError, match=r"not in the feed of run 'run': \[1, 77\] \(2 of 3 ids\)"):
+        lookup(snapshot, [1, 2, 77])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(0, 60),
+    queries=st.integers(1, 4),
+    k=st.integers(1, 70),
+    at_once=st.integers(1, 100),
+)
+def test_nearest_is_the_sorted_list_of_all_cosines_cut_at_k(
+    seed: int, count: int, queries: int, k: int, at_once: int
+) -> None:
+    random = np.random.default_rng(seed)
+    # Small integers give exact products and many ties.
+    vectors = random.integers(-1, 2, (count, 3)).astype(np.float32)
+    query = random.integers(-2, 3, (queries, 3)).astype(np.float32)
+    query[~query.any(axis=1), 0] = 1
+    ids = random.permutation(count).astype(np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed, "SCORES_AT_ONCE", at_once)
+        found, cosines = nearest(query, ids, vectors, k)
+    assert found.shape == cosines.shape == (queries, min(k, count))
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    for row, one in enumerate(query.astype(np.float64)):
+        exact = {
+            int(i): float(v @ one) / (n * np.linalg.norm(one) or 1) for i, v, n in zip(ids, vectors, norms, strict=True)
+        }
+        best = sorted(exact.values(), reverse=True)[:k]
+        assert cosines[row] == pytest.approx(best, abs=1e-6)
+        assert cosines[row] == pytest.approx([exact[int(i)] for i in found[row]], abs=1e-6)
+        assert len(set(found[row].tolist())) == len(found[row])
+
+
+def test_equal_cosines_are_ordered_by_id() -> None:
+    vectors = np.ones((5, 4), np.float32)
+    found, _ = nearest(np.ones(4, np.float32), np.array([5, 3, 4, 1, 2]), vectors, k=3)
+    assert found.tolist() == [1, 2, 3]
+
+
+def test_nearest_to_one_query_has_no_query_axis() -> None:
+    found, cosines = nearest(np.array([2.0, 0.0]), np.array([7, 8]), np.eye(2, dtype=np.float32), k=1)
+    assert (found.tolist(), cosines.tolist()) == ([7], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("query", "ids", "k", "message"),
+    [
+        (np.ones(3), np.arange(2), 1, "expected query"),
+        (np.ones((1, 1, 2)), np.arange(2), 1, "expected query"),
+        (np.ones(2), np.arange(3), 1, "expected query"),
+        (np.ones(2), np.arange(2), 0, "k: expected at least 1, found 0"),
+        (np.zeros(2), np.arange(2), 1, "expected no zero vector"),
+    ],
+)
+def test_nearest_refuses_what_does_not_fit(query: Any, ids: Any, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nearest(query, ids, np.eye(2, dtype=np.float32), k)
+
+
+def test_ids_beyond_63_bits_are_not_in_the_feed_and_other_than_whole_numbers_are_refused(snapshot: Snapshot) -> None:
+    for unknown in (-1, 2**63, 10**30):
+        with pytest.raises(KeyError, match="not in the feed"):
+            lookup(snapshot, [unknown])
+    with pytest.raises(TypeError):
+        lookup(snapshot, [1.5])
+
+
+def test_a_query_that_is_not_finite_is_refused() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="query: expected finite numbers, found 1 that are not"):
+            nearest(np.array([1, value, 0], np.float32), np.arange(3), vectors, 1)

@@ -1,0 +1,219 @@
+"""Signatures are datasketch's, the formulas hold, and verification inside buckets loses nothing."""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasketch import MinHash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+import udfs.images.minhash
+from schemas.settings import DedupSettings
+from udfs.images.minhash import (
+    band_keys,
+    candidate_rate,
+    hamming64,
+    hamming256,
+    hash_words,
+    recall,
+    signatures,
+    verify_within_buckets,
+)
+
+WORDS = st.integers(0, 2**64 - 1)
+STORED_SIGNATURE = [[84655260, 87681066, 10127101, 131086503, 19428357, 52513422, 12896644, 56138671]]
+STORED_KEYS = [[-1209250394886333581, -8925133788853150564]]
+
+
+def random_hashes(count: int, seed: int = 1) -> NDArray[np.uint64]:
+    return np.random.default_rng(seed).integers(0, 2**64, count, dtype=np.uint64)
+
+
+def flipped(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.uint64]:
+    """The hashes with `distance` random bits of each turned over."""
+    generator = np.random.default_rng(distance)
+    positions = np.argsort(generator.random((len(hashes), 64)), axis=1)[:, :distance].astype(np.uint64)
+    return hashes ^ np.bitwise_or.reduce(np.uint64(1) << positions, axis=1)
+
+
+@given(word=WORDS, bands=st.integers(1, 12), rows=st.integers(1, 8), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_signatures_are_those_of_datasketch(word: int, bands: int, rows: int, seed: int) -> None:
+    rule = DedupSettings(bands=bands, rows=rows, seed=seed)
+    reference = MinHash(num_perm=bands * rows, seed=seed, scheme="affine32")
+    for position in range(64):
+        reference.update(bytes([2 * position + (word >> (63 - position) & 1)]))
+    (ours,) = signatures(np.array([word], dtype=np.uint64), rule)
+    assert ours.dtype == reference.hashvalues.dtype
+    assert ours.tolist() == reference.hashvalues.tolist()
+
+
+def test_signatures_of_many_hashes_are_those_of_each() -> None:
+    rule, hashes = DedupSettings(), random_hashes(10_000)
+    many = signatures(hashes, rule)
+    assert many.shape == (10_000, rule.bands * rule.rows)
+    for row in (0, 4095, 4096, 9_999):
+        assert (many[row] == signatures(hashes[row : row + 1], rule)[0]).all()
+
+
+def test_a_bigint_and_its_unsigned_bits_are_one_hash() -> None:
+    rule, hashes = DedupSettings(), random_hashes(100)
+    assert (signatures(hashes.view(np.int64), rule) == signatures(hashes, rule)).all()
+    assert (hamming64(hashes.view(np.int64), hashes) == 0).all()
+
+
+def test_no_hashes_have_no_signatures_and_no_pairs() -> None:
+    rule, none = DedupSettings(), random_hashes(0)
+    assert band_keys(signatures(none, rule), rule).shape == (0, rule.bands)
+    left, right = verify_within_buckets(none.view(np.int64), none, none.reshape(0, 4), rule)
+    assert (len(left), len(right)) == (0, 0)
+
+
+def test_band_keys_are_equal_exactly_where_the_rows_of_that_band_are() -> None:
+    rule = DedupSettings(bands=6, rows=3)
+    signed = np.random.default_rng(3).integers(0, 3, (400, 18), dtype=np.uint32)
+    keys = band_keys(signed, rule)
+    rows = signed.reshape(400, 6, 3)
+    assert ((keys[:, None] == keys[None]) == (rows[:, None] == rows[None]).all(axis=-1)).all()
+    distinct = {(band, *row) for one in rows.tolist() for band, row in enumerate(one)}
+    assert len(np.unique(keys)) == len(distinct), "the same rows in two bands are two buckets"
+
+
+def test_band_keys_do_not_change_from_release_to_release() -> None:
+    # They are stored in lsh_bands: another value here needs a new rule_version.
+    rule = DedupSettings(bands=2, rows=4, seed=1)
+    signed = signatures(np.array([0x8123456789ABCDEF], dtype=np.uint64), rule)
+    assert signed.tolist() == STORED_SIGNATURE
+    assert band_keys(signed, rule).tolist() == STORED_KEYS
+
+
+@pytest.mark.parametrize("distance", [2, 4, 6, 8, 12])
+@pytest.mark.parametrize(("bands", "rows"), [(18, 7), (45, 9)])
+def test_as_many_pairs_share_a_band_as_the_formula_says(bands: int, rows: int, distance: int) -> None:
+    rule, hashes = DedupSettings(bands=bands, rows=rows), random_hashes(10_000)
+    keys, others = (band_keys(signatures(h, rule), rule) for h in (hashes, flipped(hashes, distance)))
+    assert (keys == others).any(axis=1).mean() == pytest.approx(recall(distance, bands, rows), abs=0.02)
+
+
+def test_as_many_unrelated_pairs_become_candidates_as_the_formula_says() -> None:
+    rule = DedupSettings(bands=18, rows=7)
+    keys, others = (band_keys(signatures(random_hashes(40_000, seed), rule), rule) for seed in (1, 2))
+    assert (keys == others).any(axis=1).mean() == pytest.approx(candidate_rate(18, 7), rel=0.25)
+
+
+def test_recall_is_one_for_equal_hashes_and_falls_with_distance() -> None:
+    values = [recall(distance, 18, 7) for distance in range(65)]
+    assert (values[0], values[64]) == (1, 0)
+    assert all(later < earlier for earlier, later in pairwise(values[2:]))
+
+
+def test_the_default_bands_reach_the_target_at_the_largest_distance() -> None:
+    rule = DedupSettings()
+    assert recall(rule.max_hamming, rule.bands, rule.rows) >= rule.target_recall
+    assert candidate_rate(rule.bands, rule.rows) < 0.01
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_hamming64_counts_the_bits_that_differ(pairs: list[tuple[int, int]]) -> None:
+    left, right = np.array(pairs, dtype=np.uint64).T
+    assert hamming64(left, right).tolist() == [(a ^ b).bit_count() for a, b in pairs]
+    assert left.tolist() == [a for a, _ in pairs], "the arguments are left alone"
+
+
+@given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32)), max_size=20))
+@settings(deadline=None)
+def test_hamming256_counts_the_bits_that_differ(pairs: list[tuple[bytes, bytes]]) -> None:
+    left, right = hash_words([a for a, _ in pairs]), hash_words([b for _, b in pairs])
+    expected = [(int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count() for a, b in pairs]
+    assert hamming256(left, right).tolist() == expected
+
+
+def test_distances_broadcast() -> None:
+    hashes, words = random_hashes(5), random_hashes(20).reshape(5, 4)
+    assert hamming64(hashes[:, None], hashes[None]).shape == (5, 5)
+    assert hamming256(words[:, None], words[None]).diagonal().tolist() == [0] * 5
+
+
+def test_hash_words_reads_lists_and_arrow_columns_alike() -> None:
+    hashes = [bytes([n]) * 32 for n in range(10)]
+    expected = [[n * 0x0101010101010101] * 4 for n in range(10)]
+    assert hash_words(hashes).tolist() == expected
+    assert hash_words(pa.array(hashes)[3:]).tolist() == expected[3:]
+    assert hash_words(pa.chunked_array([hashes[:4], hashes[4:]])).tolist() == expected
+
+
+@pytest.mark.parametrize("hashes", [[b"short"], [bytes(32), bytes(33)], [bytes(32), None]])
+def test_hash_words_refuses_other_lengths_and_nulls(hashes: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="32"):
+        hash_words(hashes)
+
+
+def brute_force(
+    keys: NDArray[np.int64],
+    near: NDArray[np.uint64],
+    far: NDArray[np.uint64],
+    rule: DedupSettings,
+    is_new: NDArray[np.bool_] | None,
+) -> set[tuple[int, int]]:
+    return {
+        (i, j)
+        for i in range(len(keys))
+        for j in range(i + 1, len(keys))
+        if keys[i] == keys[j]
+        and (is_new is None or is_new[i] or is_new[j])
+        and int(near[i] ^ near[j]).bit_count() <= rule.max_hamming
+        and sum(int(a ^ b).bit_count() for a, b in zip(far[i], far[j], strict=True)) <= rule.max_hamming256
+    }
+
+
+@given(data=st.data(), pairs_at_once=st.sampled_from([1, 2, 7, 1 << 16]))
+@settings(max_examples=150, deadline=None)
+def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataObject, pairs_at_once: int) -> None:
+    count = data.draw(st.integers(0, 40))
+    keys = np.sort(data.draw(arrays(np.int64, count, elements=st.integers(-3, 3))))
+    near = data.draw(arrays(np.uint64, count, elements=st.integers(0, 15)))
+    far = data.draw(arrays(np.uint64, (count, 4), elements=st.sampled_from([0, 1, 3, 2**64 - 1])))
+    is_new = data.draw(st.none() | arrays(np.bool_, count))
+    rule = DedupSettings(max_hamming=data.draw(st.integers(0, 3)), max_hamming256=data.draw(st.integers(0, 128)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(udfs.images.minhash, "_PAIRS_AT_ONCE", pairs_at_once)
+        left, right = verify_within_buckets(keys, near, far, rule, is_new=is_new)
+    found = list(zip(left.tolist(), right.tolist(), strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == brute_force(keys, near, far, rule, is_new)
+
+
+def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
+    count = 3000
+    near, far = random_hashes(count), random_hashes(4 * count, seed=2).reshape(-1, 4)
+    planted = np.random.default_rng(5).permutation(count)[:400].reshape(200, 2)
+    near[planted[:, 1]] = flipped(near[planted[:, 0]], 6)
+    far[planted[:, 1]] = far[planted[:, 0]] ^ np.uint64(0b101)
+    left, right = verify_within_buckets(np.zeros(count, dtype=np.int64), near, far, DedupSettings())
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(min(p), max(p)) for p in planted.tolist()}
+
+
+def test_old_pairs_cost_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    original = udfs.images.minhash.hamming64
+
+    def counting(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        nonlocal compared
+        compared += len(left)
+        return original(left, right)
+
+    monkeypatch.setattr(udfs.images.minhash, "hamming64", counting)
+    count, new = 2000, np.arange(2000) % 1000 == 7
+    verify_within_buckets(
+        np.zeros(count, dtype=np.int64),
+        random_hashes(count),
+        np.zeros((count, 4), np.uint64),
+        DedupSettings(),
+        is_new=new,
+    )
+    assert compared == 1999 + 1998
