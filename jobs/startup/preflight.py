@@ -16,7 +16,8 @@ from schemas.settings import EmbeddingSettings
 from udfs.assets import AssetError, assets_of, locate
 from udfs.embedding.alignment import AlignmentError, alignment_for
 from udfs.embedding.embed import EmbedderError, dimension, model_version
-from udfs.embedding.text import CLIP_PREFIX, TextModelError, text_dimension, text_model_version
+from udfs.embedding.text import text_dimension, text_model_version
+from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
 from udfs.gate.content import gate_version, missing_signals
 from udfs.images.canonical import canonical_version
 from udfs.images.minhash import recall

@@ -14,9 +14,9 @@ import numpy as np
 from schemas.settings import TextSettings
 from udfs.assets import locate
 from udfs.devices import Device
-from udfs.embedding.text import CLIP_PREFIX, TextEmbedder, TextModelError, Tokens
+from udfs.embedding.text_models import CLIP_PREFIX, TextEmbedder, TextModelError, Tokens
 from udfs.embedding.vectors import Vectors
-from udfs.embedding.vision import EmbedderError, read_tensors
+from udfs.tensors import TensorsError, read_tensors
 
 _CONTEXT = 77
 """Tokens that a CLIP reads, where its configuration does not say otherwise."""
@@ -73,7 +73,7 @@ def _tower(settings: TextSettings, configuration: dict[str, Any]) -> Any:
         text = {key.removeprefix("text."): tensor for key, tensor in state.items() if key.startswith("text.")}
         # The mask follows from the architecture; some files hold it all the same.
         tower.load_state_dict({key: tensor for key, tensor in text.items() if key != "attn_mask"})
-    except (EmbedderError, RuntimeError) as error:
+    except (TensorsError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise TextModelError(f"{weights}: not a checkpoint of {settings.model}: {reason}") from error
     return tower.eval()

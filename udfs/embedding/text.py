@@ -1,9 +1,10 @@
 """Cleaned texts (`udfs.cleaning`) embedded by a sentence-transformers or CLIP model.
 
-The text towers of CLIP and SigLIP are in `udfs.embedding.clip_text`. A sentence-transformers model runs through `transformers`
-and `tokenizers` alone, read straight from the zip file it is shipped as: importing sentence-transformers costs another
-eight CPU seconds in every worker of every night, and its batches are shaped by their longest text, so that a text's
-last bits would depend on its neighbours. Vectors agree with `SentenceTransformer.encode` within 1e-5 (tested).
+The text towers of CLIP and SigLIP are in `udfs.embedding.clip_text`. A sentence-transformers model runs through
+`transformers` and `tokenizers` alone, read straight from the zip file it is shipped as: importing sentence-transformers
+costs another eight CPU seconds in every worker of every night, and its batches are shaped by their longest text, so
+that a text's last bits would depend on its neighbours. Vectors agree with `SentenceTransformer.encode` within 1e-5
+(tested).
 """
 
 import functools
@@ -12,7 +13,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,22 @@ import pyarrow as pa
 from schemas.settings import TextSettings
 from udfs.assets import locate
 from udfs.devices import Device, claim_device
-from udfs.embedding.golden import GOLDEN_TEXTS, Golden, check_golden, tolerance
-from udfs.embedding.vectors import Embedded, FixedBatches, Vectors, embedded_batch
+from udfs.embedding.clip_text import clip_dimension, load_clip_text
+from udfs.embedding.golden import GOLDEN_TEXTS, Golden
+from udfs.embedding.text_models import CLIP_PREFIX, TextEmbedder, TextModelError, Tokens
+from udfs.embedding.vectors import Vectors, embedded_batch
 
 TEXT_EMBEDDED_DDL = "text_id string, vector array<float>, error string"
 """Spark schema of what `embed_text_batches` yields."""
-CLIP_PREFIX = "open_clip:"
-"""Of the models whose text tower comes from open_clip."""
-
-Tokens = tuple[int, ...]
 
 _LENGTHS: tuple[int, ...] = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 513, 32))
 """Token counts that sentence-transformers' texts are padded to: cost is linear in them."""
 _WEIGHTS = "model.safetensors"
 
 
-class TextModelError(Exception):
-    """The files hold no text model that can be run here. The message says what was expected and found."""
-
-
 def text_dimension(settings: TextSettings) -> int:
     """Length of the model's vectors; loads no weights. Raises AssetError and TextModelError as `load_text_embedder`."""
     if settings.model.startswith(CLIP_PREFIX):
-        from udfs.embedding.clip_text import clip_dimension
-
         return clip_dimension(settings)
     dimension: int = _Folder(locate(settings.weights)).configuration["hidden_size"]
     return dimension
@@ -58,68 +51,6 @@ def text_model_version(settings: TextSettings) -> str:
     if settings.tokenizer:
         parts["tokenizer"] = settings.tokenizer.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@dataclass
-class TextEmbedder:
-    """A loaded text tower. Make it with `load_text_embedder`."""
-
-    dimension: int
-    device: Device
-    tokenize: Callable[[Sequence[str]], list[Tokens]]
-    forward: Callable[[Sequence[Tokens], int, int], Vectors]
-    """`(tokens, size, length)` to raw vectors `(len(tokens), dimension)`; computes on a `(size, length)` batch."""
-    lengths: tuple[int, ...]
-    """Token counts that texts are padded to, ascending, so that a text's shape follows from its own length."""
-    batch_size: int
-    checked: set[Golden] = field(default_factory=set)
-    """Golden vectors that this process is known to reproduce."""
-    _batches: dict[int, FixedBatches[Tokens]] = field(default_factory=dict)
-
-    def embed(self, texts: Sequence[str | None]) -> list[Embedded]:
-        """One result a text, in order; a missing or empty text is an error.
-
-        Raises what the GPU raises that cannot be recovered from in this process.
-        """
-        results = [Embedded(error="no text")] * len(texts)
-        present = [(index, text) for index, text in enumerate(texts) if text]
-        by_length: dict[int, list[tuple[int, Tokens]]] = {}
-        for (index, _), tokens in zip(present, self._tokens([text for _, text in present]), strict=True):
-            if isinstance(tokens, Embedded):
-                results[index] = tokens
-                continue
-            padded = min(length for length in self.lengths if length >= len(tokens))
-            by_length.setdefault(padded, []).append((index, tokens))
-        for length, members in by_length.items():
-            embedded = self._of_length(length).run([tokens for _, tokens in members])
-            for (index, _), result in zip(members, embedded, strict=True):
-                results[index] = result
-        return results
-
-    def check(self, golden: Golden) -> None:
-        """Raises GoldenError unless this process makes the golden vectors, once a process."""
-        if golden not in self.checked:
-            check_golden(self.embed(GOLDEN_TEXTS), golden, tolerance("float32"))
-            self.checked.add(golden)
-
-    def _tokens(self, texts: Sequence[str]) -> list[Tokens | Embedded]:
-        """Of each text, or what is wrong with it where the tokenizer fails on it."""
-        try:
-            return [*self.tokenize(texts)]
-        except Exception as error:  # noqa: BLE001 - whatever one text provokes, the others get their vectors
-            if len(texts) == 1:
-                return [Embedded(error=f"tokenizer: {type(error).__name__}")]
-            return [tokens for text in texts for tokens in self._tokens([text])]
-
-    def _of_length(self, length: int) -> FixedBatches[Tokens]:
-        if length not in self._batches:
-
-            def forward(tokens: Sequence[Tokens], size: int) -> Vectors:
-                return self.forward(tokens, size, length)
-
-            sound = self.tokenize(GOLDEN_TEXTS[:1])[0][:length]
-            self._batches[length] = FixedBatches(forward, self.batch_size, sound)
-        return self._batches[length]
 
 
 def load_text_embedder(settings: TextSettings) -> TextEmbedder:
@@ -197,8 +128,6 @@ def _load(settings: TextSettings, device: Device) -> TextEmbedder:
 
     torch.set_num_threads(settings.threads)
     if settings.model.startswith(CLIP_PREFIX):
-        from udfs.embedding.clip_text import load_clip_text
-
         return load_clip_text(settings, device)
     folder = _Folder(locate(settings.weights))
     folder.check_pooling()

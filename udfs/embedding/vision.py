@@ -10,7 +10,6 @@ import difflib
 import functools
 import hashlib
 import json
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from schemas.settings import EmbeddingSettings
+from udfs.tensors import TensorsError, read_tensors
 
 _REVISION = 1
 """Raised whenever this module's treatment of pixels or weights changes what comes out."""
@@ -111,7 +111,10 @@ def build(description: ModelDescription, weights: Path) -> Any:
     neither, or when its tensors are not exactly the model's (only a classifier that is not asked for may be there too).
     """
     model = _create(description.architecture, description.head, description.pooling)
-    state = read_tensors(weights)
+    try:
+        state = read_tensors(weights)
+    except TensorsError as error:
+        raise EmbedderError(str(error)) from error
     if description.head == "features":
         state = _without_classifier(state, model.pretrained_cfg["classifier"])
     _load_strictly(model, state, description.architecture, weights)
@@ -195,28 +198,6 @@ def _check_name(name: str) -> None:
     quick = name.replace("_clip_", "_clip_quickgelu_")
     if quick != name and tag and quick in timm.list_pretrained("*_clip_quickgelu_*"):
         raise EmbedderError(f"embedding.model: the weights of {name} were trained with QuickGELU; use {quick}")
-
-
-def read_tensors(weights: Path) -> dict[str, Any]:
-    """Tensors by name, of a safetensors file or of what `torch.load(weights_only=True)` reads; EmbedderError else."""
-    if weights.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(weights))
-        except SafetensorError as error:
-            raise EmbedderError(f"{weights}: not a safetensors file: {error}") from error
-    import torch
-
-    try:
-        read = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise EmbedderError(f"{weights}: not a file of tensors alone; convert it to safetensors") from error
-    if not isinstance(read, dict):
-        raise EmbedderError(f"{weights}: expected a state dict, found a {type(read).__name__}")
-    state: dict[str, Any] = read.get("state_dict", read)
-    return state
 
 
 def _without_classifier(state: dict[str, Any], classifier: str | tuple[str, ...]) -> dict[str, Any]:

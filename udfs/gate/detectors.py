@@ -16,9 +16,9 @@ from PIL import Image
 
 from schemas.settings import DetectorSettings, GateSettings
 from udfs.assets import locate
-from udfs.embedding.vision import EmbedderError, read_tensors
 from udfs.gate.nsfw import Detector, DetectorError, load_detector, preprocess
 from udfs.gate.views import View
+from udfs.tensors import TensorsError, read_tensors
 
 REVISION = 1
 """Raise this whenever this module makes other scores of the same pixels and settings."""
@@ -126,7 +126,7 @@ def _timm(settings: DetectorSettings, path: Path) -> Callable[[Input], Any]:
     try:
         model = timm.create_model(settings.model, pretrained=False, num_classes=len(settings.labels))
         model.load_state_dict(read_tensors(path), strict=True)
-    except (RuntimeError, EmbedderError) as error:
+    except (RuntimeError, TensorsError) as error:
         wanted = f"the tensors of timm's {settings.model} with {len(settings.labels)} classes"
         raise DetectorError(f"{path}: expected {wanted}, found: {' '.join(str(error).split())[:300]}") from error
     model.eval()
