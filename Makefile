@@ -19,8 +19,12 @@ $(READY): requirements.lock setup.py jobs/install/prepare_assets.py schemas/asse
 demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR or MANIFEST=FILE for your own)
 	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
 
-test: setup ## run the tests
-	@source .venv/java.sh && $(PYTHON) -m pytest -m "not slow and not cluster and not gpu and not browser"
+PLAIN := not slow and not cluster and not gpu and not browser
+
+test: setup ## run the tests: those without Spark, then those with it in two processes (a session keeps about one core busy)
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "not spark and $(PLAIN)"
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "spark and $(PLAIN)" --numprocesses 2 --dist loadfile \
+		--no-loadscope-reorder --durations 30
 
 test-slow: setup ## run the tests that take minutes each
 	@source .venv/java.sh && $(PYTHON) -m pytest -m slow

@@ -75,6 +75,7 @@ setup(
             "pip-audit>=2.9",
             "pytest>=8.4",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "regex",
             "ruff>=0.14",
             "scikit-image>=0.25",

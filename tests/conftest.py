@@ -14,6 +14,19 @@ from jobs.config.profile import load
 from jobs.startup.session import LOCAL_JAVA_OPTIONS, open_session
 from jobs.warehouse.landing import Landing
 
+LONGEST = ("properties", "e2e", "demo")
+"""Folders whose tests take minutes. They begin: what is short fills what is left, where several processes share."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whatever uses the session as a Spark test; put the longest first."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("cluster"):
+            item.add_marker("spark")
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(item.config.rootpath).parts[1], len(rank)))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
