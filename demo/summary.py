@@ -15,6 +15,8 @@ from deltalake import DeltaTable
 from demo.manifests import Key
 from demo.pictures import HARD_VARIANTS, ORIGINAL, VARIANTS, Picture
 from demo.site import Truth
+from jobs.run.names import Count, seconds
+from jobs.run.pipelines import NIGHT
 from lensfeed.feed import feed_vectors, lookup, nearest
 from lensfeed.snapshot import Snapshot
 from schemas.outcomes import Outcome
@@ -22,19 +24,6 @@ from schemas.settings import CrawlSettings, EmbeddingSettings, ImageSettings
 from schemas.tables import PUBLISHED
 
 NEIGHBOURS = 5
-
-STAGE_IMAGES = {
-    "manifest and pre-gate": "sightings",
-    "crawl and gate": "urls",
-    "embed": "embedded",
-    "outcomes": "sightings",
-    "liveness": "outcome.accepted",
-    "dedup": "outcome.accepted",
-    "feed": "outcome.accepted",
-    "audit": "sightings",
-    "staging": "sightings",
-}
-"""Stages in order, and the count of a run that each works through; `staging` is all of them together."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -192,15 +181,18 @@ def published_runs(warehouse: str) -> list[dict[str, Any]]:
 
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds a stage and night, and images a second over all nights."""
-    measured = {name.removeprefix("seconds.") for run in runs for name in run["metrics"] if name.startswith("seconds.")}
+    """Seconds a step and night, and images a second over all nights; `staging` is all of a run's steps together."""
+    known = {step.name: step.works_through for step in NIGHT}
+    measured = {
+        name.removeprefix(seconds("")) for run in runs for name in run["metrics"] if name.startswith(seconds(""))
+    }
     rows = []
-    for stage in [*STAGE_IMAGES, *sorted(measured - STAGE_IMAGES.keys())]:
-        seconds = [run["metrics"].get(f"seconds.{stage}", 0.0) for run in runs]
-        images = sum(run["counts"].get(STAGE_IMAGES.get(stage, "sightings"), 0) for run in runs)
-        rows.append((stage, *(f"{value:.1f}" for value in seconds), images, f"{images / max(sum(seconds), 1e-9):.1f}"))
+    for step in [*known, *sorted(measured - known.keys())]:
+        took = [run["metrics"].get(seconds(step), 0.0) for run in runs]
+        images = sum(run["counts"].get(known.get(step, Count.SIGHTINGS), 0) for run in runs)
+        rows.append((step, *(f"{value:.1f}" for value in took), images, f"{images / max(sum(took), 1e-9):.1f}"))
     dates = [str(run["ingest_dates"][0]) for run in runs]
-    return section("Seconds a stage (starting Spark apart)", table(("stage", *dates, "images", "images/s"), rows))
+    return section("Seconds a step (starting Spark apart)", table(("step", *dates, "images", "images/s"), rows))
 
 
 def where_tables_are(snapshot: Snapshot) -> str:

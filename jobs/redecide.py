@@ -17,7 +17,8 @@ from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held, summary
-from jobs.run.redecision import Revision, flips
+from jobs.run.pipelines import REDECISION, stage_run
+from jobs.run.redecision import Redecision, flips
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
@@ -52,14 +53,13 @@ def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
             f"the warehouse {warehouse.landing.storage.root} has no published run: there is nothing to decide"
         )
     work = warehouse.work()
-    revision = Revision(work)
-    sightings = warehouse.landing.read("sightings")
+    run = Redecision(work, warehouse.landing.read("sightings"))
     if dry_run:
-        revision.decide_again(sightings)
+        stage_run(run, REDECISION)
         _tell(f"would flip under policy {warehouse.versions.policy_version}", flips(work))
         warehouse.landing.discard(work.run_id)
         return
-    event = warehouse.publish(work, lambda: revision.decide_again(sightings))
+    event = warehouse.publish(work, lambda: stage_run(run, REDECISION))
     if event is not None:
         log.info("redecide %s", summary(event))
 

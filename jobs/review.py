@@ -36,7 +36,8 @@ from jobs.config.progress import Progress, log
 from jobs.run import contents
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, check_versions, held, summary
-from jobs.run.redecision import Revision
+from jobs.run.pipelines import REDECISION, stage_run
+from jobs.run.redecision import Redecision
 from jobs.stages.outcomes import human_decision_rows
 from jobs.stages.review import Overrides, sighting_id
 from jobs.startup.assets import local_assets
@@ -291,7 +292,7 @@ def take_verdicts(warehouse: Warehouse, verdicts: Sequence[_Verdict]) -> None:
         human = human_decision_rows(said, work.versions.policy_version, work.run_id)
         work.stage("human_decisions", human, {"decisions": "true"})
         work.plan_rows("decisions", "human_decisions")
-        Revision(work).decide_again(concerned.drop("subject_id"))
+        stage_run(Redecision(work, concerned.drop("subject_id")), REDECISION)
 
     event = warehouse.publish(work, stage)
     if event is not None:

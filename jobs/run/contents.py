@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run.context import Work
+from jobs.run.names import Count, Dataset
 from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
@@ -47,7 +48,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         quarantine=listed,
     )
     staged = work.stage(
-        "crawl",
+        Dataset.CRAWL,
         crawled.withColumn("run_id", f.lit(work.run_id))
         .withColumn("source_bytes", f.col("bytes"))
         .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
@@ -55,14 +56,13 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         # Of `fetches`; found out later, when what is staged here is embedded.
         .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
         {"images": "has_pixels"},
-        not_modified=f.col("not_modified"),
-        lost_decoders=lost_decoders(),
+        **{Count.NOT_MODIFIED: f.col("not_modified"), Count.LOST_DECODERS: lost_decoders()},
     )
-    work.counts["urls"] = work.rows("crawl").rows
-    work.counts["not_modified"] = work.rows("crawl").counted["not_modified"]
-    work.counts["lost_decoders"] = work.rows("crawl").counted["lost_decoders"]
-    if work.counts["lost_decoders"]:
-        work.progress.say(f"{work.counts['lost_decoders']} pictures crashed or hung their decoder: see quarantine")
+    found = work.rows(Dataset.CRAWL)
+    work.counts[Count.URLS] = found.rows
+    work.counts |= {name: found.counted[name] for name in (Count.NOT_MODIFIED, Count.LOST_DECODERS)}
+    if work.counts[Count.LOST_DECODERS]:
+        work.progress.say(f"{work.counts[Count.LOST_DECODERS]} pictures crashed or hung their decoder: see quarantine")
         _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
@@ -72,8 +72,8 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         .withColumn("detector_version", f.lit(version))
         .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
     )
-    work.stage("content_signals", signals, {"content_signals": "true"})
-    work.plan_rows("content_signals", "content_signals")
+    work.stage(Dataset.CONTENT_SIGNALS, signals, {"content_signals": "true"})
+    work.plan_rows("content_signals", Dataset.CONTENT_SIGNALS)
     return staged
 
 
@@ -124,7 +124,7 @@ def recorded_answers(
         .withColumn("embed_error", _embed_error(work))
         .select(*outcomes.ANSWERS)
     )
-    return work.stage("answers", answers)
+    return work.stage(Dataset.ANSWERS, answers)
 
 
 def _refused(policy: Policy) -> Callable[[Column], Column]:
@@ -171,60 +171,67 @@ def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
         .withColumn(CHANGE, f.lit("update"))
         .select(*TABLES["fetches"].column_names, CHANGE)
     )
-    staged = work.stage("embed_failures", changed, {"fetches": "true"}, inserts=f.lit(False))
+    staged = work.stage(Dataset.EMBED_FAILURES, changed, {"fetches": "true"}, **{Count.INSERTS: f.lit(False)})
     found = staged.select("ingest_date").distinct().orderBy("ingest_date").collect()
-    work.plan_changes("fetches", "embed_failures", tuple(row[0] for row in found))
+    work.plan_changes("fetches", Dataset.EMBED_FAILURES, tuple(row[0] for row in found))
 
 
-def embed_pictures(work: Work, crawled: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """Vectors of pictures that have none yet: the staged good ones, and the failures (`image_id, error`).
+def embed_pictures(work: Work, crawled: DataFrame) -> None:
+    """Stage vectors of pictures that have none yet (`new_vectors`, `without_vector`).
 
     Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
     """
     pictured = crawled.where("has_pixels")
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
-    found = {}
     for name, (settings, version) in _models(work).items():
         embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
         missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
-        found[name] = embed(work, pictured, missing, settings, version, name)
-    work.counts["embedded"] = work.rows(_VECTORS).counted["embedded"]
-    return found[_VECTORS]
+        embed(work, pictured, missing, settings, version, name)
+    work.counts[Count.EMBEDDED] = work.rows(Dataset.VECTORS).counted[Count.EMBEDDED]
 
 
-def embed(
-    work: Work, pixels: DataFrame, only: DataFrame, settings: EmbeddingSettings, version: str, name: str
-) -> tuple[DataFrame, DataFrame]:
-    """`image_id, pixels` of the rows that `only` chooses (one column) -> staged under `name`: good vectors as rows of
-    `embeddings`, failures (`image_id, error`)."""
+def new_vectors(work: Work, name: str = Dataset.VECTORS) -> DataFrame:
+    """What the run has embedded by a model, the feed's where none is named: rows of `embeddings`."""
+    return work.staged(name).where("error is null")
+
+
+def without_vector(work: Work) -> DataFrame:
+    """`image_id, error` of what the feed's model failed on in this run."""
+    return work.staged(Dataset.VECTORS).where("error is not null").select("image_id", "error")
+
+
+def new_text_vectors(work: Work) -> DataFrame:
+    """Texts that the run has embedded: rows of `text_embeddings`."""
+    return work.staged(Dataset.TEXTS).where("error is null")
+
+
+def embed(work: Work, pixels: DataFrame, only: DataFrame, settings: EmbeddingSettings, version: str, name: str) -> None:
+    """`image_id, pixels` of the rows that `only` chooses (one column) -> vectors and failures, staged under `name`.
+
+    Raises RunError where a vector is none.
+    """
     golden = golden_of_images(work.landing.storage, settings, version)
     result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden, only)
-    vectors = work.stage(
+    work.stage(
         name,
         result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
         {"embeddings": "error is null"},
-        embedded=f.col("error").isNull(),
+        **{Count.EMBEDDED: f.col("error").isNull()},
     )
-    good = vectors.where("error is null")
-    audit.check_vectors(good, dimension(settings))
-    return good, vectors.where("error is not null").select("image_id", "error")
+    audit.check_vectors(new_vectors(work, name), dimension(settings))
 
 
 def staged_vectors(work: Work) -> list[DataFrame]:
     """What the run has embedded, by model."""
-    return [work.staged(name).where("error is null") for name in _models(work)]
+    return [new_vectors(work, name) for name in _models(work)]
 
 
-_VECTORS = "vectors"
-"""What the vectors of the feed's model are staged under."""
-
-
-def _models(work: Work) -> dict[str, tuple[EmbeddingSettings, str]]:
+def _models(work: Work) -> dict[Dataset, tuple[EmbeddingSettings, str]]:
     """The visual models that the run keeps up to date, with their versions, by what their vectors are staged under."""
-    models = {_VECTORS: (work.config.embedding, work.versions.model_version)}
+    models = {Dataset.VECTORS: (work.config.embedding, work.versions.model_version)}
     beside = work.config.embedding_beside
     if beside is not None:
-        models[f"{_VECTORS}_beside"] = (beside, model_version(beside, work.versions.canonical_version))
+        models[Dataset.VECTORS_BESIDE] = (beside, model_version(beside, work.versions.canonical_version))
     return models
 
 
@@ -233,25 +240,29 @@ def embedded_before(work: Work) -> DataFrame:
     return work.landing.read("embeddings").where(f.col("model_version") == work.versions.model_version)
 
 
-def embed_texts_of(work: Work, rows: DataFrame) -> DataFrame:
-    """Judged rows -> staged vectors of their texts, once a distinct text that has none yet."""
+def missing_vectors(work: Work) -> DataFrame:
+    """`image_id` of stored images without a vector of the run's model, live or not: what is shown may change."""
+    return work.landing.read("images").select("image_id").join(embedded_before(work), "image_id", "left_anti")
+
+
+def embed_texts_of(work: Work, rows: DataFrame) -> None:
+    """Judged rows -> vectors of their texts, staged and planned, once a distinct text that has none yet."""
     known = texts_before(work).select("text_id")
     wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
     unknown = wanted.join(known, "text_id", "left_anti")
     result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
-    staged = work.stage(
-        "texts",
+    work.stage(
+        Dataset.TEXTS,
         result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
             "run_id", f.lit(work.run_id)
         ),
         {"text_embeddings": "error is null"},
-        embedded=f.col("error").isNull(),
+        **{Count.EMBEDDED: f.col("error").isNull()},
     )
-    found = work.rows("texts")
-    work.counts["texts_embedded"] = found.counted["embedded"]
-    work.counts["texts_failed"] = found.rows - found.counted["embedded"]
-    work.plan_rows("text_embeddings", "texts", where="error is null")
-    return staged.where("error is null")
+    found = work.rows(Dataset.TEXTS)
+    work.counts[Count.TEXTS_EMBEDDED] = found.counted[Count.EMBEDDED]
+    work.counts[Count.TEXTS_FAILED] = found.rows - found.counted[Count.EMBEDDED]
+    work.plan_rows("text_embeddings", Dataset.TEXTS, where="error is null")
 
 
 def make_golden(work: Work) -> None:
@@ -295,20 +306,20 @@ def keep_accepted(
     texts = texts.join(spoken, "text_id", "left_semi").join(read, "text_id", "left_anti")
     gone = held.join(accepted, "image_id", "left_anti").unionByName(texts, allowMissingColumns=True)
     of_image, of_text = "image_id is not null", "text_id is not null"
-    work.stage("removed", gone, contents_removed=f.expr(of_image), texts_removed=f.expr(of_text))
-    work.counts |= {name: work.rows("removed").counted[name] for name in REMOVED}
+    work.stage(Dataset.REMOVED, gone, contents_removed=f.expr(of_image), texts_removed=f.expr(of_text))
+    work.counts |= {name: work.rows(Dataset.REMOVED).counted[name] for name in REMOVED}
     for table in ("images", "embeddings"):
-        work.plan_removal(table, "removed", "contents_removed", of_image)
-    work.plan_removal("text_embeddings", "removed", "texts_removed", of_text)
+        work.plan_removal(table, Dataset.REMOVED, "contents_removed", of_image)
+    work.plan_removal("text_embeddings", Dataset.REMOVED, "texts_removed", of_text)
     if crawled is None:
         return kept
     fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")
     sources = fresh.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
-    new = work.stage("new_images", sources.join(stored, "image_id", "left_anti").select("url_id"))
-    work.plan_rows("images", "crawl", only="new_images")
-    work.stage("kept_vectors", accepted.select("image_id"))
+    new = work.stage(Dataset.NEW_IMAGES, sources.join(stored, "image_id", "left_anti").select("url_id"))
+    work.plan_rows("images", Dataset.CRAWL, only=Dataset.NEW_IMAGES)
+    work.stage(Dataset.KEPT_VECTORS, accepted.select("image_id"))
     for name in _models(work):
-        work.plan_rows("embeddings", name, only="kept_vectors", where="error is null")
+        work.plan_rows("embeddings", name, only=Dataset.KEPT_VECTORS, where="error is null")
     return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
 
 

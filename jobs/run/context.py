@@ -14,6 +14,9 @@ from pyspark.sql import functions as f
 
 from jobs.config.profile import Config
 from jobs.config.progress import Progress
+from jobs.run.names import Count
+from jobs.run.names import changed as changed_count
+from jobs.run.names import seconds as seconds_metric
 from jobs.stages.clusters import Checkpoint
 from jobs.stages.review import Overrides
 from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, changes
@@ -66,15 +69,15 @@ class Work:
         `dates`: of a dated table, those that the rows lie in.
         """
         written = {table: f"{CHANGE} != 'delete'"}
-        staged = self.stage(table, changed, written, inserts=f.col(CHANGE) == "insert")
-        self.counts[f"changed.{table}"] = self.rows(table).rows
+        staged = self.stage(table, changed, written, **{Count.INSERTS: f.col(CHANGE) == "insert"})
+        self.counts[changed_count(table)] = self.rows(table).rows
         self.plan_changes(table, table, dates)
         return staged
 
     def plan_changes(self, table: str, source: str, dates: Sequence[dt.date] = ()) -> None:
         """Put into the plan what a dataset staged with its `inserts` counted says in `CHANGE`."""
         found = self.rows(source)
-        inserts_only = found.counted["inserts"] == found.rows
+        inserts_only = found.counted[Count.INSERTS] == found.rows
         names = tuple(date.isoformat() for date in dates)
         self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts_only=inserts_only, changes=True))
 
@@ -114,4 +117,4 @@ class Work:
         it."""
         self.landing.check_plan(self.run_id, self.plan)
         self.landing.write_plan(self.run_id, self.plan)
-        self.metrics |= {f"seconds.{name}": seconds for name, seconds in self.progress.seconds.items()}
+        self.metrics |= {seconds_metric(name): seconds for name, seconds in self.progress.seconds.items()}

@@ -1,16 +1,18 @@
 """From changed sightings to everything that follows from them: state of URLs, live images, duplicates, feed, queue.
 
 What changes in derived tables is computed for what the run touches: its URLs, their images, the connected components of
-their duplicates, the feed rows of those. Whoever changes sightings, a night or a re-decision, goes through `derive`.
+their duplicates, the feed rows of those. Whoever changes sightings, a night or a re-decision, ends with these steps.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run import contents
 from jobs.run.context import Work
+from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import clusters, dedup, feed, queue, state
 from jobs.warehouse.landing import CHANGE
 from schemas.tables import TABLES
@@ -39,10 +41,9 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class _Touched:
+class Touched:
     """What later steps need to know of the facts as they will be."""
 
-    facts: Facts
     url_state: DataFrame
     """All of `url_state` as it will be."""
     urls: DataFrame
@@ -55,18 +56,20 @@ class _Touched:
     """The affected that are live, with `image_hashes` columns, `first_seen` and `source_pixels` (staged)."""
 
 
-def derive(work: Work, facts: Facts) -> None:
-    """Stage and plan all changes of derived tables that the changed facts bring about."""
-    with work.progress.stage("liveness"):
-        touched = _stage_liveness(work, facts)
-    with work.progress.stage("dedup"):
-        stage_duplicates(work, touched.affected, touched.live)
-    with work.progress.stage("feed"):
-        _stage_feed(work, touched)
+class ChangesFacts(Protocol):
+    """A run that changes facts, whichever kind it is."""
+
+    work: Work
+    touched: Touched | None
+    """What `find_live_images` hands on."""
+
+    def facts(self) -> Facts:
+        """What it changes, once that is staged."""
 
 
-def _stage_liveness(work: Work, facts: Facts) -> _Touched:
-    """State of the URLs whose sightings change, and what that means for their images."""
+def find_live_images(run: ChangesFacts) -> None:
+    """State of the URLs whose sightings change, what that means for their images, and what is owed a fetch."""
+    work, facts = run.work, run.facts()
     urls = facts.new.select("url_id").unionByName(facts.old.select("url_id")).where("url_id is not null").distinct()
     mine = work.landing.read("url_state").join(urls, "url_id", "left_semi")
     states = state.url_states(facts.after.join(urls, "url_id", "left_semi"))
@@ -82,7 +85,7 @@ def _stage_liveness(work: Work, facts: Facts) -> _Touched:
         ids = ids.unionByName(facts.crawled.where("has_pixels").select("image_id"))
     if facts.images is not None:
         ids = ids.unionByName(facts.images)
-    affected = work.stage("affected", ids.where("image_id is not null").distinct())
+    affected = work.stage(Dataset.AFFECTED, ids.where("image_id is not null").distinct())
     url_state = work.after("url_state", state_changes)
     first = state.first_accepted(facts.after.join(affected, "image_id", "left_semi"))
     pictures = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
@@ -96,12 +99,11 @@ def _stage_liveness(work: Work, facts: Facts) -> _Touched:
     hashed = dedup.hash_rows(live, work.config.dedup).join(
         live.select("image_id", "first_seen", "source_pixels"), "image_id"
     )
-    touched = _Touched(facts, url_state, urls, affected, pictures, work.stage("live", hashed))
-    _stage_queue(work, touched)
-    return touched
+    run.touched = Touched(url_state, urls, affected, pictures, work.stage(Dataset.LIVE, hashed))
+    _stage_queue(work, facts, run.touched)
 
 
-def _stage_queue(work: Work, touched: _Touched) -> None:
+def _stage_queue(work: Work, facts: Facts, touched: Touched) -> None:
     """What is owed a fetch, among the URLs and images touched."""
     before = work.landing.read("refetch_queue")
     shown = touched.url_state.join(touched.urls, "url_id", "left_semi").select("image_id")
@@ -113,16 +115,28 @@ def _stage_queue(work: Work, touched: _Touched) -> None:
     stored = work.landing.read("images").select("image_id").join(touched.affected, "image_id", "left_anti")
     pictured = stored.unionByName(touched.pictures.select("image_id"))
     owed = queue.owed_rows(
-        touched.facts.after.join(urls, "url_id", "left_semi"),
+        facts.after.join(urls, "url_id", "left_semi"),
         touched.url_state.join(urls, "url_id", "left_semi"),
         touched.url_state.join(images, "image_id", "left_semi"),
         pictured.join(images, "image_id", "left_semi"),
     )
     changed = work.stage_changes("refetch_queue", mine, owed)
-    waiting = touched.facts.new.where("outcome = 'deferred'")
+    waiting = facts.new.where("outcome = 'deferred'")
     queued = work.after("refetch_queue", changed).select("ingest_date", "url_id")
     # What a later sighting has overtaken stays without an answer: no cap is silent.
-    work.counts["overtaken"] = waiting.join(queued, ["ingest_date", "url_id"], "left_anti").count()
+    work.counts[Count.OVERTAKEN] = waiting.join(queued, ["ingest_date", "url_id"], "left_anti").count()
+
+
+def group_duplicates(run: ChangesFacts) -> None:
+    """Duplicates among what became live or stopped being so."""
+    touched = _touched(run)
+    stage_duplicates(run.work, touched.affected, touched.live)
+
+
+def _touched(run: ChangesFacts) -> Touched:
+    if run.touched is None:
+        raise ValueError("what a run touches is found by its step of liveness, which comes before this one")
+    return run.touched
 
 
 def stage_duplicates(work: Work, affected: DataFrame, live: DataFrame) -> None:
@@ -167,13 +181,13 @@ def stage_duplicates(work: Work, affected: DataFrame, live: DataFrame) -> None:
         "duplicate_edges",
         new_edges.withColumn(CHANGE, f.lit("insert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
     )
-    work.counts["new_edges"] = work.rows("duplicate_edges").counted["inserts"]
+    work.counts[Count.NEW_EDGES] = work.rows("duplicate_edges").counted[Count.INSERTS]
 
     adjacent = clusters.neighbours(work.after("duplicate_edges", edge_changes))
     orphans = clusters.neighbours(ends).join(dead, "group_id", "left_semi").select(f.col("other_id").alias("group_id"))
     seeds = groups.where("not dead").select("group_id").unionByName(orphans.join(dead, "group_id", "left_anti"))
     labels, rounds = clusters.touched_components(seeds, adjacent, work.checkpoint("component"))
-    work.metrics["dedup.component_rounds"] = float(rounds)
+    work.metrics[Metric.COMPONENT_ROUNDS] = float(rounds)
     assigned = clusters.assign(
         members.join(labels, "group_id", "left_semi"), adjacent.join(labels, "group_id", "left_semi"), labels, rule
     )
@@ -197,10 +211,11 @@ def _moved_groups(moved: DataFrame, old_clusters: DataFrame, members: DataFrame)
     )
 
 
-def _stage_feed(work: Work, touched: _Touched) -> None:
+def update_feed(run: ChangesFacts) -> None:
     """Feed rows and members of every cluster that the run touched."""
+    work, facts, touched = run.work, run.facts(), _touched(run)
     old_clusters = work.landing.read("clusters")
-    cluster_changes = work.staged("clusters")
+    cluster_changes = work.staged(Dataset.CLUSTERS)
     new_clusters = work.after("clusters", cluster_changes)
     images = touched.affected.unionByName(cluster_changes.select("image_id")).distinct()
     both = old_clusters.select("image_id", "representative_id").unionByName(
@@ -218,10 +233,9 @@ def _stage_feed(work: Work, touched: _Touched) -> None:
     representatives = whole.where("image_id = representative_id").select("image_id")
     ids = work.landing.read("feed_ids")
     granted = feed.new_feed_ids(representatives, ids, work.run_id)
-    new_ids = work.stage("feed_ids", granted, {"feed_ids": "true"}, collided=f.col("collided"))
-    work.counts["feed_id_collisions"] = work.rows("feed_ids").counted["collided"]
+    new_ids = work.stage("feed_ids", granted, {"feed_ids": "true"}, **{Count.COLLIDED: f.col("collided")})
+    work.counts[Count.FEED_ID_COLLISIONS] = work.rows("feed_ids").counted[Count.COLLIDED]
     work.plan_rows("feed_ids", "feed_ids")
-    facts = touched.facts
     columns = ["image_id", "width", "height", "sharpness"]
     stored = work.landing.read("images").select(*columns).join(touched.affected, "image_id", "left_anti")
     rows = feed.feed_rows(

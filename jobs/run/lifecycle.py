@@ -20,8 +20,10 @@ from jobs.config.profile import Config
 from jobs.config.progress import Progress
 from jobs.manifests.files import ManifestFiles
 from jobs.run.context import Work
-from jobs.run.ingest import DateRun, inputs_digest, manifest_rows
-from jobs.run.redecision import Revision
+from jobs.run.ingest import Night, inputs_digest, manifest_rows
+from jobs.run.names import Count, Metric, changed
+from jobs.run.pipelines import NIGHT, REFETCH, stage_run
+from jobs.run.redecision import Refetch
 from jobs.stages import queue
 from jobs.warehouse.fencing import check_fenced, lease_files
 from jobs.warehouse.landing import Landing
@@ -86,7 +88,7 @@ class Warehouse:
             self.ledger.append(replace(started, event="discarded", detail="nothing changes"))
             self.landing.discard(work.run_id)
             return None
-        work.metrics["seconds.staging"] = time.monotonic() - begun
+        work.metrics[Metric.STAGING_SECONDS] = time.monotonic() - begun
         prepared = self.ledger.append(
             replace(
                 started,
@@ -224,8 +226,13 @@ def run_date(
     if earlier is not None and not force:
         _report_skipped(work, date, earlier, manifest)
         return None
-    run = DateRun(work, date, earlier is not None)
-    return warehouse.publish(work, lambda: run.stage_all(manifest, deadline_at))
+    night = Night(work, date, earlier is not None, manifest, deadline_at)
+
+    def stage() -> str | None:
+        stage_run(night, NIGHT)
+        return night.inputs
+
+    return warehouse.publish(work, stage)
 
 
 def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:
@@ -260,12 +267,12 @@ def _refetch(warehouse: Warehouse, selected: DataFrame, deadline_at: float | Non
         warehouse.landing.discard(work.run_id)
         return None
     warehouse.progress.say(f"asking again for {count} {which} rows")
-    revision = Revision(work)
-    return warehouse.publish(work, lambda: revision.refetch(staged, deadline_at), keep=lambda: changes_something(work))
+    run = Refetch(work, staged, deadline_at)
+    return warehouse.publish(work, lambda: stage_run(run, REFETCH), keep=lambda: changes_something(work))
 
 
 def changes_something(work: Work) -> bool:
-    """Whether a revision changes anything beyond its own evidence."""
+    """Whether a refetch changes anything beyond its own evidence."""
     return any(line.rows > 0 for line in work.plan if line.table not in {"fetches", "decisions"})
 
 
@@ -293,9 +300,8 @@ def summary(event: Event) -> str:
     outcomes = ", ".join(
         f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
     )
-    overtaken = f", {counts['overtaken']} left without an answer" if counts.get("overtaken") else ""
+    overtaken = f", {counts[Count.OVERTAKEN]} left without an answer" if counts.get(Count.OVERTAKEN) else ""
     if not outcomes:
-        return (
-            f"published run {event.run_id}: {counts.get('changed.sightings', 0)} sightings decided otherwise{overtaken}"
-        )
-    return f"published run {event.run_id}: {counts.get('sightings', 0)} sightings ({outcomes}){overtaken}"
+        otherwise = counts.get(changed("sightings"), 0)
+        return f"published run {event.run_id}: {otherwise} sightings decided otherwise{overtaken}"
+    return f"published run {event.run_id}: {counts.get(Count.SIGHTINGS, 0)} sightings ({outcomes}){overtaken}"

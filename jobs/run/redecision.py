@@ -13,7 +13,8 @@ from pyspark.sql import functions as f
 
 from jobs.run import contents
 from jobs.run.context import Work
-from jobs.run.derived import Facts, derive
+from jobs.run.derived import Facts, Touched
+from jobs.run.names import Dataset
 from jobs.stages import audit, outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.landing import CHANGE
@@ -30,67 +31,86 @@ _TELLING = ["outcome", "failure_code", "failure_detail", "reasons", "image_id", 
 
 
 @dataclass
-class Revision:
-    """The staging of one revision."""
+class Redecision:
+    """The staging of a re-decision: rows of `sightings` decided again from what is stored."""
 
     work: Work
+    concerned: DataFrame
+    """The rows of `sightings`."""
+    embed_errors: DataFrame | None = None
+    """Contents that have no vector (`image_id, error`), beside those that are known to have none."""
+    images: DataFrame | None = None
+    """Those (`image_id`) of which everything that follows is worked out again."""
+    touched: Touched | None = None
 
-    def decide_again(
-        self, concerned: DataFrame, *, embed_errors: DataFrame | None = None, images: DataFrame | None = None
-    ) -> None:
-        """Decide rows of `sightings` again from what is stored and stage what differs.
+    def decide(self) -> None:
+        """Stage what differs, with the vectors of texts that it needs."""
+        work, fetches = self.work, self.work.landing.read("fetches")
+        rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides))
+        answers = contents.recorded_answers(work, fetch_requests(rows), fetches)
+        if self.embed_errors is not None:
+            answers = contents.with_failures(answers, self.embed_errors)
+            contents.record_failures(work, fetches, answers)
+        stage_differing(work, rows, answers)
 
-        `embed_errors` (`image_id, error`): contents that have no vector, beside those that are known to have none;
-        `images` (`image_id`): those of which everything that follows is worked out again.
-        """
+    def facts(self) -> Facts:
+        """The sightings that are decided otherwise; no image gets a vector by it."""
+        nothing = self.work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
+        return changed_facts(self.work, nothing, images=self.images)
+
+
+@dataclass
+class Refetch:
+    """The staging of a refetch: the URLs of rows of `sightings` asked for again, each under its date.
+
+    A content whose pixels or signals are owed must come back as it was: other bytes are `hash_mismatch`. One fetch of a
+    URL answers for all its dates. A URL that is not stored as it was fetched, for it had credentials, is not asked for:
+    its rows fail for good.
+    """
+
+    work: Work
+    selected: DataFrame
+    """The rows of `sightings`."""
+    deadline_at: float | None
+    touched: Touched | None = None
+
+    def crawl(self) -> None:
+        """What was fetched, and what will be recorded of it."""
         work = self.work
-        with work.progress.stage("decide again"):
-            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
-            answers = contents.recorded_answers(work, fetch_requests(rows), work.landing.read("fetches"))
-            if embed_errors is not None:
-                answers = contents.with_failures(answers, embed_errors)
-                contents.record_failures(work, work.landing.read("fetches"), answers)
-            changed = self._stage_sightings(rows, answers)
-            texts = contents.embed_texts_of(work, _accepted(rows, changed))
-        nothing = work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
-        self._derive(changed, nothing, texts, None, images)
+        rows = judge_sightings(self.selected, work.policy, work.overrides)
+        owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
+        expected = self.selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
+        requests = work.stage(Dataset.REQUESTS, fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
+        asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
+        self._stage_fetches(requests, contents.crawl(work, asked, self.deadline_at))
 
-    def refetch(self, selected: DataFrame, deadline_at: float | None) -> None:
-        """Ask again for the URLs of `selected` rows of `sightings`, each under its date.
+    def embed(self) -> None:
+        """Vectors of the images that have none yet."""
+        contents.embed_pictures(self.work, self.work.staged(Dataset.CRAWL))
 
-        A content whose pixels or signals are owed must come back as it was: other bytes are `hash_mismatch`. One fetch
-        a URL answers for all its dates. A URL that is not stored as it was fetched, for it had credentials, is not
-        asked for: its rows fail for good.
-        """
-        work = self.work
-        with work.progress.stage("golden vectors"):
-            contents.make_golden(work)
-        with work.progress.stage("refetch and gate"):
-            rows = judge_sightings(selected, work.policy, work.overrides)
-            owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
-            expected = selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
-            requests = work.stage("requests", fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
-            asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
-            crawled = contents.crawl(work, asked, deadline_at)
-            fetches = self._stage_fetches(requests, crawled)
-        with work.progress.stage("embed"):
-            vectors, embed_errors = contents.embed_pictures(work, crawled)
-        with work.progress.stage("outcomes"):
-            concerned = work.stage("concerned", self._concerned(fetches))
-            rows = work.stage("rows", judge_sightings(concerned, work.policy, work.overrides))
-            after = work.after("fetches", fetches)
-            answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
-            answers = contents.with_failures(answers, embed_errors, crawled.where("has_pixels").select("image_id"))
-            contents.record_failures(work, after, answers)
-            changed = self._stage_sightings(rows, answers)
-            texts = contents.embed_texts_of(work, _accepted(rows, changed))
-        with work.progress.stage("audit of what was fetched"):
-            audit.check_gate_first(crawled, contents.staged_vectors(work))
-        self._derive(changed, vectors.select("image_id", "vector"), texts, crawled)
+    def decide(self) -> None:
+        """Decide again whatever the answers concern; stage what differs, with the vectors of texts that it needs."""
+        work, crawled = self.work, self.work.staged(Dataset.CRAWL)
+        fetches = work.staged(Dataset.FETCHES)
+        concerned = work.stage(Dataset.CONCERNED, self._concerned(fetches))
+        rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides))
+        after = work.after("fetches", fetches)
+        answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
+        tried = crawled.where("has_pixels").select("image_id")
+        answers = contents.with_failures(answers, contents.without_vector(work), tried)
+        contents.record_failures(work, after, answers)
+        stage_differing(work, rows, answers)
 
-    # Facts ------------------------------------------------------------------------------------------------------
+    def audit(self) -> None:
+        """Nothing passed by the gate."""
+        audit.check_gate_first(self.work.staged(Dataset.CRAWL), contents.staged_vectors(self.work))
 
-    def _stage_fetches(self, requests: DataFrame, crawled: DataFrame) -> DataFrame:
+    def facts(self) -> Facts:
+        """The sightings that are decided otherwise, with what was fetched."""
+        vectors = contents.new_vectors(self.work).select("image_id", "vector")
+        return changed_facts(self.work, vectors, crawled=self.work.staged(Dataset.CRAWL))
+
+    def _stage_fetches(self, requests: DataFrame, crawled: DataFrame) -> None:
         """The evidence of the refetch, in place of what was recorded for the date and URL."""
         work = self.work
         columns = list(TABLES["fetches"].column_names)
@@ -129,82 +149,64 @@ class Revision:
         known = work.landing.read("fetches").join(requests.select(*keys), keys, "left_semi").select(*keys)
         change = f.when(f.col("_known"), "update").otherwise("insert").alias(CHANGE)
         marked = new.join(known.withColumn("_known", f.lit(True)), keys, "left").select(*columns, change)
-        return work.stage_changed("fetches", marked, _dates(requests))
+        work.stage_changed("fetches", marked, _dates(requests))
 
     def _concerned(self, fetches: DataFrame) -> DataFrame:
         """Sightings of the refetched URLs and dates, and those that waited for the signals of a content now scored."""
         before = self.work.landing.read("sightings")
-        scored = self.work.staged("content_signals").select("image_id")
+        scored = self.work.staged(Dataset.CONTENT_SIGNALS).select("image_id")
         asked = before.join(fetches.select("ingest_date", "url_id"), ["ingest_date", "url_id"], "left_semi")
         waiting = before.where("outcome = 'deferred'").join(scored, "image_id", "left_semi")
         return asked.unionByName(waiting).dropDuplicates(_KEYS)
 
-    def _stage_sightings(self, rows: DataFrame, answers: DataFrame) -> "Changed":
-        """Decide; stage and plan what differs from the sightings as published."""
-        work = self.work
-        version = work.versions.policy_version
-        decided = outcomes.decide_outcomes(
-            rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id
-        )
-        before = work.landing.read("sightings")
-        old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))
-        differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(f.struct(*_TELLING)))
-        columns = TABLES["sightings"].column_names
-        compared = work.stage("compared", differing.select(*columns, f.col("_old.outcome").alias("old_outcome")))
-        audit.check_distinct(compared)
-        dates = _dates(compared)
-        new = compared.select(*columns, f.lit("update").alias(CHANGE))
-        staged = work.stage_changed("sightings", new, dates).drop(CHANGE)
-        self._log(staged, answers)
-        return Changed(staged, before.join(staged.select(*_KEYS), _KEYS, "left_semi"), dates)
 
-    def _log(self, changed: DataFrame, answers: DataFrame) -> None:
-        """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
-        work = self.work
-        judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
-        version = gate_version(work.config.policy)
-        stored = work.landing.read("content_signals").where(f.col("detector_version") == version)
-        scores = stored.select("image_id", "scores").join(changed.select("image_id"), "image_id", "left_semi")
-        contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
-        log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
-        work.stage("decisions", log, {"decisions": "true"})
-        work.plan_rows("decisions", "decisions")
-
-    def _derive(
-        self,
-        changed: "Changed",
-        vectors: DataFrame,
-        texts: DataFrame,
-        crawled: DataFrame | None,
-        images: DataFrame | None = None,
-    ) -> None:
-        work = self.work
-        after = work.after("sightings", work.staged("sightings"))
-        derive(work, Facts(changed.old, changed.new, after, vectors, texts, crawled, images))
-        work.dates = changed.dates
-        work.write_plan()
+def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
+    """Decide judged rows; stage and plan what differs from the sightings as published, the log of it, and vectors of
+    the texts that are accepted now."""
+    version = work.versions.policy_version
+    decided = outcomes.decide_outcomes(rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id)
+    before = work.landing.read("sightings")
+    old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))
+    differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(f.struct(*_TELLING)))
+    columns = TABLES["sightings"].column_names
+    compared = work.stage(Dataset.COMPARED, differing.select(*columns, f.col("_old.outcome").alias("old_outcome")))
+    audit.check_distinct(compared)
+    work.dates = _dates(compared)
+    new = compared.select(*columns, f.lit("update").alias(CHANGE))
+    staged = work.stage_changed("sightings", new, work.dates)
+    _log(work, staged, answers)
+    accepted = staged.where("outcome = 'accepted'").select(*_KEYS)
+    contents.embed_texts_of(work, rows.join(accepted, _KEYS, "left_semi"))
 
 
-@dataclass(frozen=True)
-class Changed:
-    """Sightings that a revision decides otherwise: as they will be (staged), as they were, and their dates."""
+def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
+    """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
+    judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
+    version = gate_version(work.config.policy)
+    stored = work.landing.read("content_signals").where(f.col("detector_version") == version)
+    scores = stored.select("image_id", "scores").join(changed.select("image_id"), "image_id", "left_semi")
+    contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
+    log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
+    work.stage("decisions", log, {"decisions": "true"})
+    work.plan_rows("decisions", "decisions")
 
-    new: DataFrame
-    old: DataFrame
-    dates: tuple[dt.date, ...]
+
+def changed_facts(
+    work: Work, vectors: DataFrame, crawled: DataFrame | None = None, images: DataFrame | None = None
+) -> Facts:
+    """Of a run that decides sightings otherwise; `vectors`, `crawled`, `images`: see `Facts`."""
+    before, staged = work.landing.read("sightings"), work.staged(Dataset.SIGHTINGS)
+    old = before.join(staged.select(*_KEYS), _KEYS, "left_semi")
+    texts = contents.new_text_vectors(work)
+    return Facts(old, staged.drop(CHANGE), work.after("sightings", staged), vectors, texts, crawled, images)
 
 
 def flips(work: Work) -> list[tuple[str, str, str, int]]:
-    """What a staged revision changes: `(outcome before, outcome after, reasons, sightings)`, most first."""
-    changed = work.staged("compared")
+    """What a staged re-decision changes: `(outcome before, outcome after, reasons, sightings)`, most first."""
+    changed = work.staged(Dataset.COMPARED)
     why = f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))
     found = changed.groupBy("old_outcome", "outcome", why.alias("why")).count().orderBy(f.desc("count"), "why")
     return [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
-
-
-def _accepted(rows: DataFrame, changed: Changed) -> DataFrame:
-    """The judged rows of sightings that are accepted now."""
-    return rows.join(changed.new.where("outcome = 'accepted'").select(*_KEYS), _KEYS, "left_semi")
 
 
 def _dates(rows: DataFrame) -> tuple[dt.date, ...]:

@@ -25,13 +25,17 @@ module.{target} = fall
 from jobs.{job} import main
 sys.exit(main({arguments!r}))
 """
+HANGS_AFTER_S = 1200
+"""No machine is so slow that a small night takes longer."""
 _KILL, _STOP = "os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGSTOP)"
 
 
 def run_killed(job: str, arguments: Sequence[str], module: str, target: str, calls: int = 1) -> None:
     """Run `jobs.{job}` in a process that kills itself where `module.target` would be called the nth time."""
     script = _SCRIPT.format(module=module, target=target, calls=calls, how=_KILL, job=job, arguments=list(arguments))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=400)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=HANGS_AFTER_S
+    )
     assert ended.returncode == -9, ended.stderr
 
 
@@ -48,7 +52,7 @@ def stopped(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            give_up = time.monotonic() + 400
+            give_up = time.monotonic() + HANGS_AFTER_S
             while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
                 assert process.poll() is None, process.communicate()[1]
                 assert time.monotonic() < give_up

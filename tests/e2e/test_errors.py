@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.killed import HANGS_AFTER_S
 from tests.e2e.small import DAYS
 
 pytestmark = pytest.mark.spark
@@ -18,7 +19,7 @@ OURS = re.compile(r"\d\d:\d\d:\d\d \S")
 
 _BREAK = """
 import os, psutil
-from jobs.run.ingest import DateRun
+from jobs.run import contents
 from jobs.stages.audit import RunError
 
 def raises(batches):
@@ -30,18 +31,19 @@ def crashes(batches):
     os._exit(3)
     yield from batches
 
-def broken(self, rows, deadline_at):
-    if self.date.day == 4:
+def broken(work, requests, deadline_at):
+    day = work.dates[0].day
+    if day == 4:
         raise RunError("expected 2, found 1")
-    if self.date.day == 5:
+    if day == 5:
         for child in psutil.Process().children(recursive=True):
             if child.name() == "java":
                 child.kill()
-    if self.date.day == 3:
-        self.work.spark.read.schema("id bigint").parquet({garbage!r}).collect()
-    self.work.spark.range(1).mapInArrow(raises if self.date.day == 1 else crashes, "id bigint").collect()
+    if day == 3:
+        work.spark.read.schema("id bigint").parquet({garbage!r}).collect()
+    work.spark.range(1).mapInArrow(raises if day == 1 else crashes, "id bigint").collect()
 
-DateRun.stage_crawl = broken
+contents.crawl = broken
 """
 
 
@@ -51,7 +53,9 @@ def run(job: str, arguments: Sequence[str], before: str = "") -> tuple[int, list
     What the launcher and the JVM say of themselves before Spark is up is theirs.
     """
     script = f"{before}\nimport sys\nfrom jobs.{job} import main\nsys.exit(main({list(arguments)!r}))"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=500)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=HANGS_AFTER_S
+    )
     lines = ended.stderr.splitlines()
     first = next((number for number, line in enumerate(lines) if OURS.match(line)), len(lines))
     return ended.returncode, lines[first:]

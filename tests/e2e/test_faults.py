@@ -14,15 +14,14 @@ from pyspark.sql import DataFrame
 from demo.manifests import ManifestFile, write_manifests
 from demo.site import DATES
 from jobs.nightly import main
-from jobs.run import ingest
-from jobs.run.ingest import DateRun
+from jobs.run import contents, ingest
 from jobs.stages import audit
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.lease import Lease
 from jobs.warehouse.ledger import Ledger
 from lensfeed.snapshot import Snapshot, SnapshotError
 from tests.e2e.conftest import PROFILE, World
-from tests.e2e.killed import run_killed, stopped
+from tests.e2e.killed import HANGS_AFTER_S, run_killed, stopped
 
 pytestmark = pytest.mark.spark
 
@@ -125,7 +124,7 @@ def test_a_reader_that_does_not_give_what_the_manifest_holds_stops_the_run(
 
     monkeypatch.setattr(ingest, "read_manifest", lossy)
     # Nobody may be asked for anything that the run would then not account for.
-    monkeypatch.setattr(DateRun, "stage_crawl", lambda *_: pytest.fail("something was fetched"))
+    monkeypatch.setattr(contents, "crawl", lambda *_: pytest.fail("something was fetched"))
     settings = [f"manifest.path={folder}", f"warehouse={warehouse}"]
     overrides = [part for setting in settings for part in ("--set", setting)]
     assert main(["--profile", PROFILE, "--date", "2026-01-29", *overrides]) == 1
@@ -187,7 +186,7 @@ def test_a_driver_stopped_past_its_lease_and_woken_writes_nothing_more_and_says_
         assert digest_of(warehouse) == clean[second]
         versions, files = landing.versions(), contents_of(warehouse)
         os.killpg(process.pid, signal.SIGCONT)
-        _, said = process.communicate(timeout=200)
+        _, said = process.communicate(timeout=HANGS_AFTER_S)
     assert process.returncode == 1
     assert re.search(r"failed: nightly \S+ no longer holds the warehouse", said), said
     ledger = Ledger(landing, 0).load()

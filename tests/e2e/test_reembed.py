@@ -188,8 +188,8 @@ def test_what_one_model_has_no_vector_for_is_owed_to_the_other(
     ("module", "target", "last"),
     [
         ("jobs.warehouse.landing", "Landing.versions", "prepared"),
-        ("jobs.reembed", "_fill_texts", "started"),
-        ("jobs.reembed", "_finish", "published"),
+        ("jobs.run.contents", "embed_texts_of", "started"),
+        ("jobs.run.models", "_finish", "published"),
     ],
     ids=["within the first part", "within a later part", "between filling and switching"],
 )

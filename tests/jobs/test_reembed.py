@@ -7,7 +7,8 @@ import pytest
 
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
-from jobs.reembed import _part, _waiting_images, towards
+from jobs.reembed import towards
+from jobs.run.models import _part, _waiting_images
 from jobs.warehouse.landing import Landing
 from tests.lensfeed.tiny_warehouse import image_id, image_row
 

@@ -1,0 +1,86 @@
+"""Names by which one step finds what another has left: staged datasets, counts, metrics.
+
+What is staged for a table alone goes by the table's name.
+"""
+
+from enum import StrEnum
+
+
+class Dataset(StrEnum):
+    """Staged datasets of a run that more than one function names."""
+
+    ROWS = "rows"
+    """The manifest's rows, or stored sightings as such, numbered and judged as far as that goes without pixels."""
+    REQUESTS = "requests"
+    """What a refetch asks for, with what it has to be."""
+    CRAWL = "crawl"
+    """What was fetched: evidence, verdicts, pixels of what is allowed. All of the rest comes from this one table."""
+    FETCHES = "fetches"
+    """Evidence as it will be recorded."""
+    CONTENT_SIGNALS = "content_signals"
+    ANSWERS = "answers"
+    """What asking for a URL on a date came to, with the verdict on the content."""
+    VECTORS = "vectors"
+    """Of images, by the feed's model; failures too."""
+    VECTORS_BESIDE = "vectors_beside"
+    """Of images, by the model that is kept beside it."""
+    TEXTS = "texts"
+    """Vectors of texts; failures too."""
+    EMBED_FAILURES = "embed_failures"
+    """Rows of `fetches` that learn what a model said of their content."""
+    CONCERNED = "concerned"
+    """Sightings that are decided again."""
+    SIGHTINGS = "sightings"
+    COMPARED = "compared"
+    """Sightings that are decided otherwise, with the outcome before."""
+    AFFECTED = "affected"
+    """image_id of images whose liveness, place in the order or feed facts may have changed."""
+    REMOVED = "removed"
+    """Keys of pixels and vectors that leave the tables."""
+    NEW_IMAGES = "new_images"
+    KEPT_VECTORS = "kept_vectors"
+    LIVE = "live"
+    """The affected images that are live, with their hashes."""
+    CLUSTERS = "clusters"
+    WITHOUT_VECTOR = "without_vector"
+    """Stored images that a model has no vector for."""
+
+
+class Count(StrEnum):
+    """What a run counts, in the ledger's `counts` and where a dataset is staged."""
+
+    URLS = "urls"
+    NOT_MODIFIED = "not_modified"
+    LOST_DECODERS = "lost_decoders"
+    EMBEDDED = "embedded"
+    TEXTS_EMBEDDED = "texts_embedded"
+    TEXTS_FAILED = "texts_failed"
+    SIGHTINGS = "sightings"
+    OVERTAKEN = "overtaken"
+    INSERTS = "inserts"
+    NEW_EDGES = "new_edges"
+    COLLIDED = "collided"
+    FEED_ID_COLLISIONS = "feed_id_collisions"
+    WITHOUT_VECTOR = "without_vector"
+
+
+class Metric(StrEnum):
+    """What a run measures, in the ledger's `metrics`."""
+
+    STAGING_SECONDS = "seconds.staging"
+    COMPONENT_ROUNDS = "dedup.component_rounds"
+
+
+def changed(table: str) -> str:
+    """The count of a table's rows that a run changes."""
+    return f"changed.{table}"
+
+
+def outcome(name: str) -> str:
+    """The count of a run's sightings with an outcome."""
+    return f"outcome.{name}"
+
+
+def seconds(step: str) -> str:
+    """The metric of the seconds that a step took."""
+    return f"seconds.{step}"

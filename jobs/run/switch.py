@@ -1,0 +1,60 @@
+"""The switch of the feed to another model: what follows from every live image is worked out again under it."""
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.config.errors import RunError
+from jobs.run import contents
+from jobs.run.context import Work
+from jobs.run.derived import Facts, Touched
+from jobs.run.names import Count, Dataset
+from jobs.run.redecision import Redecision
+from schemas.outcomes import FailureCode
+from schemas.tables import SIGHTINGS
+
+
+@dataclass
+class Switch:
+    """The staging of a switch. What has no vector of the new visual model is an `embed_error`; what was one for the
+    model before is decided as if nobody knew."""
+
+    work: Work
+    other_model: bool
+    """Whether the visual model is another one; else only the text model or the alignment is."""
+    most_failed: float
+    """Share of the stored images that may have no vector of the new model."""
+    touched: Touched | None = None
+
+    def find_missing(self) -> None:
+        """Stored images without a vector of the model. Raises RunError where there are too many of them."""
+        work, model = self.work, self.work.config.embedding.model
+        missing = contents.missing_vectors(work)
+        work.stage(Dataset.WITHOUT_VECTOR, missing.withColumn("error", f.lit(f"no vector of {model}")))
+        count, stored = work.rows(Dataset.WITHOUT_VECTOR).rows, work.landing.read("images").count()
+        work.counts[Count.WITHOUT_VECTOR] = count
+        if count > self.most_failed * stored:
+            raise RunError(
+                f"{count} of {stored} pictures have no vector of {model}, more than the share of {self.most_failed:g} "
+                "that --most-failed allows: the feed stays as it is"
+            )
+
+    def decide(self) -> None:
+        """Decide again the sightings of images that one of the models has no vector for."""
+        failed = self.work.staged(Dataset.WITHOUT_VECTOR)
+        sightings = self.work.landing.read("sightings")
+        concerned = sightings.join(failed, "image_id", "left_semi")
+        if self.other_model:
+            known = sightings.where(f.col("failure_code") == FailureCode.EMBED_ERROR.value)
+            concerned = concerned.unionByName(known.select(*concerned.columns)).dropDuplicates(list(SIGHTINGS.keys))
+        self._redecision(concerned).decide()
+
+    def facts(self) -> Facts:
+        """The sightings that are decided otherwise, and all live images."""
+        return self._redecision(self.work.landing.read("sightings")).facts()
+
+    def _redecision(self, concerned: DataFrame) -> Redecision:
+        failed = self.work.staged(Dataset.WITHOUT_VECTOR) if self.other_model else None
+        live = self.work.landing.read("clusters").select("image_id")
+        return Redecision(self.work, concerned, failed, live)
