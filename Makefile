@@ -5,10 +5,10 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-sequences test-cluster check bench bench-crawl compare dist clean
+.PHONY: help setup demo test test-slow test-sequences test-cluster coverage check bench bench-crawl compare dist clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make .venv, the weights and Delta's jars (once; needs the network)
 
@@ -32,6 +32,11 @@ test-slow: setup ## run the tests that take minutes each
 test-sequences: setup ## run many odd sequences of jobs against the oracle (SEQUENCES=20 STEPS=10; SEED=1 for others each time)
 	@source .venv/java.sh && SEQUENCES=$(or $(SEQUENCES),20) STEPS=$(or $(STEPS),10) SEED=$(SEED) \
 		$(PYTHON) -m pytest tests/properties
+
+coverage: setup ## say which share of the lines the tests without Spark run (minutes; the lines are in htmlcov/)
+	@source .venv/java.sh && $(PYTHON) -m coverage run -m pytest -m "not spark and $(PLAIN)"
+	@$(PYTHON) -m coverage html --quiet
+	@$(PYTHON) -m coverage report --format=total
 
 check: setup ## format, lint, types, import layers
 	@.venv/bin/ruff format --check .
@@ -57,4 +62,4 @@ dist: setup ## build what spark-submit needs into dist/
 	@$(PYTHON) -m jobs.install.build_dist --into dist
 
 clean: ## remove what the targets made, .venv and .assets included
-	@rm -rf .venv .assets dist build demo-output compare-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .assets dist build demo-output compare-output htmlcov .coverage *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -4,6 +4,9 @@ Petastorm, like every plain Parquet reader, knows nothing of Delta's log: pointe
 returns rows that were deleted or overwritten. It is given the snapshot's own list of files instead, and only columns
 that it and torch can hold: numbers, flags and vectors, never null. Joining the rest by feed_id is for
 `lensfeed.feed.lookup`.
+
+Both libraries come with the extra `lensfeed[torch]`, and are imported when a reader or a loader is opened: the rest of
+`lensfeed` does without them.
 """
 
 import operator
@@ -11,6 +14,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -50,7 +54,8 @@ def feed_reader(
     caller's thread and makes the order reproducible: that of `lensfeed.feed.feed_vectors`, or with `shuffle_seed` row
     groups, and rows in each, shuffled by it. `shard` (from 0) of `shard_count`: every shard_count-th row group, for
     distributed training. Raises SnapshotError for columns that cannot be loaded, numbers out of their range and where
-    there are fewer row groups than shards or no row at all, SnapshotGoneError where files were removed.
+    there are fewer row groups than shards or no row at all, SnapshotGoneError where files were removed, ImportError
+    without the extra `lensfeed[torch]`.
     """
     columns = _loadable(columns)
     workers = _whole("workers", workers, 0)
@@ -61,8 +66,9 @@ def feed_reader(
     if shard is not None and shard_count is not None:
         shard_count = _whole("shard_count", shard_count, 1)
         shard = _whole(f"shard (from 0) of shard_count={shard_count}", shard, 0, shard_count - 1)
-    from petastorm.errors import NoDataAvailableError
-    from petastorm.reader import make_batch_reader
+    with _extra_named():
+        from petastorm.errors import NoDataAvailableError
+        from petastorm.reader import make_batch_reader
 
     # Petastorm reads through pyarrow's old file system layer: a page of deprecations that no caller can act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
@@ -94,6 +100,17 @@ def feed_reader(
     # There is no cache here; what this would do is print a line to standard output.
     reader.cleanup_cache = _nothing
     return reader
+
+
+@contextmanager
+def _extra_named() -> Iterator[None]:
+    """Let an import that fails say which extra is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"lensfeed.loaders needs torch and petastorm: pip install 'lensfeed[torch]' ({error})", name=error.name
+        ) from error
 
 
 def _nothing() -> None:
@@ -146,8 +163,9 @@ class FeedLoader:
     """
 
     def __init__(self, reader: Any, batch_size: int, shuffle_buffer: int, snapshot: Snapshot) -> None:
-        import torch
-        from petastorm.pytorch import BatchedDataLoader
+        with _extra_named():
+            import torch
+            from petastorm.pytorch import BatchedDataLoader
 
         # Copies: petastorm's arrays may be read-only views of Arrow memory, which a trainer must not write to.
         self._loader = BatchedDataLoader(reader, batch_size, torch.tensor, shuffle_buffer)

@@ -1,5 +1,6 @@
 """Petastorm and torch see exactly the live rows of the published feed."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +201,12 @@ def test_a_warehouse_of_any_name_loads(tmp_path: Path, name: str) -> None:
     warehouse.event("run", "published")
     with feed_loader(Snapshot.open(str(warehouse.root)), 2, ["feed_id"], epochs=2, workers=2) as loader:
         assert sorted(int(n) for batch in loader for n in batch["feed_id"]) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("missing", ["petastorm.reader", "petastorm.pytorch", "torch"])
+def test_a_missing_library_is_said_with_the_extra_that_brings_it(
+    snapshot: Snapshot, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"pip install 'lensfeed\[torch\]'.*{missing}"):
+        feed_loader(snapshot, 10)
