@@ -34,9 +34,8 @@ test-sequences: setup ## run many odd sequences of jobs against the oracle (SEQU
 		$(PYTHON) -m pytest tests/properties
 
 coverage: setup ## say which share of the lines the tests without Spark run (minutes; the lines are in htmlcov/)
-	@source .venv/java.sh && $(PYTHON) -m coverage run -m pytest -m "not spark and $(PLAIN)"
-	@$(PYTHON) -m coverage html --quiet
-	@$(PYTHON) -m coverage report --format=total
+	@source .venv/java.sh && $(PYTHON) -m coverage run -m pytest -m "not spark and $(PLAIN)"; ended=$$?; \
+		$(PYTHON) -m coverage html --quiet; $(PYTHON) -m coverage report --format=total; exit $$ended
 
 check: setup ## format, lint, types, import layers
 	@.venv/bin/ruff format --check .
