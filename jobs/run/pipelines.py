@@ -16,7 +16,7 @@ from jobs.run.context import Work
 from jobs.run.derived import ChangesFacts, find_live_images, group_duplicates, update_feed
 from jobs.run.filling import FillImages, FillTexts
 from jobs.run.ingest import Night
-from jobs.run.names import Count, outcome
+from jobs.run.names import Count, Dataset, outcome
 from jobs.run.redecision import Redecision, Refetch
 from jobs.run.switch import Switch
 from schemas.outcomes import Outcome
@@ -61,48 +61,193 @@ ACCEPTED = outcome(Outcome.ACCEPTED)
 GOLDEN: Step[HasWork] = Step("golden vectors", lambda run: contents.make_golden(run.work), (), ())
 
 DERIVED: tuple[Step[ChangesFacts], ...] = (
-    Step("liveness", find_live_images, (), (), ACCEPTED),
-    Step("dedup", group_duplicates, (), (), ACCEPTED),
-    Step("feed", update_feed, (), (), ACCEPTED),
+    Step(
+        "liveness",
+        find_live_images,
+        (
+            Dataset.CLUSTERS,
+            Dataset.CRAWL,
+            "embeddings",
+            "images",
+            "refetch_queue",
+            Dataset.SIGHTINGS,
+            "text_embeddings",
+            Dataset.TEXTS,
+            "url_state",
+            Dataset.VECTORS,
+            Dataset.WITHOUT_VECTOR,
+        ),
+        (
+            Dataset.AFFECTED,
+            Dataset.KEPT_VECTORS,
+            Dataset.LIVE,
+            Dataset.NEW_IMAGES,
+            "refetch_queue",
+            Dataset.REMOVED,
+            "url_state",
+        ),
+        ACCEPTED,
+    ),
+    Step(
+        "dedup",
+        group_duplicates,
+        (Dataset.CLUSTERS, "duplicate_edges", "image_hashes", "lsh_bands"),
+        (Dataset.CLUSTERS, "component_", "duplicate_edges", "groups", "image_hashes", "lsh_bands", "moved"),
+        ACCEPTED,
+    ),
+    Step(
+        "feed",
+        update_feed,
+        (
+            Dataset.CLUSTERS,
+            Dataset.CRAWL,
+            "embeddings",
+            "feed_ids",
+            "feed_members",
+            "images",
+            "index_feed",
+            Dataset.SIGHTINGS,
+            "text_embeddings",
+            Dataset.TEXTS,
+            Dataset.VECTORS,
+            Dataset.WITHOUT_VECTOR,
+        ),
+        ("feed_ids", "feed_members", "index_feed", "touched_clusters", "touched_representatives"),
+        ACCEPTED,
+    ),
 )
 
 NIGHT: tuple[Step[Night], ...] = (
-    Step("manifest and pre-gate", Night.read, (), ()),
+    Step("manifest and pre-gate", Night.read, ("overrides",), ("lines", Dataset.ROWS)),
     GOLDEN,
-    Step("crawl and gate", Night.crawl, (), (), Count.URLS),
-    Step("embed", Night.embed, (), (), Count.EMBEDDED),
-    Step("outcomes", Night.decide, (), ()),
+    Step(
+        "crawl and gate",
+        Night.crawl,
+        (Dataset.CLUSTERS, Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "quarantine", Dataset.ROWS, "url_state"),
+        (Dataset.ANSWERS, Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, "quarantine"),
+        Count.URLS,
+    ),
+    Step(
+        "embed",
+        Night.embed,
+        (Dataset.ANSWERS, Dataset.CRAWL, "embeddings", Dataset.ROWS, "text_embeddings"),
+        ("missing_vectors", "missing_vectors_beside", Dataset.TEXTS, Dataset.VECTORS, Dataset.VECTORS_BESIDE),
+        Count.EMBEDDED,
+    ),
+    Step(
+        "outcomes",
+        Night.decide,
+        (Dataset.ANSWERS, Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, Dataset.ROWS, Dataset.VECTORS),
+        ("decisions", Dataset.EMBED_FAILURES, "embed_news", Dataset.SIGHTINGS),
+    ),
     *DERIVED,
-    Step("audit", Night.audit, (), ()),
+    Step(
+        "audit",
+        Night.audit,
+        (Dataset.CLUSTERS, Dataset.CRAWL, Dataset.SIGHTINGS, Dataset.VECTORS, Dataset.VECTORS_BESIDE),
+        (),
+    ),
 )
 """A date, from its manifest."""
 
 REFETCH: tuple[Step[Refetch], ...] = (
     GOLDEN,
-    Step("crawl and gate", Refetch.crawl, (), ()),
-    Step("embed", Refetch.embed, (), ()),
-    Step("outcomes", Refetch.decide, (), ()),
-    Step("audit", Refetch.audit, (), ()),
+    Step(
+        "crawl and gate",
+        Refetch.crawl,
+        (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", "quarantine"),
+        (Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, "quarantine", Dataset.REQUESTS),
+    ),
+    Step(
+        "embed",
+        Refetch.embed,
+        (Dataset.CRAWL, "embeddings"),
+        ("missing_vectors", "missing_vectors_beside", Dataset.VECTORS, Dataset.VECTORS_BESIDE),
+    ),
+    Step(
+        "outcomes",
+        Refetch.decide,
+        (
+            Dataset.CONTENT_SIGNALS,
+            Dataset.CRAWL,
+            Dataset.FETCHES,
+            Dataset.SIGHTINGS,
+            "text_embeddings",
+            Dataset.VECTORS,
+        ),
+        (
+            Dataset.ANSWERS,
+            Dataset.COMPARED,
+            Dataset.CONCERNED,
+            "decisions",
+            Dataset.EMBED_FAILURES,
+            "embed_news",
+            Dataset.ROWS,
+            Dataset.SIGHTINGS,
+            Dataset.TEXTS,
+        ),
+    ),
+    Step("audit", Refetch.audit, (Dataset.CRAWL, Dataset.VECTORS, Dataset.VECTORS_BESIDE), ()),
     *DERIVED,
 )
 """What is owed a fetch, failed for now or was deferred: asked for again."""
 
 REDECISION: tuple[Step[Redecision], ...] = (
-    Step("decide again", Redecision.decide, (), ()),
+    Step(
+        "decide again",
+        Redecision.decide,
+        (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings"),
+        (
+            Dataset.ANSWERS,
+            Dataset.COMPARED,
+            "decisions",
+            Dataset.EMBED_FAILURES,
+            "embed_news",
+            Dataset.ROWS,
+            Dataset.SIGHTINGS,
+            Dataset.TEXTS,
+        ),
+    ),
     *DERIVED,
 )
 """Stored sightings under another policy, or with what people said."""
 
 
 SWITCH: tuple[Step[Switch], ...] = (
-    Step("missing vectors", Switch.find_missing, (), ()),
-    Step("decide again", Switch.decide, (), ()),
+    Step("missing vectors", Switch.find_missing, ("embeddings", "images"), (Dataset.WITHOUT_VECTOR,)),
+    Step(
+        "decide again",
+        Switch.decide,
+        (
+            Dataset.CLUSTERS,
+            Dataset.CONTENT_SIGNALS,
+            Dataset.FETCHES,
+            "overrides",
+            Dataset.SIGHTINGS,
+            "text_embeddings",
+            Dataset.WITHOUT_VECTOR,
+        ),
+        (
+            Dataset.ANSWERS,
+            Dataset.COMPARED,
+            "decisions",
+            Dataset.EMBED_FAILURES,
+            "embed_news",
+            Dataset.ROWS,
+            Dataset.SIGHTINGS,
+            Dataset.TEXTS,
+        ),
+    ),
     *DERIVED,
 )
 """The feed under another model, whose vectors are there."""
 
-FILL_IMAGES: tuple[Step[FillImages], ...] = (Step("embed", FillImages.embed, (), ()),)
-FILL_TEXTS: tuple[Step[FillTexts], ...] = (Step("embed texts", FillTexts.embed, (), ()),)
+FILL_IMAGES: tuple[Step[FillImages], ...] = (
+    Step("embed", FillImages.embed, ("embeddings", "images"), (Dataset.VECTORS,)),
+)
+FILL_TEXTS: tuple[Step[FillTexts], ...] = (
+    Step("embed texts", FillTexts.embed, ("overrides", Dataset.SIGHTINGS, "text_embeddings"), (Dataset.TEXTS,)),
+)
 """What a switch needs: vectors of stored images, of accepted texts."""
 
 PIPELINES: dict[str, Sequence[Step[Any]]] = {

@@ -96,6 +96,7 @@ def test_steps_read_and_write_what_is_said_of_them(
     assert small.night(FIRST, warehouse, "--retry-failed") == 0
     seen.holds(REFETCH)
     rule = {"id": "title", "kind": "text", "action": "block", "reason": "title", "words": ["another"]}
-    policy = small.policy("stricter", [rule])
+    gate = {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.999}
+    policy = small.policy("stricter", [gate, rule])
     assert redecide.main(small.arguments(warehouse, policy)) == 0
     seen.holds(REDECISION)

@@ -64,7 +64,8 @@ def run(request: pytest.FixtureRequest, small: SmallWorld, published: Path) -> R
         return Run(nightly, lambda warehouse: [*small.arguments(warehouse), "--date", SECOND.isoformat()])
     image = Snapshot.open(str(published)).rows("clusters", ["image_id"]).column(0)[0].as_py()
     rule = {"id": "listed", "kind": "sha256", "action": "block", "reason": "listed", "hashes": [image]}
-    policy = small.policy("refusing", [rule])
+    gate = {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.999}
+    policy = small.policy("refusing", [gate, rule])
     return Run(redecide, lambda warehouse: small.arguments(warehouse, policy))
 
 
