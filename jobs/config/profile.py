@@ -1,7 +1,9 @@
 """The one place that reads configuration: YAML profile, then `--set key.path=value`, validated, frozen, digested.
 
-Relative paths in a profile are relative to the working directory, as on every command line. Unknown keys are refused
-with the nearest known one named; every error is a `UsageError` of one line.
+A profile may say `extends: FILE`, relative to its own folder: it then holds only what differs. Groups are merged key by
+key, but a group that names a `model` stands for itself: the rest of it would describe another model. Other relative
+paths in a profile are relative to the working directory, as on every command line. Unknown keys are refused with the
+nearest known one named; every error is a `UsageError` of one line.
 """
 
 import difflib
@@ -9,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -34,6 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 _Path = tuple[str | int, ...]
 """Keys and indices, from the top of a file down to one of its settings."""
 
+_EXTENDS, _MODEL = "extends", "model"
 _DISCRIMINATOR = "kind"
 """The key by which one of several groups is told from the others, in every union of groups."""
 _SHOWN = 80
@@ -123,10 +126,32 @@ def load(profile: str, overrides: Sequence[str] = ()) -> Config:
     groups and lists are YAML, the texts in them as they are spelt. Nothing, `null` and `~` are null where a setting may
     be null. Raises UsageError for a missing or unreadable file, an unknown key, a value of the wrong type.
     """
-    source = _read(profile, "profile")
+    source = _read_profile(Path(profile), ())
     for override in overrides:
         _apply_override(source, override)
     return _validate(Config, source)
+
+
+def _read_profile(path: Path, through: tuple[Path, ...]) -> "_Source":
+    """The profile with what it extends below it; `through`: the profiles that extend this one, the outermost first."""
+    if path.resolve() in [one.resolve() for one in through]:
+        chain = ", which extends ".join(map(str, (*through, path)))
+        raise UsageError(f"profile {chain}: a profile cannot extend itself")
+    source = _read(str(path), "profile")
+    if _EXTENDS not in source.data:
+        return source
+    given = source.data[_EXTENDS]
+    if not isinstance(given, str) or not given:
+        raise _refused(source, (_EXTENDS,), "expected a file relative to this one", given)
+    base = _read_profile(path.parent / given, (*through, path))
+    own = {name: value for name, value in source.data.items() if name != _EXTENDS}
+    return replace(source, data=_merged(base.data, own), base=base)
+
+
+def _merged(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict) or _MODEL in own:
+        return own
+    return base | {name: _merged(base.get(name), value) for name, value in own.items()}
 
 
 def load_policy(settings: GateSettings) -> Policy:
@@ -222,6 +247,8 @@ class _Source:
     """The `--set` arguments by the path of keys that they set."""
     lists: dict[tuple[str | int, ...], _List] = field(default_factory=dict)
     """By the path of the field that they were appended to."""
+    base: "_Source | None" = None
+    """What it extends."""
 
     def place(self, path: Sequence[str | int]) -> str:
         """Where a person has to look for the setting at `path`."""
@@ -232,8 +259,14 @@ class _Source:
         listed = self.lists.get(tuple(parents))
         if listed is not None and isinstance(last, int) and last >= listed.inline:
             return f"{listed.name}, line {listed.lines[last - listed.inline]}"
+        if self.base is not None and len(_found(self.node, path)) < self.base.depth(path):
+            return self.base.place(path)
         line = _line(self.node, path)
         return f"{self.name}, line {line}" if line else self.name
+
+    def depth(self, path: Sequence[str | int]) -> int:
+        """How many parts of `path` are said in the file, or in what it extends."""
+        return max(len(_found(self.node, path)), self.base.depth(path) if self.base else 0)
 
 
 def _read(path: str, what: str) -> _Source:
@@ -280,7 +313,13 @@ def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _line(node: yaml.Node, path: Sequence[str | int]) -> int | None:
     """Line, from 1, of the deepest part of `path` that the document has; None where it has not even the first."""
-    line = None
+    found = _found(node, path)
+    return found[-1] if found else None
+
+
+def _found(node: yaml.Node, path: Sequence[str | int]) -> list[int]:
+    """Lines, from 1, of the parts of `path` that the document has."""
+    lines: list[int] = []
     for part in path:
         if isinstance(node, yaml.MappingNode):
             children = {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
@@ -290,9 +329,9 @@ def _line(node: yaml.Node, path: Sequence[str | int]) -> int | None:
             break
         if part not in children:
             break
-        found, node = children[part]
-        line = found.start_mark.line + 1
-    return line
+        key, node = children[part]
+        lines.append(key.start_mark.line + 1)
+    return lines
 
 
 def _apply_override(source: _Source, override: str) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def refusal(profile: Path, *overrides: str) -> str:
 
 
 def written(tmp_path: Path, text: str) -> Path:
+    """A profile of its own, beside the one that shipped profiles extend."""
+    shutil.copy(LOCAL.with_name("models.yaml"), tmp_path)
     profile = tmp_path / "profile.yaml"
     profile.write_text(text, encoding="utf-8")
     return profile
@@ -43,6 +46,53 @@ def edited(tmp_path: Path, old: str, new: str, source: Path = LOCAL) -> Path:
     text = source.read_text(encoding="utf-8")
     assert text.count(old) == 1, old
     return written(tmp_path, text.replace(old, new))
+
+
+# Extending ------------------------------------------------------------------------------------------------------------
+
+
+def extending(tmp_path: Path, own: str, base: str = "local.yaml") -> Path:
+    """A profile that extends a copy of a shipped one."""
+    for name in ("local.yaml", "models.yaml"):
+        shutil.copy(LOCAL.with_name(name), tmp_path)
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"extends: {base}\n{own}", encoding="utf-8")
+    return profile
+
+
+def test_a_profile_holds_what_differs_from_the_one_that_it_extends(tmp_path: Path) -> None:
+    profile = extending(tmp_path, "warehouse: mine\ncrawl: {retries: 7}\npolicy: {views: [center]}\n")
+    found, local = load(str(profile), ["crawl.backoff_s=3"]), load(str(LOCAL))
+    assert (found.warehouse, found.crawl.retries, found.crawl.backoff_s) == ("mine", 7, 3)
+    assert found.policy.views == ("center",)
+    assert found.crawl.user_agent == local.crawl.user_agent
+    assert (found.embedding, found.text, found.policy.detector) == (local.embedding, local.text, local.policy.detector)
+
+
+def test_a_group_that_names_another_model_takes_nothing_of_the_first_ones(tmp_path: Path) -> None:
+    weights = "{path: w.safetensors, sha256: " + "a" * 64 + "}"
+    profile = extending(tmp_path, f"embedding: {{model: resnet50, weights: {weights}, licence: none}}\n")
+    found = load(str(profile)).embedding
+    assert (found.model, found.mean, found.dimension) == ("resnet50", None, None)
+
+
+def test_what_is_wrong_is_told_with_the_file_and_line_that_says_it(tmp_path: Path) -> None:
+    profile = extending(tmp_path, "crawl:\n  retries: some\n")
+    assert refusal(profile).startswith(f"profile {profile}, line 3: crawl.retries: ")
+    base = tmp_path / "local.yaml"
+    profile = extending(tmp_path, "warehouse: mine\n")
+    line = base.read_text(encoding="utf-8").splitlines().index("  retries: 3") + 1
+    base.write_text(base.read_text(encoding="utf-8").replace("  retries: 3\n", "  retries: some\n"), encoding="utf-8")
+    assert refusal(profile).startswith(f"profile {base}, line {line}: crawl.retries: ")
+
+
+def test_a_profile_that_extends_itself_nothing_or_no_file_is_refused(tmp_path: Path) -> None:
+    circle = extending(tmp_path, "", base="mine.yaml")
+    assert refusal(circle) == f"profile {circle}, which extends {circle}: a profile cannot extend itself"
+    absent = extending(tmp_path, "", base="nowhere.yaml")
+    assert refusal(absent).startswith(f"profile {tmp_path / 'nowhere.yaml'}: cannot be read")
+    for base in ("3", "''", "[local.yaml]"):
+        assert "extends: expected a file relative to this one, found" in refusal(extending(tmp_path, "", base=base))
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -192,11 +242,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, exp
 
 def test_a_misspelt_required_key_is_told_as_misspelt_and_not_as_missing(tmp_path: Path) -> None:
     profile = edited(tmp_path, "warehouse: warehouse", "wharehouse: warehouse")
-    assert refusal(profile) == f"profile {profile}, line 3: unknown key wharehouse; did you mean warehouse?"
+    assert refusal(profile) == f"profile {profile}, line 5: unknown key wharehouse; did you mean warehouse?"
 
 
 def test_an_unknown_key_in_the_profile_is_told_with_its_line(tmp_path: Path) -> None:
-    profile = edited(tmp_path, "    path: .assets/open_nsfw.onnx", "    file: .assets/open_nsfw.onnx")
+    models = LOCAL.with_name("models.yaml")
+    profile = edited(tmp_path, "    path: .assets/open_nsfw.onnx", "    file: .assets/open_nsfw.onnx", models)
     line = profile.read_text(encoding="utf-8").splitlines().index("    file: .assets/open_nsfw.onnx") + 1
     assert refusal(profile).startswith(f"profile {profile}, line {line}: unknown key policy.detector.file")
 
