@@ -67,6 +67,7 @@ def backfill(small: SmallWorld, warehouse: Path, *more: str, start: dt.date = FI
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_a_range_is_run_oldest_first_and_goes_on_where_it_was(
     world: SmallWorld, said: Said, landing: Landing, warehouse: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:

@@ -152,6 +152,7 @@ LEASE = ["--set", "run.lease_ttl_s=15", "--set", "run.lease_wait_s=300"]
             1,
             [("first", event) for event in RUN],
             id="writing a live table",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "jobs.warehouse.ledger",
