@@ -28,6 +28,7 @@ def warehouse(tmp_path: Path) -> Path:
     return tmp_path / "warehouse"
 
 
+@pytest.mark.slow
 def test_only_what_failed_for_now_is_asked_for_again(
     world: World, small: SmallWorld, warehouse: Path, digest_of: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_only_what_failed_for_now_is_asked_for_again(
     assert Snapshot.open(str(warehouse)).run_id == before
 
 
+@pytest.mark.slow
 def test_what_a_deadline_left_is_taken_up_by_the_next_night(
     world: World, small: SmallWorld, warehouse: Path, digest_of: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:

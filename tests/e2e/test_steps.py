@@ -17,7 +17,7 @@ from jobs.run.pipelines import NIGHT, REDECISION, REFETCH, Step
 from jobs.warehouse.landing import Landing
 from tests.e2e.small import DAYS, SmallWorld, small_world
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 FIRST, SECOND, _ = DAYS
 
