@@ -37,7 +37,7 @@ class Work:
     run_id: str
     progress: Progress
     dates: tuple[dt.date, ...] = ()
-    """Dates that the run works on; a revision knows them when it has staged what differs."""
+    """Dates that the run works on; a re-decision knows them when it has staged what differs."""
     plan: list[StagedTable] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

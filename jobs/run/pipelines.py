@@ -192,21 +192,25 @@ REFETCH: tuple[Step[Refetch], ...] = (
 )
 """What is owed a fetch, failed for now or was deferred: asked for again."""
 
+_DECIDING_READS = (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings")
+_DECIDING_WRITES = (
+    Dataset.ANSWERS,
+    Dataset.COMPARED,
+    "decisions",
+    Dataset.EMBED_FAILURES,
+    "embed_news",
+    Dataset.ROWS,
+    Dataset.SIGHTINGS,
+    Dataset.TEXTS,
+)
+"""Of stored sightings decided again, for whatever reason."""
+
 REDECISION: tuple[Step[Redecision], ...] = (
     Step(
         "decide again",
         Redecision.decide,
-        (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings"),
-        (
-            Dataset.ANSWERS,
-            Dataset.COMPARED,
-            "decisions",
-            Dataset.EMBED_FAILURES,
-            "embed_news",
-            Dataset.ROWS,
-            Dataset.SIGHTINGS,
-            Dataset.TEXTS,
-        ),
+        _DECIDING_READS,
+        _DECIDING_WRITES,
     ),
     *DERIVED,
 )
@@ -218,25 +222,8 @@ SWITCH: tuple[Step[Switch], ...] = (
     Step(
         "decide again",
         Switch.decide,
-        (
-            Dataset.CLUSTERS,
-            Dataset.CONTENT_SIGNALS,
-            Dataset.FETCHES,
-            "overrides",
-            Dataset.SIGHTINGS,
-            "text_embeddings",
-            Dataset.WITHOUT_VECTOR,
-        ),
-        (
-            Dataset.ANSWERS,
-            Dataset.COMPARED,
-            "decisions",
-            Dataset.EMBED_FAILURES,
-            "embed_news",
-            Dataset.ROWS,
-            Dataset.SIGHTINGS,
-            Dataset.TEXTS,
-        ),
+        (*_DECIDING_READS, Dataset.CLUSTERS, Dataset.WITHOUT_VECTOR),
+        _DECIDING_WRITES,
     ),
     *DERIVED,
 )

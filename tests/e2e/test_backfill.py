@@ -1,7 +1,6 @@
 """A range of dates in one session: what is published is left, what fails is told, and the rest goes on."""
 
 import datetime as dt
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -51,15 +50,9 @@ def world(tmp_path: Path) -> Iterator[SmallWorld]:
         for picture, date in zip(make_pictures(), DAYS, strict=False):
             small.picture(picture, [date])
         small.site.date = FIRST
-        (tmp_path / "manifests").mkdir()
         for date in (FIRST, THIRD):
-            write_manifest(small, date)
+            small.write_manifest(date)
         yield small
-
-
-def write_manifest(small: SmallWorld, date: dt.date) -> None:
-    lines = (f"{json.dumps(row)}\n" for row in small.rows[date])
-    (small.folder / "manifests" / f"{date}.jsonl").write_text("".join(lines))
 
 
 def backfill(small: SmallWorld, warehouse: Path, *more: str, start: dt.date = FIRST, end: dt.date = THIRD) -> int:
@@ -106,9 +99,9 @@ def test_a_range_is_run_oldest_first_and_goes_on_where_it_was(
     assert published() == [FIRST, THIRD]
 
     # Started again with all manifests there, only what is missing is run; another manifest is told and left alone.
-    write_manifest(world, SECOND)
+    world.write_manifest(SECOND)
     world.rows[THIRD][0]["title"] = "another title"
-    write_manifest(world, THIRD)
+    world.write_manifest(THIRD)
     assert backfill(world, warehouse) == 0
     assert said.since("summary")[0] == "summary of 3 dates: 1 published, 1 skipped, 1 stale"
     assert published() == [FIRST, THIRD, SECOND]
