@@ -92,9 +92,7 @@ LOCAL_PROPERTIES: dict[str, Any] = {
     "spark.ui.retainedJobs": "10",
     "spark.ui.retainedStages": "10",
     "spark.ui.retainedTasks": "100",
-    # Without Hadoop's native library each file that is made costs a `chmod`, and with it another one for a file of
-    # checksums. Parquet and Delta bring their own.
-    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    # Delta's log without files of checksums: see `_leave_out_checksums`.
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     # Compiling expressions and stages to byte code pays for millions of rows, not for thousands: measured, a quarter of
@@ -141,6 +139,7 @@ def open_session(config: Config) -> SparkSession:
     spark = builder.appName(config.spark.app_name).getOrCreate()
     _quieten(spark, config.spark.master)
     if config.spark.master.startswith("local["):
+        _leave_out_checksums(spark)
         threading.Thread(target=_start_workers, args=(spark,), name="worker-daemon", daemon=True).start()
     _ship(spark, [asset for _, asset in assets_of(config) if Path(asset.path).is_file()])
     return spark
@@ -162,6 +161,17 @@ def _quieten(spark: SparkSession, master: str) -> None:
         logging_of_java: Any = spark._jvm.org.apache.logging.log4j  # type: ignore[union-attr]  # a session has a JVM
         name = "org.apache.spark.scheduler.TaskSchedulerImpl"
         logging_of_java.core.config.Configurator.setLevel(name, logging_of_java.Level.ERROR)
+
+
+def _leave_out_checksums(spark: SparkSession) -> None:
+    """Write local files without a file of checksums beside each: Parquet and Delta bring their own, and without
+    Hadoop's native library each file that is made costs a `chmod`, a process of its own.
+
+    The file system stays the one that Hadoop expects (`fs.file.impl` may not be another): S3A's buffers and copies to
+    local files go through it by its class.
+    """
+    jvm: Any = spark._jvm  # pyspark offers no public way to Hadoop's FileSystem
+    jvm.org.apache.hadoop.fs.FileSystem.getLocal(spark._jsc.hadoopConfiguration()).setWriteChecksum(False)
 
 
 def _say_nothing(request: object, client_address: object) -> None:
