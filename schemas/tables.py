@@ -48,6 +48,9 @@ class Table:
     hashes that only accepted contents may have, or follows from such. Other tables hold evidence (what was given, asked
     for and decided), which stays after a block: their old files say nothing that the new ones do not."""
 
+    wide: bool = False
+    """Whether the rows are large, and few of them looked up by their first key at a time: files are sorted by it."""
+
     def column(self, name: str) -> Column:
         """The column of that name; KeyError names the table."""
         for column in self.columns:
@@ -298,6 +301,7 @@ EMBEDDINGS = Table(
     kind="content",
     keys=("image_id", "model_version"),
     purged=True,
+    wide=True,
     partition_by=("model_version",),
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
@@ -314,6 +318,7 @@ TEXT_EMBEDDINGS = Table(
     kind="content",
     keys=("text_id", "text_model_version"),
     purged=True,
+    wide=True,
     partition_by=("text_model_version",),
     columns=(
         _id("text_id", "SHA-256 of the cleaned text"),

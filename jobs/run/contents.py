@@ -6,6 +6,7 @@ contents only; what they mean for sightings is `jobs.stages.outcomes`.
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
@@ -16,6 +17,7 @@ from jobs.stages import audit, outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
+from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
 from jobs.warehouse.ledger import REMOVED
 from schemas.policy import Policy
@@ -66,9 +68,10 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
-    known = work.landing.read("content_signals").where(f.col("detector_version") == version)
+    ids = work.keys("scored", scored.select("image_id"))
+    known = work.past("content_signals", ids, columns=["image_id", "detector_version"])
     signals = (
-        scored.join(known.select("image_id"), "image_id", "left_anti")
+        scored.join(known.where(f.col("detector_version") == version), "image_id", "left_anti")
         .withColumn("detector_version", f.lit(version))
         .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
     )
@@ -88,7 +91,7 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
     the policy needs are left out."""
     stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
-    wanted = stored.join(image_ids.distinct(), "image_id", "left_semi")
+    wanted = near(stored, work.keys("judged", image_ids.where("image_id is not null")))
     return outcomes.judge_stored(wanted, work.policy, work.overrides)
 
 
@@ -183,8 +186,9 @@ def embed_pictures(work: Work, crawled: DataFrame) -> None:
     """
     pictured = crawled.where("has_pixels")
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    ids = work.keys("pictured", pictured.select("image_id"))
     for name, (settings, version) in _models(work).items():
-        embedded = work.landing.read("embeddings").where(f.col("model_version") == version)
+        embedded = near(work.landing.read("embeddings").where(f.col("model_version") == version), ids)
         missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
         embed(work, pictured, missing, settings, version, name)
     work.counts[Count.EMBEDDED] = work.rows(Dataset.VECTORS).counted[Count.EMBEDDED]
@@ -247,8 +251,9 @@ def missing_vectors(work: Work) -> DataFrame:
 
 def embed_texts_of(work: Work, rows: DataFrame) -> None:
     """Judged rows -> vectors of their texts, staged and planned, once a distinct text that has none yet."""
-    known = texts_before(work).select("text_id")
-    wanted = rows.where("text_id is not null").groupBy("text_id").agg(f.first("text").alias("text"))
+    given = rows.where("text_id is not null")
+    known = near(texts_before(work).select("text_id"), work.keys("given_texts", given.select("text_id")))
+    wanted = given.groupBy("text_id").agg(f.first("text").alias("text"))
     unknown = wanted.join(known, "text_id", "left_anti")
     result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
     work.stage(
@@ -285,34 +290,49 @@ def texts_before(work: Work) -> DataFrame:
     return work.landing.read("text_embeddings").where(f.col("text_model_version") == version)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the tables of contents will hold of some images."""
+
+    pictures: DataFrame
+    """Their rows of `images` as they will be, without pixels."""
+    embedded: DataFrame
+    """`image_id` of those of them that the run's model had a vector for before the run."""
+
+
 def keep_accepted(
-    work: Work, accepted: DataFrame, affected: DataFrame, old: DataFrame, after: DataFrame, crawled: DataFrame | None
-) -> DataFrame:
+    work: Work,
+    accepted: DataFrame,
+    affected: Staged,
+    old: DataFrame,
+    after: Callable[[Staged], DataFrame],
+    crawled: DataFrame | None,
+) -> Kept:
     """Pixels and vectors, of pictures and of texts, are kept only with an accepted sighting: plan what joins and what
     leaves the tables, and count what leaves, which the disk is then owed.
 
     `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be; `old`: the rows of
-    `sightings` that the run replaces; `after`: all of them as they will be. The result is `images` without pixels, as
-    it will be, for the affected ones.
+    `sightings` that the run replaces (`text_id`); `after`: rows of `sightings` as they will be, of staged keys.
     """
     columns = [name for name in TABLES["images"].column_names if name not in {"pixels", "run_id"}]
-    stored = work.landing.read("images").select(*columns).join(affected, "image_id", "left_semi")
-    vectors = work.landing.read("embeddings").select("image_id").join(affected, "image_id", "left_semi")
+    stored = work.stage("stored_images", work.past("images", affected, columns=columns))
+    keys = ["image_id", "model_version"]
+    vectors = work.stage("stored_vectors", work.past("embeddings", affected, columns=keys))
     kept = stored.join(accepted, "image_id", "left_semi")
-    held = stored.select("image_id").unionByName(vectors).distinct()
-    texts = old.where("text_id is not null").select("text_id").distinct()
-    read = after.where("outcome = 'accepted'").select("text_id").join(texts, "text_id", "left_semi")
-    spoken = work.landing.read("text_embeddings").select("text_id")
-    texts = texts.join(spoken, "text_id", "left_semi").join(read, "text_id", "left_anti")
-    gone = held.join(accepted, "image_id", "left_anti").unionByName(texts, allowMissingColumns=True)
+    held = stored.select("image_id").unionByName(vectors.select("image_id")).distinct()
+    texts = work.keys("left_texts", old.where("text_id is not null").select("text_id"))
+    read = after(texts).where("outcome = 'accepted'").select("text_id")
+    spoken = work.past("text_embeddings", texts, columns=["text_id"]).distinct().join(read, "text_id", "left_anti")
+    gone = held.join(accepted, "image_id", "left_anti").unionByName(spoken, allowMissingColumns=True)
     of_image, of_text = "image_id is not null", "text_id is not null"
     work.stage(Dataset.REMOVED, gone, contents_removed=f.expr(of_image), texts_removed=f.expr(of_text))
     work.counts |= {name: work.rows(Dataset.REMOVED).counted[name] for name in REMOVED}
     for table in ("images", "embeddings"):
         work.plan_removal(table, Dataset.REMOVED, "contents_removed", of_image)
     work.plan_removal("text_embeddings", Dataset.REMOVED, "texts_removed", of_text)
+    embedded = vectors.where(f.col("model_version") == work.versions.model_version).select("image_id")
     if crawled is None:
-        return kept
+        return Kept(kept, embedded)
     fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")
     sources = fresh.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
     new = work.stage(Dataset.NEW_IMAGES, sources.join(stored, "image_id", "left_anti").select("url_id"))
@@ -320,20 +340,25 @@ def keep_accepted(
     work.stage(Dataset.KEPT_VECTORS, accepted.select("image_id"))
     for name in _models(work):
         work.plan_rows("embeddings", name, only=Dataset.KEPT_VECTORS, where="error is null")
-    return kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns))
+    return Kept(kept.unionByName(fresh.join(new, "url_id", "left_semi").select(*columns)), embedded)
 
 
 def validators(work: Work, date: dt.date, requests: DataFrame) -> DataFrame:
     """Requests of a date -> the same with `validated_url, etag, last_modified, image_id`: what their URL showed on an
     earlier published date, where that is live (what is not live has no pixels to fall back on), and what the URL at the
     end of its redirects, `validated_url`, gave with it."""
-    states = work.landing.read("url_state").where(
-        (f.col("ingest_date") < f.lit(date)) & (f.col("outcome") == "accepted")
+    asked = work.keys("asked_urls", requests.select("url_id"))
+    earlier = (f.col("ingest_date") < f.lit(date)) & (f.col("outcome") == "accepted")
+    place = ["ingest_date", "url_id", "image_id"]
+    states = work.past("url_state", asked, columns=[*place, "outcome"]).where(earlier).select(*place)
+    shown = work.keys("shown_before", states)
+    images = Staged(shown.frame.select("image_id").distinct(), shown.rows)
+    live = work.past("clusters", images, columns=["image_id"])
+    gave = [f.col(name) for name in (*place, "etag", "last_modified")]
+    sent = (
+        work.past("fetches", shown)
+        .where("etag is not null or last_modified is not null")
+        .select(*gave, f.col("final_url").alias("validated_url"))
     )
-    live = work.landing.read("clusters").select("image_id")
-    shown = states.join(requests.select("url_id"), "url_id", "left_semi").join(live, "image_id", "left_semi")
-    sent = work.landing.read("fetches").where("etag is not null or last_modified is not null")
-    gave = ("image_id", "etag", "last_modified", f.col("final_url").alias("validated_url"))
-    sent = sent.select("ingest_date", "url_id", *gave)
-    known = shown.select("ingest_date", "url_id", "image_id").join(sent, ["ingest_date", "url_id", "image_id"])
-    return requests.join(known.drop("ingest_date"), "url_id", "left")
+    known = sent.join(live, "image_id", "left_semi").drop("ingest_date")
+    return requests.join(known, "url_id", "left")

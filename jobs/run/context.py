@@ -5,7 +5,7 @@ which `jobs.warehouse.landing` applies once the run is prepared.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from jobs.run.names import changed as changed_count
 from jobs.run.names import seconds as seconds_metric
 from jobs.stages.clusters import Checkpoint
 from jobs.stages.review import Overrides
+from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, changes
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
@@ -54,6 +55,21 @@ class Work:
     def staged(self, name: str) -> DataFrame:
         """A dataset of the run as read back."""
         return self.landing.staged(self.run_id, name)
+
+    def keys(self, name: str, frame: DataFrame) -> Staged:
+        """Stage the distinct rows of `frame`, whose columns are a key, to read history by (`past`)."""
+        staged = self.stage(name, frame.distinct())
+        return Staged(staged, self.rows(name).rows)
+
+    def past(self, table: str, keys: Staged, *by: str, columns: Sequence[str] = ()) -> DataFrame:
+        """What a table, as published, holds of staged keys: one scan; see `jobs.warehouse.history`.
+
+        Where the keys name their dates, of a table that is partitioned by them, no other date is opened.
+        """
+        past = self.landing.read(table).select(*columns or ["*"])
+        if keys.rows and "ingest_date" in keys.frame.columns and "ingest_date" in TABLES[table].partition_by:
+            past = past.where(f.col("ingest_date").isin(*dates_of(keys.frame)))
+        return near(past, keys, *by)
 
     def rows(self, name: str) -> StagedRows:
         """What is known of a dataset of the run without reading it."""
@@ -102,15 +118,21 @@ class Work:
 
     def after(self, table: str, changed: DataFrame) -> DataFrame:
         """A keyed table as it will be once the staged changes are applied."""
-        keys = list(TABLES[table].keys)
-        names = TABLES[table].column_names
-        kept = self.landing.read(table).join(changed.select(*keys), keys, "left_anti")
-        return kept.select(*names).unionByName(changed.where(f"{CHANGE} != 'delete'").select(*names))
+        return merged(table, self.landing.read(table), changed)
+
+    def after_near(self, table: str, changed: DataFrame, keys: Staged, *by: str) -> DataFrame:
+        """Of `after`, what belongs to staged keys."""
+        return merged(table, self.past(table, keys, *by), changed, lambda rows: near(rows, keys, *by))
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Stages each intermediate result of an iteration under a name of its own."""
         rounds = iter(range(1_000_000))
-        return lambda frame: self.stage(f"{name}_{next(rounds)}", frame)
+
+        def stage(frame: DataFrame) -> Staged:
+            this = f"{name}_{next(rounds)}"
+            return Staged(self.stage(this, frame), self.rows(this).rows)
+
+        return stage
 
     def write_plan(self) -> None:
         """Everything is staged and audited: say what is to be done with it. Raises RunError where a table would refuse
@@ -118,3 +140,19 @@ class Work:
         self.landing.check_plan(self.run_id, self.plan)
         self.landing.write_plan(self.run_id, self.plan)
         self.metrics |= {seconds_metric(name): seconds for name, seconds in self.progress.seconds.items()}
+
+
+def dates_of(rows: DataFrame) -> tuple[dt.date, ...]:
+    """The dates that staged rows lie in; there are as many as nights."""
+    return tuple(row[0] for row in rows.select("ingest_date").distinct().orderBy("ingest_date").collect())
+
+
+def merged(
+    table: str, before: DataFrame, changed: DataFrame, among: Callable[[DataFrame], DataFrame] = lambda rows: rows
+) -> DataFrame:
+    """Rows of a keyed table, less those that staged changes replace or delete, and those that these write; of the
+    latter what `among` takes."""
+    keys = list(TABLES[table].keys)
+    names = TABLES[table].column_names
+    kept = before.join(changed.select(*keys), keys, "left_anti")
+    return kept.select(*names).unionByName(among(changed.where(f"{CHANGE} != 'delete'").select(*names)))

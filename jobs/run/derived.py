@@ -1,9 +1,11 @@
 """From changed sightings to everything that follows from them: state of URLs, live images, duplicates, feed, queue.
 
 What changes in derived tables is computed for what the run touches: its URLs, their images, the connected components of
-their duplicates, the feed rows of those. Whoever changes sightings, a night or a re-decision, ends with these steps.
+their duplicates, the feed rows of those. The keys of each are staged, and history is read by them alone
+(`jobs.warehouse.history`). Whoever changes sightings, a night or a re-decision, ends with these steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +13,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run import contents
-from jobs.run.context import Work
+from jobs.run.context import Work, merged
 from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import clusters, dedup, feed, queue, state
-from jobs.warehouse.landing import CHANGE
-from schemas.tables import TABLES
-from udfs.embedding.alignment import alignment_for
+from jobs.warehouse.history import Staged, near
+from jobs.warehouse.landing import CHANGE, changes
+from schemas.tables import INDEX_FEED, TABLES
+from udfs.embedding.alignment import Alignment, alignment_for
 from udfs.embedding.text import text_dimension
 
 
@@ -25,11 +28,13 @@ class Facts:
     """What a run changes among the facts. All lazily read but what is staged."""
 
     old: DataFrame
-    """Rows of `sightings` that the run replaces."""
+    """Of the rows of `sightings` that the run replaces: `url_id, outcome, image_id, text_id`."""
     new: DataFrame
     """Rows of `sightings` that it puts in their place (staged)."""
-    after: DataFrame
-    """All of `sightings` as they will be."""
+    before: DataFrame
+    """`sightings` as published."""
+    kept: Callable[[DataFrame], DataFrame]
+    """Of rows of `before` those that the run leaves."""
     embeddings: DataFrame
     """New vectors: `image_id, vector` (staged)."""
     texts: DataFrame
@@ -39,17 +44,27 @@ class Facts:
     images: DataFrame | None = None
     """`image_id` of images of which something follows otherwise although no sighting changes."""
 
+    def after(self, keys: Staged) -> DataFrame:
+        """Rows of `sightings` as they will be, of staged keys."""
+        return self.kept(near(self.before, keys)).unionByName(near(self.new, keys))
+
 
 @dataclass(frozen=True)
 class Touched:
     """What later steps need to know of the facts as they will be."""
 
-    url_state: DataFrame
-    """All of `url_state` as it will be."""
-    urls: DataFrame
+    urls: Staged
     """`url_id` of URLs with changed sightings."""
-    affected: DataFrame
-    """`image_id` of images whose liveness, order or feed facts may have changed (staged)."""
+    states_before: DataFrame
+    """Their rows of `url_state` as published (staged)."""
+    states_changed: DataFrame
+    """What changes in `url_state` (staged)."""
+    affected: Staged
+    """`image_id` of images whose liveness, order or feed facts may have changed."""
+    states: DataFrame
+    """Rows of `url_state` as they will be that name an affected image (staged)."""
+    first: DataFrame
+    """Of the affected, what `state.first_accepted` says (staged)."""
     pictures: DataFrame
     """`images` without pixels as it will be, for the affected."""
     live: DataFrame
@@ -70,59 +85,55 @@ class ChangesFacts(Protocol):
 def find_live_images(run: ChangesFacts) -> None:
     """State of the URLs whose sightings change, what that means for their images, and what is owed a fetch."""
     work, facts = run.work, run.facts()
-    urls = facts.new.select("url_id").unionByName(facts.old.select("url_id")).where("url_id is not null").distinct()
-    mine = work.landing.read("url_state").join(urls, "url_id", "left_semi")
-    states = state.url_states(facts.after.join(urls, "url_id", "left_semi"))
-    state_changes = work.stage_changes("url_state", mine, states)
-    shown_before = mine.join(state_changes.select("url_id"), "url_id", "left_semi").select("image_id")
-    seen = (
-        facts.new.where("outcome = 'accepted'")
-        .select("image_id")
-        .unionByName(facts.old.where("outcome = 'accepted'").select("image_id"))
-    )
-    ids = seen.unionByName(shown_before).unionByName(state_changes.select("image_id"))
+    named = facts.new.select("url_id").unionByName(facts.old.select("url_id"))
+    urls = work.keys("touched_urls", named.where("url_id is not null"))
+    sightings = work.stage("touched_sightings", facts.after(urls).select(*TABLES["url_state"].column_names))
+    before = work.stage("url_state_before", work.past("url_state", urls))
+    changed = work.stage_changes("url_state", before, state.url_states(sightings))
+
+    accepted = "outcome = 'accepted'"
+    seen = facts.new.where(accepted).select("image_id").unionByName(facts.old.where(accepted).select("image_id"))
+    shown_before = before.join(changed.select("url_id"), "url_id", "left_semi").select("image_id")
+    ids = seen.unionByName(shown_before).unionByName(changed.select("image_id"))
     if facts.crawled is not None:  # pictures that were owed: their sightings need not have changed
         ids = ids.unionByName(facts.crawled.where("has_pixels").select("image_id"))
     if facts.images is not None:
         ids = ids.unionByName(facts.images)
-    affected = work.stage(Dataset.AFFECTED, ids.where("image_id is not null").distinct())
-    url_state = work.after("url_state", state_changes)
-    first = state.first_accepted(facts.after.join(affected, "image_id", "left_semi"))
-    pictures = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
-    embedded = contents.embedded_before(work).select("image_id").unionByName(facts.embeddings.select("image_id"))
-    live = state.live_images(
-        state.shown_images(url_state.join(affected, "image_id", "left_semi")),
-        first,
-        pictures,
-        embedded.join(affected, "image_id", "left_semi"),
-    )
+    affected = work.keys(Dataset.AFFECTED, ids.where("image_id is not null"))
+
+    states = work.stage("affected_states", work.after_near("url_state", changed, affected))
+    first = work.stage("first_accepted", state.first_accepted(facts.after(affected)))
+    kept = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
+    embedded = kept.embedded.unionByName(facts.embeddings.select("image_id"))
+    live = state.live_images(state.shown_images(states), first, kept.pictures, embedded)
     hashed = dedup.hash_rows(live, work.config.dedup).join(
         live.select("image_id", "first_seen", "source_pixels"), "image_id"
     )
-    run.touched = Touched(url_state, urls, affected, pictures, work.stage(Dataset.LIVE, hashed))
-    _stage_queue(work, facts, run.touched)
+    staged = work.stage(Dataset.LIVE, hashed)
+    run.touched = Touched(urls, before, changed, affected, states, first, kept.pictures, staged)
+    _stage_queue(work, facts, sightings, run.touched)
 
 
-def _stage_queue(work: Work, facts: Facts, touched: Touched) -> None:
-    """What is owed a fetch, among the URLs and images touched."""
-    before = work.landing.read("refetch_queue")
-    shown = touched.url_state.join(touched.urls, "url_id", "left_semi").select("image_id")
-    images = shown.where("image_id is not null").unionByName(touched.affected).distinct()
-    urls = touched.urls.unionByName(before.join(images, "image_id", "left_semi").select("url_id")).distinct()
-    mine = before.join(urls, "url_id", "left_semi").unionByName(
-        before.join(urls, "url_id", "left_anti").join(images, "image_id", "left_semi")
-    )
-    stored = work.landing.read("images").select("image_id").join(touched.affected, "image_id", "left_anti")
-    pictured = stored.unionByName(touched.pictures.select("image_id"))
+def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touched) -> None:
+    """What is owed a fetch, among the URLs touched, which have these sightings, and the images touched."""
+    affected = touched.affected
+    states = merged("url_state", touched.states_before, touched.states_changed)
+    shown = states.select("image_id").where("image_id is not null")
+    others = work.keys("shown_unaffected", shown.join(affected.frame, "image_id", "left_anti"))
+    found = [work.past("refetch_queue", keys) for keys in (touched.urls, affected, others)]
+    rows = found[0].unionByName(found[1]).unionByName(found[2]).dropDuplicates(list(TABLES["refetch_queue"].keys))
+    before = work.stage("refetch_queue_before", rows)
+    # A queued image may be owed by a URL that the run has not touched.
+    more = work.keys("queued_urls", before.select("url_id").join(touched.urls.frame, "url_id", "left_anti"))
     owed = queue.owed_rows(
-        facts.after.join(urls, "url_id", "left_semi"),
-        touched.url_state.join(urls, "url_id", "left_semi"),
-        touched.url_state.join(images, "image_id", "left_semi"),
-        pictured.join(images, "image_id", "left_semi"),
+        sightings.unionByName(facts.after(more).select(*sightings.columns)),
+        states.unionByName(work.after_near("url_state", touched.states_changed, more)),
+        touched.states.unionByName(work.after_near("url_state", touched.states_changed, others)),
+        touched.pictures.select("image_id").unionByName(work.past("images", others, columns=["image_id"])),
     )
-    changed = work.stage_changes("refetch_queue", mine, owed)
+    changed = work.stage_changes("refetch_queue", before, owed)
     waiting = facts.new.where("outcome = 'deferred'")
-    queued = work.after("refetch_queue", changed).select("ingest_date", "url_id")
+    queued = merged("refetch_queue", before, changed).select("ingest_date", "url_id")
     # What a later sighting has overtaken stays without an answer: no cap is silent.
     work.counts[Count.OVERTAKEN] = waiting.join(queued, ["ingest_date", "url_id"], "left_anti").count()
 
@@ -139,120 +150,169 @@ def _touched(run: ChangesFacts) -> Touched:
     return run.touched
 
 
-def stage_duplicates(work: Work, affected: DataFrame, live: DataFrame) -> None:
+def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
     """Hash groups, bands, edges and clusters of what became live, stopped being live, or moved in the order."""
     rule = work.versions.rule_version
-    old_clusters = work.landing.read("clusters")
-    mine = old_clusters.join(affected, "image_id", "left_semi")
-    work.stage_changes(
-        "image_hashes",
-        work.landing.read("image_hashes").join(affected, "image_id", "left_semi"),
-        live.select(*TABLES["image_hashes"].column_names),
-    )
+    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
+    hashes = live.select(*TABLES["image_hashes"].column_names)
+    work.stage_changes("image_hashes", work.past("image_hashes", affected), hashes)
     place = ["group_id", "first_seen", "source_pixels"]
-    members_now = live.select("image_id", *place)
-    kept = old_clusters.join(affected, "image_id", "left_anti").select("image_id", *place)
-    members = kept.unionByName(members_now)
-    before = mine.select("image_id", *[f.col(name).alias(f"old_{name}") for name in place])
-    both = before.join(members_now, "image_id", "full")
+    now = live.select("image_id", *place)
+    was = mine.select("image_id", *[f.col(name).alias(f"old_{name}") for name in place])
     same = f.lit(True)
     for name in place:
         same &= f.col(f"old_{name}").eqNullSafe(f.col(name))
-    moved = work.stage("moved", both.where(~same).select("image_id", "old_group_id", "group_id"))
-    groups = work.stage("groups", _moved_groups(moved, old_clusters, members))
-    fresh, dead = groups.where("fresh").select("group_id"), groups.where("dead").select("group_id")
-
-    hashes = live.where("not flat").join(fresh, "group_id", "left_semi").dropDuplicates(["group_id"])
-    signed = dedup.band_rows(hashes, work.config.dedup, rule)
-    old_bands = work.landing.read("lsh_bands").join(dead, "group_id", "left_anti")
-    band_numbers = f.explode(f.sequence(f.lit(0), f.lit(work.config.dedup.bands - 1))).alias("band")
-    band_changes = work.stage_changed(
-        "lsh_bands",
-        signed.withColumn(CHANGE, f.lit("insert")).unionByName(
-            dead.select("group_id", band_numbers, f.lit("delete").alias(CHANGE)), allowMissingColumns=True
-        ),
+    moved = work.stage(
+        "moved", was.join(now, "image_id", "full").where(~same).select("image_id", "old_group_id", "group_id")
     )
-    new_bands = band_changes.where(f.col(CHANGE) == "insert")
 
+    def members(groups: Staged, name: str) -> tuple[DataFrame, DataFrame]:
+        """Rows of `clusters` of staged groups (staged), and their live images as they will be."""
+        past = work.stage(name, work.past("clusters", groups))
+        kept = past.join(affected.frame, "image_id", "left_anti").select("image_id", *place)
+        return past, kept.unionByName(near(now, groups))
+
+    named = work.keys("moved_groups", _named_groups(moved))
+    fresh, dead = _moved_groups(work, named, *members(named, "moved_members"))
+    new_bands = _stage_bands(work, live.where("not flat").join(fresh, "group_id", "left_semi"), dead)
+    buckets = work.keys("buckets", new_bands.select("band", "band_key"))
+    met = work.past("lsh_bands", buckets).join(dead.frame, "group_id", "left_anti")
     old_edges = work.landing.read("duplicate_edges")
-    ends = dedup.touching(old_edges, dead)
-    new_edges = dedup.verified_edges(new_bands, old_bands, work.config.dedup, rule)
+    ends = work.stage("ended_edges", dedup.touching(old_edges, dead))
+    new_edges = dedup.verified_edges(new_bands, met, work.config.dedup, rule)
     edge_changes = work.stage_changed(
         "duplicate_edges",
         new_edges.withColumn(CHANGE, f.lit("insert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
     )
     work.counts[Count.NEW_EDGES] = work.rows("duplicate_edges").counted[Count.INSERTS]
 
-    adjacent = clusters.neighbours(work.after("duplicate_edges", edge_changes))
-    orphans = clusters.neighbours(ends).join(dead, "group_id", "left_semi").select(f.col("other_id").alias("group_id"))
-    seeds = groups.where("not dead").select("group_id").unionByName(orphans.join(dead, "group_id", "left_anti"))
+    def adjacent(groups: Staged) -> DataFrame:
+        after = merged("duplicate_edges", dedup.touching(old_edges, groups), edge_changes)
+        return near(clusters.neighbours(after), groups)
+
+    orphans = (
+        clusters.neighbours(ends).join(dead.frame, "group_id", "left_semi").select(f.col("other_id").alias("group_id"))
+    )
+    seeds = named.frame.unionByName(orphans).join(dead.frame, "group_id", "left_anti")
     labels, rounds = clusters.touched_components(seeds, adjacent, work.checkpoint("component"))
     work.metrics[Metric.COMPONENT_ROUNDS] = float(rounds)
-    assigned = clusters.assign(
-        members.join(labels, "group_id", "left_semi"), adjacent.join(labels, "group_id", "left_semi"), labels, rule
-    )
-    images_before = moved.select("image_id").unionByName(
-        old_clusters.join(labels, "group_id", "left_semi").select("image_id")
-    )
-    work.stage_changes("clusters", old_clusters.join(images_before.distinct(), "image_id", "left_semi"), assigned)
+    groups = clusters.groups_of(labels)
+    past, present = members(groups, Dataset.COMPONENT_MEMBERS)
+    assigned = clusters.assign(present, adjacent(groups), labels.frame, rule)
+    left = mine.join(moved.select("image_id"), "image_id", "left_semi").join(past, "image_id", "left_anti")
+    work.stage_changes("clusters", past.unionByName(left), assigned)
 
 
-def _moved_groups(moved: DataFrame, old_clusters: DataFrame, members: DataFrame) -> DataFrame:
-    """Groups of moved images: `group_id, fresh` (live from now on), `dead` (no live image left)."""
+def _named_groups(moved: DataFrame) -> DataFrame:
+    """`group_id` that images moved from or to."""
     named = moved.select(f.col("old_group_id").alias("group_id")).unionByName(moved.select("group_id"))
-    named = named.where("group_id is not null").distinct()
-    had = old_clusters.join(named, "group_id", "left_semi").select("group_id", f.lit(True).alias("had")).distinct()
-    has = members.join(named, "group_id", "left_semi").select("group_id", f.lit(True).alias("has")).distinct()
-    joined = named.join(had, "group_id", "left").join(has, "group_id", "left")
-    return joined.select(
-        "group_id",
-        (f.col("had").isNull() & f.col("has").isNotNull()).alias("fresh"),
-        f.col("has").isNull().alias("dead"),
-    )
+    return named.where("group_id is not null")
+
+
+def _moved_groups(work: Work, named: Staged, past: DataFrame, present: DataFrame) -> tuple[DataFrame, Staged]:
+    """Groups that images moved from or to: those that are live from now on, and those without a live image left.
+
+    `past`, `present`: their images as published and as they will be.
+    """
+    had = past.select("group_id", f.lit(True).alias("had")).distinct()
+    has = present.select("group_id", f.lit(True).alias("has")).distinct()
+    joined = named.frame.join(had, "group_id", "left").join(has, "group_id", "left")
+    dead = work.keys("dead_groups", joined.where("has is null").select("group_id"))
+    return joined.where("had is null and has is not null").select("group_id"), dead
+
+
+def _stage_bands(work: Work, fresh: DataFrame, dead: Staged) -> DataFrame:
+    """Stage the bands of live images of new groups, and the end of those of dead groups; the new rows."""
+    signed = dedup.band_rows(fresh.dropDuplicates(["group_id"]), work.config.dedup, work.versions.rule_version)
+    numbers = f.explode(f.sequence(f.lit(0), f.lit(work.config.dedup.bands - 1))).alias("band")
+    ended = dead.frame.select("group_id", numbers, f.lit("delete").alias(CHANGE))
+    changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
+    return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
 
 
 def update_feed(run: ChangesFacts) -> None:
     """Feed rows and members of every cluster that the run touched."""
+    work, touched = run.work, _touched(run)
+    changed = work.staged(Dataset.CLUSTERS)
+    past = work.staged(Dataset.CLUSTERS_BEFORE).unionByName(
+        work.staged(Dataset.COMPONENT_MEMBERS).join(changed.select("image_id"), "image_id", "left_semi")
+    )
+    both = past.select("representative_id").unionByName(changed.select("representative_id"))
+    heads = work.keys("touched_representatives", both.where("representative_id is not null"))
+    whole = work.stage("touched_clusters", work.after_near("clusters", changed, heads))
+    others = work.keys(
+        "unaffected_members", whole.select("image_id").join(touched.affected.frame, "image_id", "left_anti")
+    )
+    states = touched.states.unionByName(work.after_near("url_state", touched.states_changed, others))
+    members = work.stage("touched_members", feed.member_rows(whole, states))
+    work.stage_changes("feed_members", work.past("feed_members", heads), members)
+
+    rows = _feed_rows(run, whole, members)
+    of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest"])
+    found = work.stage("feed_changes", changes(of_heads, rows, INDEX_FEED))
+    work.stage_changed("index_feed", _with_vectors(run, found))
+
+
+def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataFrame:
+    """Rows of `index_feed`, without what is made of vectors, for the representatives of whole clusters."""
     work, facts, touched = run.work, run.facts(), _touched(run)
-    old_clusters = work.landing.read("clusters")
-    cluster_changes = work.staged(Dataset.CLUSTERS)
-    new_clusters = work.after("clusters", cluster_changes)
-    images = touched.affected.unionByName(cluster_changes.select("image_id")).distinct()
-    both = old_clusters.select("image_id", "representative_id").unionByName(
-        new_clusters.select("image_id", "representative_id")
-    )
-    heads = both.join(images, "image_id", "left_semi").select("representative_id").distinct()
-    heads = work.stage("touched_representatives", heads)
-    whole = work.stage("touched_clusters", new_clusters.join(heads, "representative_id", "left_semi"))
-    members = work.stage_changes(
-        "feed_members",
-        work.landing.read("feed_members").join(heads, "representative_id", "left_semi"),
-        feed.member_rows(whole, touched.url_state),
-    )
-    members_now = work.after("feed_members", members).join(heads, "representative_id", "left_semi")
-    representatives = whole.where("image_id = representative_id").select("image_id")
-    ids = work.landing.read("feed_ids")
-    granted = feed.new_feed_ids(representatives, ids, work.run_id)
-    new_ids = work.stage("feed_ids", granted, {"feed_ids": "true"}, **{Count.COLLIDED: f.col("collided")})
-    work.counts[Count.FEED_ID_COLLISIONS] = work.rows("feed_ids").counted[Count.COLLIDED]
-    work.plan_rows("feed_ids", "feed_ids")
+    heads = whole.where("image_id = representative_id").select("image_id")
+    known = work.keys("unaffected_representatives", heads.join(touched.affected.frame, "image_id", "left_anti"))
+    first = touched.first.unionByName(state.first_accepted(facts.after(known)))
     columns = ["image_id", "width", "height", "sharpness"]
-    stored = work.landing.read("images").select(*columns).join(touched.affected, "image_id", "left_anti")
-    rows = feed.feed_rows(
+    pictures = touched.pictures.select(*columns).unionByName(work.past("images", known, columns=columns))
+    texts = work.keys(
+        "touched_texts", first.join(heads, "image_id", "left_semi").select("text_id").where("text_id is not null")
+    )
+    spoken = near(contents.texts_before(work).select("text_id"), texts).unionByName(facts.texts.select("text_id"))
+    return feed.feed_rows(
         whole,
-        members_now,
-        state.first_accepted(facts.after.join(representatives, "image_id", "left_semi")),
-        stored.unionByName(touched.pictures.select(*columns)),
-        contents.embedded_before(work)
-        .select("image_id", "vector")
-        .unionByName(facts.embeddings.select("image_id", "vector")),
-        contents.texts_before(work).select("text_id", "vector").unionByName(facts.texts.select("text_id", "vector")),
-        ids.select("image_id", "feed_id").unionByName(new_ids.select("image_id", "feed_id")),
+        members,
+        work.stage("feed_facts", first.join(heads, "image_id", "left_semi")),
+        pictures,
+        spoken,
+        _feed_ids(work, heads),
         model_version=work.versions.model_version,
         text_model_version=work.versions.text_model_version,
-        text_dimension=text_dimension(work.config.text),
-        alignment=alignment_for(work.config.embedding, work.versions.model_version, work.versions.text_model_version),
+        alignment=_alignment(work),
     )
-    image_ids = heads.select(f.col("representative_id").alias("image_id"))
-    old_rows = work.landing.read("index_feed").join(image_ids, "image_id", "left_semi")
-    work.stage_changes("index_feed", old_rows, rows)
+
+
+def _feed_ids(work: Work, heads: DataFrame) -> DataFrame:
+    """Ids of representatives (`image_id, feed_id`); those that are new are planned for storing."""
+    wanted = work.keys("wanted_feed_ids", heads)
+    known = work.stage("known_feed_ids", work.past("feed_ids", wanted, columns=["image_id", "feed_id"]))
+    free = work.keys(
+        "natural_feed_ids", feed.natural_feed_ids(heads.join(known, "image_id", "left_anti")).select("feed_id")
+    )
+    held = work.past("feed_ids", free)
+    near_taken = work.past("feed_ids", wanted).unionByName(held).distinct()
+    granted = feed.new_feed_ids(heads, work.landing.read("feed_ids"), work.run_id, near_taken)
+    new = work.stage("feed_ids", granted, {"feed_ids": "true"}, **{Count.COLLIDED: f.col("collided")})
+    work.counts[Count.FEED_ID_COLLISIONS] = work.rows("feed_ids").counted[Count.COLLIDED]
+    work.plan_rows("feed_ids", "feed_ids")
+    return known.unionByName(new.select("image_id", "feed_id"))
+
+
+def _with_vectors(run: ChangesFacts, changed: DataFrame) -> DataFrame:
+    """Changes of `index_feed` -> the same with the vectors of what is written: history's vectors are read for no other
+    row."""
+    work, facts = run.work, run.facts()
+    written = changed.where(f"{CHANGE} != 'delete'")
+    images, texts = facts.embeddings.select("image_id", "vector"), facts.texts.select("text_id", "vector")
+    older = work.keys("older_images", written.select("image_id").join(images, "image_id", "left_anti"))
+    older_texts = work.keys(
+        "older_texts", written.where("has_text").select("text_id").join(texts, "text_id", "left_anti")
+    )
+    return feed.with_vectors(
+        changed,
+        near(contents.embedded_before(work).select("image_id", "vector"), older, wide=True).unionByName(images),
+        near(contents.texts_before(work).select("text_id", "vector"), older_texts, wide=True).unionByName(texts),
+        text_dimension=text_dimension(work.config.text),
+        alignment=_alignment(work),
+    )
+
+
+def _alignment(work: Work) -> Alignment | None:
+    versions = work.versions
+    return alignment_for(work.config.embedding, versions.model_version, versions.text_model_version)

@@ -90,13 +90,13 @@ class Night:
     def facts(self) -> Facts:
         """The date's sightings in place of those that it had."""
         work, before = self.work, self.work.landing.read("sightings")
-        new = work.staged(Dataset.SIGHTINGS)
         of_date = f.col("ingest_date") == f.lit(self.date)
         return Facts(
             # Known to be none where there are none: nothing then looks at history for what they leave behind.
             old=before.where(of_date & f.lit(self.published_before)),
-            new=new,
-            after=before.where(~of_date).unionByName(new),
+            new=work.staged(Dataset.SIGHTINGS),
+            before=before,
+            kept=lambda rows: rows.where(~of_date),
             embeddings=contents.new_vectors(work),
             texts=contents.new_text_vectors(work),
             crawled=work.staged(Dataset.CRAWL),
@@ -117,8 +117,9 @@ class Night:
 
     def _overtaken(self, recorded: DataFrame) -> DataFrame:
         """`url_id` of those that have a later conclusive sighting: asking again would answer for that later date."""
-        later = self.work.landing.read("url_state").where(f.col("ingest_date") > f.lit(self.date))
-        return recorded.join(later, "url_id", "left_semi").select("url_id")
+        keys = self.work.keys("recorded_urls", recorded.select("url_id"))
+        later = self.work.past("url_state", keys, columns=["url_id", "ingest_date"])
+        return later.where(f.col("ingest_date") > f.lit(self.date)).select("url_id")
 
 
 def manifest_rows(work: Work, date: dt.date, manifest: ManifestFiles) -> DataFrame:

@@ -238,10 +238,9 @@ def run_date(
 def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:
     """Ask again for what `refetch_queue` holds, each under its own date; None where there was nothing, or nothing
     new."""
-    landing = warehouse.landing
-    owed = landing.read("refetch_queue").select("ingest_date", "url_id")
-    sightings = landing.read("sightings").join(owed, ["ingest_date", "url_id"], "left_semi")
-    return _refetch(warehouse, sightings, deadline_at, "queued")
+    work = warehouse.work()
+    owed = work.keys("owed", work.landing.read("refetch_queue").select("ingest_date", "url_id"))
+    return _refetch(warehouse, work, work.past("sightings", owed), deadline_at, "queued")
 
 
 def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_at: float | None) -> Event | None:
@@ -253,13 +252,18 @@ def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_a
         date = first + dt.timedelta(days=number)
         if warehouse.ledger.published_for(date) is None:
             raise RunError(f"--retry-failed: {date} was never published; run it first")
-    landing = warehouse.landing
-    of_dates = landing.read("sightings").where(f.col("ingest_date").between(f.lit(first), f.lit(last)))
-    return _refetch(warehouse, queue.transient(of_dates, landing.read("url_state")), deadline_at, "failed or deferred")
-
-
-def _refetch(warehouse: Warehouse, selected: DataFrame, deadline_at: float | None, which: str) -> Event | None:
     work = warehouse.work()
+    of_dates = work.landing.read("sightings").where(f.col("ingest_date").between(f.lit(first), f.lit(last)))
+    failed = work.stage("failed", queue.transient(of_dates))
+    states = work.past(
+        "url_state", work.keys("failed_urls", failed.select("url_id")), columns=["url_id", "ingest_date"]
+    )
+    return _refetch(warehouse, work, queue.still_open(failed, states), deadline_at, "failed or deferred")
+
+
+def _refetch(
+    warehouse: Warehouse, work: Work, selected: DataFrame, deadline_at: float | None, which: str
+) -> Event | None:
     staged = work.stage("selected", selected)
     count = work.rows("selected").rows
     if count == 0:

@@ -60,31 +60,33 @@ ACCEPTED = outcome(Outcome.ACCEPTED)
 
 GOLDEN: Step[HasWork] = Step("golden vectors", lambda run: contents.make_golden(run.work), (), ())
 
+_FACTS = (Dataset.COMPARED, Dataset.CRAWL, Dataset.SIGHTINGS, Dataset.TEXTS, Dataset.VECTORS, Dataset.WITHOUT_VECTOR)
+"""What a run, whichever kind it is, tells of the facts that it changes."""
+
 DERIVED: tuple[Step[ChangesFacts], ...] = (
     Step(
         "liveness",
         find_live_images,
-        (
-            Dataset.CLUSTERS,
-            Dataset.CRAWL,
-            "embeddings",
-            "images",
-            "refetch_queue",
-            Dataset.SIGHTINGS,
-            "text_embeddings",
-            Dataset.TEXTS,
-            "url_state",
-            Dataset.VECTORS,
-            Dataset.WITHOUT_VECTOR,
-        ),
+        (*_FACTS, Dataset.CLUSTERS, "embeddings", "images", "refetch_queue", "text_embeddings", "url_state"),
         (
             Dataset.AFFECTED,
+            "affected_states",
+            "first_accepted",
             Dataset.KEPT_VECTORS,
+            "left_texts",
             Dataset.LIVE,
             Dataset.NEW_IMAGES,
+            "queued_urls",
             "refetch_queue",
+            "refetch_queue_before",
             Dataset.REMOVED,
+            "shown_unaffected",
+            "stored_images",
+            "stored_vectors",
+            "touched_sightings",
+            "touched_urls",
             "url_state",
+            "url_state_before",
         ),
         ACCEPTED,
     ),
@@ -92,27 +94,57 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
         "dedup",
         group_duplicates,
         (Dataset.CLUSTERS, "duplicate_edges", "image_hashes", "lsh_bands"),
-        (Dataset.CLUSTERS, "component_", "duplicate_edges", "groups", "image_hashes", "lsh_bands", "moved"),
+        (
+            "buckets",
+            Dataset.CLUSTERS,
+            Dataset.CLUSTERS_BEFORE,
+            "component_",
+            Dataset.COMPONENT_MEMBERS,
+            "dead_groups",
+            "duplicate_edges",
+            "ended_edges",
+            "image_hashes",
+            "lsh_bands",
+            "moved",
+            "moved_groups",
+            "moved_members",
+        ),
         ACCEPTED,
     ),
     Step(
         "feed",
         update_feed,
         (
+            *_FACTS,
             Dataset.CLUSTERS,
-            Dataset.CRAWL,
+            Dataset.CLUSTERS_BEFORE,
+            Dataset.COMPONENT_MEMBERS,
             "embeddings",
             "feed_ids",
             "feed_members",
             "images",
             "index_feed",
-            Dataset.SIGHTINGS,
             "text_embeddings",
-            Dataset.TEXTS,
-            Dataset.VECTORS,
-            Dataset.WITHOUT_VECTOR,
+            "url_state",
         ),
-        ("feed_ids", "feed_members", "index_feed", "touched_clusters", "touched_representatives"),
+        (
+            "feed_changes",
+            "feed_facts",
+            "feed_ids",
+            "feed_members",
+            "index_feed",
+            "known_feed_ids",
+            "natural_feed_ids",
+            "older_images",
+            "older_texts",
+            "touched_clusters",
+            "touched_members",
+            "touched_representatives",
+            "touched_texts",
+            "unaffected_members",
+            "unaffected_representatives",
+            "wanted_feed_ids",
+        ),
         ACCEPTED,
     ),
 )
@@ -124,14 +156,33 @@ NIGHT: tuple[Step[Night], ...] = (
         "crawl and gate",
         Night.crawl,
         (Dataset.CLUSTERS, Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "quarantine", Dataset.ROWS, "url_state"),
-        (Dataset.ANSWERS, Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, "quarantine"),
+        (
+            Dataset.ANSWERS,
+            "asked_urls",
+            Dataset.CONTENT_SIGNALS,
+            Dataset.CRAWL,
+            Dataset.FETCHES,
+            "judged",
+            "quarantine",
+            "recorded_urls",
+            "scored",
+            "shown_before",
+        ),
         Count.URLS,
     ),
     Step(
         "embed",
         Night.embed,
         (Dataset.ANSWERS, Dataset.CRAWL, "embeddings", Dataset.ROWS, "text_embeddings"),
-        ("missing_vectors", "missing_vectors_beside", Dataset.TEXTS, Dataset.VECTORS, Dataset.VECTORS_BESIDE),
+        (
+            "given_texts",
+            "missing_vectors",
+            "missing_vectors_beside",
+            "pictured",
+            Dataset.TEXTS,
+            Dataset.VECTORS,
+            Dataset.VECTORS_BESIDE,
+        ),
         Count.EMBEDDED,
     ),
     Step(
@@ -150,19 +201,36 @@ NIGHT: tuple[Step[Night], ...] = (
 )
 """A date, from its manifest."""
 
+_DECIDING_READS = (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings")
+_DECIDING_WRITES = (
+    Dataset.ANSWERS,
+    "changed_images",
+    Dataset.COMPARED,
+    "decisions",
+    Dataset.EMBED_FAILURES,
+    "embed_news",
+    "fetches_of_rows",
+    "given_texts",
+    "judged",
+    Dataset.ROWS,
+    Dataset.SIGHTINGS,
+    Dataset.TEXTS,
+)
+"""Of stored sightings decided again, for whatever reason."""
+
 REFETCH: tuple[Step[Refetch], ...] = (
     GOLDEN,
     Step(
         "crawl and gate",
         Refetch.crawl,
         (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", "quarantine"),
-        (Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, "quarantine", Dataset.REQUESTS),
+        (Dataset.CONTENT_SIGNALS, Dataset.CRAWL, Dataset.FETCHES, "quarantine", Dataset.REQUESTS, "scored"),
     ),
     Step(
         "embed",
         Refetch.embed,
         (Dataset.CRAWL, "embeddings"),
-        ("missing_vectors", "missing_vectors_beside", Dataset.VECTORS, Dataset.VECTORS_BESIDE),
+        ("missing_vectors", "missing_vectors_beside", "pictured", Dataset.VECTORS, Dataset.VECTORS_BESIDE),
     ),
     Step(
         "outcomes",
@@ -176,34 +244,17 @@ REFETCH: tuple[Step[Refetch], ...] = (
             Dataset.VECTORS,
         ),
         (
-            Dataset.ANSWERS,
-            Dataset.COMPARED,
+            *_DECIDING_WRITES,
+            "asked_again",
             Dataset.CONCERNED,
-            "decisions",
-            Dataset.EMBED_FAILURES,
-            "embed_news",
-            Dataset.ROWS,
-            Dataset.SIGHTINGS,
-            Dataset.TEXTS,
+            Dataset.KNOWN_FETCHES,
+            "scored_now",
         ),
     ),
     Step("audit", Refetch.audit, (Dataset.CRAWL, Dataset.VECTORS, Dataset.VECTORS_BESIDE), ()),
     *DERIVED,
 )
 """What is owed a fetch, failed for now or was deferred: asked for again."""
-
-_DECIDING_READS = (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings")
-_DECIDING_WRITES = (
-    Dataset.ANSWERS,
-    Dataset.COMPARED,
-    "decisions",
-    Dataset.EMBED_FAILURES,
-    "embed_news",
-    Dataset.ROWS,
-    Dataset.SIGHTINGS,
-    Dataset.TEXTS,
-)
-"""Of stored sightings decided again, for whatever reason."""
 
 REDECISION: tuple[Step[Redecision], ...] = (
     Step(

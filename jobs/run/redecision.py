@@ -5,18 +5,18 @@ the signals of the content, of the policy and of people's verdicts. All of these
 change later: whatever differs afterwards is written, and what follows from it derived, in one published run.
 """
 
-import datetime as dt
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run import contents
-from jobs.run.context import Work
+from jobs.run.context import Work, dates_of
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
 from jobs.stages import audit, outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
+from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
 from schemas.outcomes import TRANSIENT, FailureCode
 from schemas.tables import TABLES
@@ -28,6 +28,8 @@ NOT_STORED = "url: its credentials are not stored; --force asks for it by its ma
 _KEYS = list(TABLES["sightings"].keys)
 _TELLING = ["outcome", "failure_code", "failure_detail", "reasons", "image_id", "state_effect", "text_id", "language"]
 """What of a sighting a decision may change."""
+_OLD = ["outcome", "image_id", "text_id"]
+"""What of a sighting as it was something else may follow from."""
 
 
 @dataclass
@@ -45,8 +47,9 @@ class Redecision:
 
     def decide(self) -> None:
         """Stage what differs, with the vectors of texts that it needs."""
-        work, fetches = self.work, self.work.landing.read("fetches")
+        work = self.work
         rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides))
+        fetches = work.past("fetches", _fetches_of(work, rows))
         answers = contents.recorded_answers(work, fetch_requests(rows), fetches)
         if self.embed_errors is not None:
             answers = contents.with_failures(answers, self.embed_errors)
@@ -94,7 +97,7 @@ class Refetch:
         fetches = work.staged(Dataset.FETCHES)
         concerned = work.stage(Dataset.CONCERNED, self._concerned(fetches))
         rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides))
-        after = work.after("fetches", fetches)
+        after = work.stage(Dataset.KNOWN_FETCHES, work.after_near("fetches", fetches, _fetches_of(work, rows)))
         answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
         tried = crawled.where("has_pixels").select("image_id")
         answers = contents.with_failures(answers, contents.without_vector(work), tried)
@@ -146,18 +149,23 @@ class Refetch:
             .alias("failure_detail"),
         ).select(*columns)
         keys = ["ingest_date", "url_id"]
-        known = work.landing.read("fetches").join(requests.select(*keys), keys, "left_semi").select(*keys)
+        known = work.past("fetches", Staged(requests.select(*keys), work.rows(Dataset.REQUESTS).rows), columns=keys)
         change = f.when(f.col("_known"), "update").otherwise("insert").alias(CHANGE)
         marked = new.join(known.withColumn("_known", f.lit(True)), keys, "left").select(*columns, change)
-        work.stage_changed("fetches", marked, _dates(requests))
+        work.stage_changed("fetches", marked, dates_of(requests))
 
     def _concerned(self, fetches: DataFrame) -> DataFrame:
         """Sightings of the refetched URLs and dates, and those that waited for the signals of a content now scored."""
-        before = self.work.landing.read("sightings")
-        scored = self.work.staged(Dataset.CONTENT_SIGNALS).select("image_id")
-        asked = before.join(fetches.select("ingest_date", "url_id"), ["ingest_date", "url_id"], "left_semi")
-        waiting = before.where("outcome = 'deferred'").join(scored, "image_id", "left_semi")
-        return asked.unionByName(waiting).dropDuplicates(_KEYS)
+        work = self.work
+        asked = work.keys("asked_again", fetches.select("ingest_date", "url_id"))
+        scored = work.keys("scored_now", work.staged(Dataset.CONTENT_SIGNALS).select("image_id"))
+        waiting = near(work.landing.read("sightings").where("outcome = 'deferred'"), scored)
+        return work.past("sightings", asked).unionByName(waiting).dropDuplicates(_KEYS)
+
+
+def _fetches_of(work: Work, rows: DataFrame) -> Staged:
+    """Keys of the rows of `fetches` that tell of judged sightings."""
+    return work.keys("fetches_of_rows", rows.where("url_id is not null").select("ingest_date", "url_id"))
 
 
 def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
@@ -165,13 +173,14 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     the texts that are accepted now."""
     version = work.versions.policy_version
     decided = outcomes.decide_outcomes(rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id)
-    before = work.landing.read("sightings")
+    before = work.past("sightings", Staged(rows.select(*_KEYS), work.rows(Dataset.ROWS).rows))
     old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))
     differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(f.struct(*_TELLING)))
     columns = TABLES["sightings"].column_names
-    compared = work.stage(Dataset.COMPARED, differing.select(*columns, f.col("_old.outcome").alias("old_outcome")))
+    told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in _OLD]
+    compared = work.stage(Dataset.COMPARED, differing.select(*columns, *told))
     audit.check_distinct(compared)
-    work.dates = _dates(compared)
+    work.dates = dates_of(compared)
     new = compared.select(*columns, f.lit("update").alias(CHANGE))
     staged = work.stage_changed("sightings", new, work.dates)
     _log(work, staged, answers)
@@ -183,8 +192,9 @@ def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
     """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
     version = gate_version(work.config.policy)
-    stored = work.landing.read("content_signals").where(f.col("detector_version") == version)
-    scores = stored.select("image_id", "scores").join(changed.select("image_id"), "image_id", "left_semi")
+    images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))
+    stored = near(work.landing.read("content_signals").where(f.col("detector_version") == version), images)
+    scores = stored.select("image_id", "scores")
     contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
     log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
     work.stage("decisions", log, {"decisions": "true"})
@@ -196,9 +206,19 @@ def changed_facts(
 ) -> Facts:
     """Of a run that decides sightings otherwise; `vectors`, `crawled`, `images`: see `Facts`."""
     before, staged = work.landing.read("sightings"), work.staged(Dataset.SIGHTINGS)
-    old = before.join(staged.select(*_KEYS), _KEYS, "left_semi")
+    told = [f.col(f"old_{name}").alias(name) for name in _OLD]
+    old = work.staged(Dataset.COMPARED).select("url_id", *told)
     texts = contents.new_text_vectors(work)
-    return Facts(old, staged.drop(CHANGE), work.after("sightings", staged), vectors, texts, crawled, images)
+    return Facts(
+        old,
+        staged.drop(CHANGE),
+        before,
+        lambda rows: rows.join(staged.select(*_KEYS), _KEYS, "left_anti"),
+        vectors,
+        texts,
+        crawled,
+        images,
+    )
 
 
 def flips(work: Work) -> list[tuple[str, str, str, int]]:
@@ -207,8 +227,3 @@ def flips(work: Work) -> list[tuple[str, str, str, int]]:
     why = f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))
     found = changed.groupBy("old_outcome", "outcome", why.alias("why")).count().orderBy(f.desc("count"), "why")
     return [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
-
-
-def _dates(rows: DataFrame) -> tuple[dt.date, ...]:
-    """The dates that staged rows lie in; there are as many as nights."""
-    return tuple(row[0] for row in rows.select("ingest_date").distinct().orderBy("ingest_date").collect())

@@ -11,9 +11,10 @@ import pandas as pd
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
+from jobs.warehouse.history import Staged
 from schemas.tables import CLUSTERS
 
-Checkpoint = Callable[[DataFrame], DataFrame]
+Checkpoint = Callable[[DataFrame], Staged]
 """Materialises an intermediate result, so that an iteration's plan does not grow with its rounds."""
 
 _ASSIGNED = (
@@ -30,26 +31,36 @@ def neighbours(edges: DataFrame) -> DataFrame:
     return there.unionByName(back)
 
 
-def touched_components(seeds: DataFrame, adjacent: DataFrame, checkpoint: Checkpoint) -> tuple[DataFrame, int]:
-    """Seeds (`group_id`) and `neighbours` -> every group connected to a seed with its component's label, and the
-    number of rounds it took: `group_id, component` (the least group_id reached). Minimum-label propagation.
+def touched_components(
+    seeds: DataFrame, adjacent: Callable[[Staged], DataFrame], checkpoint: Checkpoint
+) -> tuple[Staged, int]:
+    """Seeds (`group_id`) -> every group connected to a seed with its component's label, and the number of rounds it
+    took: `group_id, component` (the least group_id reached). Minimum-label propagation.
+
+    `adjacent`: staged groups (`group_id`) -> their rows of `neighbours`.
     """
     labels = checkpoint(seeds.select("group_id", f.col("group_id").alias("component")).distinct())
     rounds = 0
-    while True:
+    while labels.rows:
         rounds += 1
-        told = labels.join(adjacent, "group_id").select(f.col("other_id").alias("group_id"), "component")
-        heard = told.groupBy("group_id").agg(f.min("component").alias("heard"))
+        told = labels.frame.join(adjacent(groups_of(labels)), "group_id")
+        heard = told.groupBy(f.col("other_id").alias("group_id")).agg(f.min("component").alias("heard"))
         merged = checkpoint(
-            labels.join(heard, "group_id", "full").select(
+            labels.frame.join(heard, "group_id", "full").select(
                 "group_id",
                 f.least("component", "heard").alias("component"),
                 (f.col("component").isNull() | (f.col("heard") < f.col("component"))).alias("changed"),
             )
         )
-        labels = merged.select("group_id", "component")
-        if merged.where(f.coalesce("changed", f.lit(False))).isEmpty():
-            return labels, rounds
+        labels = Staged(merged.frame.select("group_id", "component"), merged.rows)
+        if merged.frame.where(f.coalesce("changed", f.lit(False))).isEmpty():
+            break
+    return labels, rounds
+
+
+def groups_of(labels: Staged) -> Staged:
+    """The labelled groups (`group_id`)."""
+    return Staged(labels.frame.select("group_id"), labels.rows)
 
 
 def assign(members: DataFrame, adjacent: DataFrame, labels: DataFrame, rule_version: str) -> DataFrame:

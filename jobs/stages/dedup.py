@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from jobs.warehouse.history import Staged, near
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import band_keys, hamming64, hamming256, hash_words, signatures, verify_within_buckets
@@ -55,16 +56,14 @@ def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> 
 
 
 def verified_edges(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Edges that the groups of `new_bands` have among themselves and with those of `old_bands`.
+    """Edges that the groups of `new_bands` have among themselves and with those of `old_bands`, which are those that
+    share a bucket with a new one: all of them are moved.
 
-    Only rows of `old_bands` that share a bucket with a new one are moved. Candidates are verified inside their bucket
-    and never shuffled; a bucket is compared losslessly, whatever its size.
+    Candidates are verified inside their bucket and never shuffled; a bucket is compared losslessly, whatever its size.
     """
-    buckets = new_bands.select("band", "band_key").distinct()
-    met = old_bands.join(buckets, ["band", "band_key"], "left_semi")
     columns = ["band", "band_key", "group_id", "phash64", "phash256"]
     rows = new_bands.select(*columns, f.lit(True).alias("is_new")).unionByName(
-        met.select(*columns, f.lit(False).alias("is_new"))
+        old_bands.select(*columns, f.lit(False).alias("is_new"))
     )
     sorted_rows = rows.repartition("band_key").sortWithinPartitions("band_key")
     pairs = sorted_rows.mapInArrow(_verifier(settings), _PAIRS_DDL).distinct()
@@ -78,11 +77,11 @@ def verified_edges(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSe
     )
 
 
-def touching(edges: DataFrame, groups: DataFrame) -> DataFrame:
-    """Rows of `duplicate_edges` with one end or both among `groups` (`group_id`)."""
-    at_left = edges.join(groups.withColumnRenamed("group_id", "left_id"), "left_id", "left_semi")
-    at_right = edges.join(groups.withColumnRenamed("group_id", "right_id"), "right_id", "left_semi")
-    return at_left.unionByName(at_right).distinct()
+def touching(edges: DataFrame, groups: Staged) -> DataFrame:
+    """Rows of `duplicate_edges` with one end or both among staged groups (`group_id`)."""
+    if groups.rows == 0:
+        return near(edges, groups, "left_id")
+    return near(edges, groups, "left_id").unionByName(near(edges, groups, "right_id")).distinct()
 
 
 def _verifier(settings: DedupSettings) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:

@@ -1,7 +1,7 @@
 """The feed: a row a live representative with what an index takes, and its members with the URLs that show them."""
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import FEED_MEMBERS, INDEX_FEED
@@ -20,58 +20,70 @@ def feed_rows(
     members: DataFrame,
     first: DataFrame,
     images: DataFrame,
-    vectors: DataFrame,
-    text_vectors: DataFrame,
+    spoken: DataFrame,
     feed_ids: DataFrame,
     *,
     model_version: str,
     text_model_version: str,
-    text_dimension: int,
     alignment: Alignment | None,
 ) -> DataFrame:
-    """Rows of `index_feed` for the representatives among `clusters`; `alignment`: how pictures and texts are compared,
-    null where they are not.
+    """Rows of `index_feed`, without what `with_vectors` adds, for the representatives among `clusters`.
 
-    `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `vectors`
-    (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models; `feed_ids` (`image_id, feed_id`).
+    `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `spoken`: `text_id` of
+    those with a vector of the text model; `feed_ids` (`image_id, feed_id`); `alignment`: how pictures and texts are
+    compared, null where they are not.
     """
     sizes = clusters.groupBy("representative_id").agg(f.count("*").alias("member_count"))
     urls = members.groupBy("representative_id").agg(
         f.count("*").alias("url_count"), f.countDistinct("domain").alias("domain_count")
     )
     facts = images.select("image_id", "width", "height", "sharpness")
-    texts = text_vectors.select("text_id", f.col("vector").alias("given_text_vector"))
-    zeros = f.array_repeat(f.lit(0.0).cast("float"), text_dimension)
+    calibration = alignment.calibration if alignment else None
     rows = (
         sizes.join(urls, "representative_id")
         .withColumnRenamed("representative_id", "image_id")
         .join(first, "image_id")
         .join(facts, "image_id")
         .join(feed_ids.select("image_id", "feed_id"), "image_id")
-        .join(vectors.select("image_id", "vector"), "image_id")
-        .join(texts, "text_id", "left")
-        .withColumn("has_text", f.col("given_text_vector").isNotNull())
-        .withColumn("text_vector", f.coalesce("given_text_vector", zeros))
-        .withColumns(_comparison(alignment))
+        .join(spoken.select("text_id", f.lit(True).alias("_spoken")), "text_id", "left")
+        .withColumn("has_text", f.col("_spoken").isNotNull())
+        .withColumn("image_text_mean", f.lit(calibration.mean if calibration else None).cast("double"))
+        .withColumn("image_text_deviation", f.lit(calibration.deviation if calibration else None).cast("double"))
+        .withColumn("alignment_version", f.lit(alignment.version if alignment else None).cast("string"))
         .withColumn("model_version", f.lit(model_version))
         .withColumn("text_model_version", f.lit(text_model_version))
     )
-    # Vectors are functions of (image_id, model_version) and (text_id, text_model_version): naming those is enough.
-    described = [name for name in INDEX_FEED.column_names if name not in {"vector", "text_vector", "row_digest"}]
+    described = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest"}]
     digest = f.sha2(f.to_json(f.struct(*described), {"ignoreNullFields": "false"}), 256)
-    return rows.withColumn("row_digest", digest).select(*INDEX_FEED.column_names)
+    return rows.select(*described, digest.alias("row_digest"))
 
 
-def _comparison(alignment: Alignment | None) -> dict[str, Column]:
-    """How well the text of a row fits its picture, and what makes that cosine comparable with other models'."""
-    calibration = alignment.calibration if alignment else None
-    cosine = cosine_udf(alignment)("vector", "given_text_vector") if alignment else f.lit(None).cast("double")
-    return {
-        "image_text_cosine": cosine,
-        "image_text_mean": f.lit(calibration.mean if calibration else None).cast("double"),
-        "image_text_deviation": f.lit(calibration.deviation if calibration else None).cast("double"),
-        "alignment_version": f.lit(alignment.version if alignment else None).cast("string"),
-    }
+OF_VECTORS = ("vector", "text_vector", "image_text_cosine")
+"""Columns that are functions of (image_id, model_version), of (text_id, text_model_version), and of both with
+alignment_version: naming those in the row's digest is enough, and no vector is read for a row that stays."""
+
+
+def with_vectors(
+    rows: DataFrame,
+    vectors: DataFrame,
+    text_vectors: DataFrame,
+    *,
+    text_dimension: int,
+    alignment: Alignment | None,
+) -> DataFrame:
+    """Rows of `feed_rows` with the columns `OF_VECTORS`; a row without `has_text` gets zeros for the text's vector.
+
+    `vectors` (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models.
+    """
+    texts = text_vectors.select("text_id", f.col("vector").alias("_text_vector"))
+    cosine = cosine_udf(alignment)("vector", "_text_vector") if alignment else f.lit(None).cast("double")
+    zeros = f.array_repeat(f.lit(0.0).cast("float"), text_dimension)
+    joined = rows.join(vectors.select("image_id", "vector"), "image_id", "left").join(texts, "text_id", "left")
+    made = joined.withColumn("image_text_cosine", cosine).withColumn(
+        "text_vector", f.when(f.col("has_text"), f.col("_text_vector")).otherwise(zeros)
+    )
+    others = [name for name in rows.columns if name not in INDEX_FEED.column_names]
+    return made.select(*INDEX_FEED.column_names, *others)
 
 
 def natural_feed_ids(image_ids: DataFrame) -> DataFrame:
@@ -82,16 +94,18 @@ def natural_feed_ids(image_ids: DataFrame) -> DataFrame:
     return image_ids.select("image_id", first_63.alias("feed_id"))
 
 
-def new_feed_ids(image_ids: DataFrame, taken: DataFrame, run_id: str) -> DataFrame:
+def new_feed_ids(image_ids: DataFrame, taken: DataFrame, run_id: str, near_taken: DataFrame | None = None) -> DataFrame:
     """Ids for images that have none yet: the natural one, or where that is taken the next free one above.
 
-    `taken`: rows of `feed_ids`. Among images that want the same id the smallest image_id gets it. The rows that lost
+    `taken`: rows of `feed_ids`; `near_taken`: of them, those of these images and those that have one of their natural
+    ids, all where it is not given. Among images that want the same id the smallest image_id gets it. The rows that lost
     (about none at a billion images) are settled one after the other; rows come out as `image_id, feed_id, collided,
     run_id`.
     """
-    wanted = natural_feed_ids(image_ids.join(taken, "image_id", "left_anti"))
+    near_taken = taken if near_taken is None else near_taken
+    wanted = natural_feed_ids(image_ids.join(near_taken, "image_id", "left_anti"))
     rivals = wanted.groupBy("feed_id").agg(f.min("image_id").alias("image_id"))
-    free = rivals.join(taken.select("feed_id"), "feed_id", "left_anti").select("image_id", "feed_id")
+    free = rivals.join(near_taken.select("feed_id"), "feed_id", "left_anti").select("image_id", "feed_id")
     granted = free.withColumn("collided", f.lit(False))
     losers = wanted.join(free, "image_id", "left_anti").orderBy("image_id").collect()
     settled: dict[int, str] = {}

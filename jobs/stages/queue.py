@@ -28,11 +28,11 @@ def owed_rows(sightings: DataFrame, states: DataFrame, showing: DataFrame, pictu
     )
 
 
-def transient(sightings: DataFrame, states: DataFrame) -> DataFrame:
-    """Sightings worth asking again: failed with a transient code, or deferred, and not overtaken."""
+def transient(sightings: DataFrame) -> DataFrame:
+    """Sightings worth asking again, unless they are overtaken: failed with a transient code, or deferred."""
     codes = [code.value for code in TRANSIENT]
     failed = f.col("failure_code").isin(*codes)
-    return still_open(sightings.where((f.col("outcome") == "deferred") | failed), states)
+    return sightings.where(f.col("url_id").isNotNull() & ((f.col("outcome") == "deferred") | failed))
 
 
 def still_open(sightings: DataFrame, states: DataFrame) -> DataFrame:

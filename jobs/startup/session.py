@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config
 from jobs.config.progress import log
+from jobs.warehouse.history import MOST_NAMED
 from schemas.settings import AssetSettings
 from udfs.assets import assets_of, shipped_name
 
@@ -61,6 +62,11 @@ PROPERTIES: dict[str, Any] = {
     # Filters by the result of another query may be evaluated before that query is done (seen with joins on ingest_date
     # below other joins); dates are named literally where partitions are to be left out.
     "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
+    # Single rows with vectors are found by their keys in files sorted by them (jobs.warehouse.history): as many keys as
+    # are named there, in row groups and pages small enough that most of a file is passed over.
+    "spark.sql.parquet.pushdown.inFilterThreshold": str(MOST_NAMED),
+    "spark.hadoop.parquet.block.size": str(16 * 2**20),
+    "spark.hadoop.parquet.page.row.count.limit": "250",
     # The console belongs to the job's own progress lines.
     "spark.ui.showConsoleProgress": "false",
     # One line of a traceback from an executor is enough; the driver prints what matters.

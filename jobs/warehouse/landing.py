@@ -397,6 +397,8 @@ class Landing:
             self._merge(table, rows, line.dates)
             return
         rows = rows.select(*table.column_names)
+        if table.wide:
+            rows = rows.sortWithinPartitions(*table.partition_by, table.keys[0])
         writer = rows.write.format("delta")
         if table.kind == "dated" and not line.changes:
             dates = ", ".join(f"'{date}'" for date in line.dates)
@@ -488,22 +490,22 @@ def _check_types(table: Table, staged: t.StructType) -> None:
 
 
 def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
-    """Inserts, updates and deletes that turn the rows `old` into the rows `new` (both with the table's columns).
+    """Inserts, updates and deletes that turn the rows `old` into the rows `new`; rows of either are read once.
 
     Rows that are equal in both (in their `row_digest`, where the table has one, else in all that is not volatile) are
-    left out, so that a MERGE touches only what really changed.
+    left out, so that a MERGE touches only what really changed. A delete names its key, and nothing else of the row. The
+    result has the columns of `new` and `CHANGE`; `old` needs no more than what is compared.
     """
     keys = list(table.keys)
-    names = list(table.column_names)
     telling = [column.name for column in table.columns if column.name not in keys and not column.volatile]
-    compared = ["row_digest"] if "row_digest" in names else telling
-    contents = f.struct(*compared)
-    before = old.select(*keys, contents.alias("_old"))
-    written = (
-        new.select(*names)
-        .join(before, keys, "left")
-        .where(f.col("_old").isNull() | ~f.col("_old").eqNullSafe(contents))
-        .select(*names, f.when(f.col("_old").isNull(), "insert").otherwise("update").alias(CHANGE))
+    compared = f.struct(*(["row_digest"] if "row_digest" in table.column_names else telling))
+    before = old.select(*keys, compared.alias("_old"))
+    after = new.select(*keys, compared.alias("_new"), f.struct(*new.columns).alias("_row"))
+    change = (
+        f.when(f.col("_row").isNull(), "delete")
+        .when(f.col("_old").isNull(), "insert")
+        .when(~f.col("_old").eqNullSafe(f.col("_new")), "update")
     )
-    gone = old.select(*names).join(new.select(*keys), keys, "left_anti").withColumn(CHANGE, f.lit("delete"))
-    return written.unionByName(gone)
+    found = after.join(before, keys, "full").withColumn(CHANGE, change).where(f.col(CHANGE).isNotNull())
+    others = [f.col(f"_row.{name}").alias(name) for name in new.columns if name not in keys]
+    return found.select(*keys, *others, CHANGE).select(*new.columns, CHANGE)

@@ -3,9 +3,9 @@
 import datetime as dt
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
@@ -14,8 +14,9 @@ from jobs.config.profile import load
 from jobs.config.progress import Progress
 from jobs.run.context import Work
 from jobs.run.derived import stage_duplicates
-from jobs.stages.clusters import assign, neighbours, touched_components
+from jobs.stages.clusters import Checkpoint, assign, neighbours, touched_components
 from jobs.stages.dedup import hash_rows
+from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
@@ -26,10 +27,20 @@ from tests.model import Content, clusters, verified
 
 pytestmark = pytest.mark.spark
 
-Checkpoint = Callable[[DataFrame], DataFrame]
 # One row a band: whatever is within reach shares one, so that brute force and bands must find the same.
 SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, bands=12, rows=1)
 DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
+
+
+@pytest.fixture
+def checkpoint(landing: Landing) -> Checkpoint:
+    numbers = count()
+
+    def stage(frame: DataFrame) -> Staged:
+        name = f"step_{next(numbers)}"
+        return Staged(landing.stage("test", name, frame), landing.staged_rows("test", name).rows)
+
+    return stage
 
 
 def family(chance: random.Random, name: int) -> list[Content]:
@@ -92,7 +103,7 @@ def seed_frame(spark: SparkSession, groups: Iterable[str]) -> DataFrame:
 
 
 def test_clusters_of_random_graphs_are_those_of_the_greedy_definition(
-    spark: SparkSession, materialise: Checkpoint
+    spark: SparkSession, checkpoint: Checkpoint
 ) -> None:
     contents = world(seed=1, families=250)
     chance = random.Random(2)
@@ -102,8 +113,8 @@ def test_clusters_of_random_graphs_are_those_of_the_greedy_definition(
     assert len(edges) > 500
     adjacent = neighbours(edge_frame(spark, edges))
     seeds = seed_frame(spark, {group_of(content) for content in contents.values()})
-    labels, _ = touched_components(seeds, adjacent, materialise)
-    found = assign(member_frame(spark, dates, contents), adjacent, labels, "rule")
+    labels, _ = touched_components(seeds, lambda _: adjacent, checkpoint)
+    found = assign(member_frame(spark, dates, contents), adjacent, labels.frame, "rule")
     assert tuple(found.columns) == CLUSTERS.column_names
     rows = found.collect()
     assert len(rows) == len(contents)
@@ -125,7 +136,7 @@ def components(groups: Iterable[str], edges: Iterable[tuple[str, str, int, int]]
     return {group: frozenset(component) for group, component in found.items()}
 
 
-def test_touched_components_are_whole_and_none_besides(spark: SparkSession, materialise: Checkpoint) -> None:
+def test_touched_components_are_whole_and_none_besides(spark: SparkSession, checkpoint: Checkpoint) -> None:
     chance = random.Random(4)
     names = [f"{number:03}" for number in range(300)]
     chance.shuffle(names)
@@ -134,11 +145,10 @@ def test_touched_components_are_whole_and_none_besides(spark: SparkSession, mate
     others = [(*sorted(chance.sample(names[12:], 2)), 1, 1) for _ in range(150)]
     edges = {*chain, *others}
     seeds = {names[3], *chance.sample(names[12:], 40)}
-    labels, _ = touched_components(
-        seed_frame(spark, seeds), local_copy(neighbours(edge_frame(spark, edges))), materialise
-    )
+    adjacent = local_copy(neighbours(edge_frame(spark, edges)))
+    labels, _ = touched_components(seed_frame(spark, seeds), lambda groups: near(adjacent, groups), checkpoint)
     component = components(names, edges)
-    found = {row.group_id: row.component for row in labels.collect()}
+    found = {row.group_id: row.component for row in labels.frame.collect()}
     assert found.keys() == set().union(*(component[seed] for seed in seeds))
     for one, other in combinations(found, 2):
         assert (found[one] == found[other]) == (component[one] == component[other])
@@ -160,7 +170,7 @@ DERIVED = ("image_hashes", "lsh_bands", "duplicate_edges", "clusters")
 def group(work: Work, landing: InMemory, affected: set[str], live: DataFrame) -> None:
     """A run that only groups duplicates, and lands what changed."""
     ids = frame(work.spark, "image_id string", [(image,) for image in affected])
-    stage_duplicates(work, ids, live)
+    stage_duplicates(work, Staged(ids, len(affected)), live)
     after = {name: work.after(name, work.staged(name)) for name in DERIVED}
     landing.tables |= {name: work.stage(f"live_{name}", table) for name, table in after.items()}
 
@@ -239,7 +249,7 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
 
 
 def test_an_image_with_a_later_first_seen_dethrones_no_representative(
-    spark: SparkSession, materialise: Checkpoint
+    spark: SparkSession, checkpoint: Checkpoint
 ) -> None:
     """The newcomer has more pixels and stands between two representatives: it joins the nearer one."""
     base = Content("0" * 64, "allow", source_pixels=1)
@@ -249,9 +259,9 @@ def test_an_image_with_a_later_first_seen_dethrones_no_representative(
     dates = {left.image_id: DATES[0], right.image_id: DATES[0], newcomer.image_id: DATES[1]}
     adjacent = neighbours(edge_frame(spark, edges_of(contents.values())))
     labels, _ = touched_components(
-        seed_frame(spark, [group_of(content) for content in contents.values()]), adjacent, materialise
+        seed_frame(spark, [group_of(content) for content in contents.values()]), lambda _: adjacent, checkpoint
     )
-    rows = assign(member_frame(spark, dates, contents), adjacent, labels, "rule").collect()
+    rows = assign(member_frame(spark, dates, contents), adjacent, labels.frame, "rule").collect()
     assert {row.image_id: (row.representative_id, row.hamming256) for row in rows} == {
         left.image_id: (left.image_id, 0),
         right.image_id: (right.image_id, 0),

@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.stages.dedup import band_rows, hash_rows, touching, verified_edges
+from jobs.warehouse.history import Staged
 from schemas.settings import DedupSettings
 from schemas.tables import DUPLICATE_EDGES, IMAGE_HASHES, LSH_BANDS
 from tests.jobs.frames import frame, local_copy, table_frame
@@ -166,8 +167,9 @@ def test_touching_edges_are_those_with_either_end_among_the_groups(spark: SparkS
             for a, b in pairs
         ],
     )
-    groups = frame(spark, "group_id string", [("a",), ("b",)])
+    groups = Staged(frame(spark, "group_id string", [("a",), ("b",)]), 2)
     assert sorted((row.left_id, row.right_id) for row in touching(edges, groups).collect()) == pairs[:3]
+    assert touching(edges, Staged(groups.frame.limit(0), 0)).isEmpty()
 
 
 def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark: SparkSession) -> None:

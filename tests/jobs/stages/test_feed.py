@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids
+from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids, with_vectors
 from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED
 from tests.jobs.frames import frame, table_frame
 from udfs.embedding.alignment import Alignment, Calibration, Projections
@@ -156,6 +156,7 @@ def feed_of(
     alignment: Alignment | None = None,
 ) -> dict[str, Row]:
     facts = [fact for world in worlds for fact in world.facts.values()]
+    spoken = frame(spark, "text_id string, vector array<float>", [(world.text, [0.0, 1.0, 0.0]) for world in worlds])
     rows = feed_rows(
         table_frame(spark, "clusters", [row for world in worlds for row in world.clusters]),
         members_of(spark, worlds),
@@ -165,8 +166,7 @@ def feed_of(
             "image_id string, width int, height int, sharpness double",
             [picture for world in worlds for picture in world.pictures.values()],
         ),
-        frame(spark, "image_id string, vector array<float>", [(fact["image_id"], [0.6, 0.8, 0.0]) for fact in facts]),
-        frame(spark, "text_id string, vector array<float>", [(world.text, [0.0, 1.0, 0.0]) for world in worlds]),
+        spoken.select("text_id"),
         frame(
             spark,
             "image_id string, feed_id bigint",
@@ -174,9 +174,12 @@ def feed_of(
         ),
         model_version=model,
         text_model_version=text_model,
-        text_dimension=3,
         alignment=alignment,
     )
+    vectors = frame(
+        spark, "image_id string, vector array<float>", [(fact["image_id"], [0.6, 0.8, 0.0]) for fact in facts]
+    )
+    rows = with_vectors(rows, vectors, spoken, text_dimension=3, alignment=alignment)
     assert rows.columns == list(INDEX_FEED.column_names)
     return {row.image_id: row for row in rows.collect()}
 

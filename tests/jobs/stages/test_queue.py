@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.stages.queue import owed_rows, transient
+from jobs.stages.queue import owed_rows, still_open, transient
 from jobs.stages.state import url_states
 from schemas.outcomes import TRANSIENT
 from tests.jobs.frames import frame, local_copy, table_frame
@@ -64,6 +64,6 @@ def test_what_failed_for_good_or_was_overtaken_is_not_tried_again(spark: SparkSe
         and (s.outcome == "deferred" or s.failure in TRANSIENT)
         and not (s.url in states and states[s.url].key[0] > s.key[0])
     }
-    found = transient(sightings, url_states(sightings)).collect()
+    found = still_open(transient(sightings), url_states(sightings)).collect()
     assert {(row.ingest_date, row.source_file, row.row_number) for row in found} == again
     assert 0 < len(again) < len([s for s in HISTORY if s.outcome == "deferred" or s.failure in TRANSIENT])

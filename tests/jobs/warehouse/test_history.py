@@ -1,0 +1,94 @@
+"""What history holds of a run's keys, however many they are, without any of history being exchanged."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from jobs.warehouse import history
+from jobs.warehouse.history import Staged, near
+from jobs.warehouse.landing import Landing, StagedTable
+from tests.jobs.frames import frame
+
+HISTORY = [(f"key {number % 50}", number % 7, number) for number in range(200)]
+
+
+@pytest.fixture
+def past(spark: SparkSession) -> DataFrame:
+    return frame(spark, "name string, place int, row int", HISTORY)
+
+
+def rows_of(found: DataFrame) -> list[int]:
+    return sorted(row.row for row in found.collect())
+
+
+@pytest.mark.parametrize(("named", "sent", "hashed"), [(10, 10, 10), (1, 10, 10), (1, 1, 10), (1, 1, 1)])
+def test_rows_near_keys_are_those_with_such_a_key(
+    spark: SparkSession, past: DataFrame, named: int, sent: int, hashed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_NAMED", named)
+    monkeypatch.setattr(history, "MOST_SENT", sent)
+    monkeypatch.setattr(history, "MOST_HASHED", hashed)
+    keys = Staged(frame(spark, "name string", [("key 3",), ("key 40",), ("no such key",)]), 3)
+    wanted = [row for name, _, row in HISTORY if name in {"key 3", "key 40"}]
+    assert rows_of(near(past, keys)) == rows_of(near(past, keys, wide=True)) == wanted
+    assert near(past, keys).columns == past.columns
+    renamed = past.withColumnRenamed("name", "other")
+    assert rows_of(near(renamed, keys, "other")) == rows_of(near(renamed, keys, "other", wide=True)) == wanted
+    pairs = Staged(frame(spark, "name string, place int", [("key 3", 3), ("key 3", 4), ("key 4", None)]), 3)
+    assert rows_of(near(past, pairs)) == [row for name, place, row in HISTORY if name == "key 3" and place in {3, 4}]
+
+
+def test_no_keys_are_near_nothing_and_history_is_not_read(spark: SparkSession, past: DataFrame) -> None:
+    found = near(past, Staged(frame(spark, "name string", []), 0))
+    assert found.collect() == []
+    assert plan_of(found).startswith("LocalTableScan <empty>")
+
+
+@pytest.mark.parametrize("sent", [10, 1])
+def test_history_is_narrowed_before_any_exchange(
+    spark: SparkSession, past: DataFrame, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_SENT", sent)
+    keys = Staged(frame(spark, "name string", [("key 3",), ("key 4",)]), 2)
+    lines = plan_of(near(past, keys)).splitlines()
+    scan = next(number for number, line in enumerate(lines) if "Scan" in line)  # the left side's comes first
+    above = [line.strip(" :+-*()0123456789") for line in lines[:scan]]
+    joined = next(number for number, line in reversed(list(enumerate(above))) if line.startswith("BroadcastHashJoin"))
+    assert not [line for line in above[joined:] if line.startswith("Exchange")]
+
+
+def test_few_rows_of_a_wide_table_are_read_without_the_rest(
+    spark: SparkSession, landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing.ensure_tables(["embeddings"])
+    vector = f.transform(f.sequence(f.lit(0), f.lit(511)), lambda place: (f.rand(7) + place).cast("float"))
+    rows = spark.range(20_000).select(f.sha2(f.col("id").cast("string"), 256).alias("image_id"), vector.alias("vector"))
+    versions = rows.withColumn("model_version", f.lit("m")).withColumn("run_id", f.lit("r"))
+    landing.stage("r", "vectors", versions.repartition(1))
+    landing.write_plan("r", [StagedTable("embeddings", "vectors", 20_000)])
+    landing.apply("r")
+    ids = [hashlib.sha256(str(number).encode()).hexdigest() for number in (5, 7_000, 19_999)]
+    keys = Staged(frame(spark, "image_id string", [(image_id,) for image_id in ids]), 3)
+    table = landing.read("embeddings").select("image_id", "vector")
+    size = sum(path.stat().st_size for path in Path(landing.path("embeddings")[5:]).rglob("*.parquet"))
+
+    def bytes_read(found: DataFrame) -> int:
+        before = _bytes_read(spark)
+        assert sorted(row.image_id for row in found.collect()) == sorted(ids)
+        return _bytes_read(spark) - before
+
+    assert bytes_read(near(table, keys, wide=True)) < size / 4
+    assert bytes_read(near(table, keys)) > size * 0.9
+
+
+def _bytes_read(spark: SparkSession) -> int:
+    """Bytes that this JVM has read of local files."""
+    files = spark._jvm.org.apache.hadoop.fs.FileSystem  # type: ignore[union-attr]  # a session has a JVM
+    return int(files.getGlobalStorageStatistics().get("file").getLong("bytesRead"))
+
+
+def plan_of(frame: DataFrame) -> str:
+    return str(frame._jdf.queryExecution().executedPlan().toString())
