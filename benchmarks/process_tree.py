@@ -1,14 +1,20 @@
 """What a command costs with everything that it starts: `python -m benchmarks.process_tree REPORT COMMAND...`.
 
-Writes `{"cpu_s": ..., "wall_s": ..., "exit": ...}` to the file REPORT: user and system seconds of the whole tree, and
-the seconds until the command itself had ended. The processes are looked at in /proc as long as there are any, since
-their parents cannot be asked: Spark's worker daemon ignores the end of its workers, whose times are lost with them.
-Orphans stay in the tree, as this process is their subreaper. Linux only.
+Writes `{"cpu_s": ..., "wall_s": ..., "read_bytes": ..., "exit": ...}` to the file REPORT: user and system seconds of
+the whole tree, the seconds until the command itself had ended, and the bytes that the tree has read. The processes are
+looked at in /proc as long as there are any, since their parents cannot be asked: Spark's worker daemon ignores the end
+of its workers, whose times are lost with them. Orphans stay in the tree, as this process is their subreaper. Linux
+only.
+
+Bytes are those of read(2) and its like (`rchar` of proc(5)), whether they came from disk, cache or a pipe; not those of
+mapped files and of recv(2). Linux adds up a process's with those of children that it has waited for, so that in the end
+this process has all but those of workers whose end was ignored: of these, what the last look at them found.
 """
 
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +33,8 @@ Process = tuple[int, int]
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """CPU and wall seconds of `command` and its descendants, under the names "cpu_s" and "wall_s".
+    """CPU and wall seconds and bytes read of `command` and its descendants, under the names "cpu_s", "wall_s" and
+    "read_bytes".
 
     Raises:
         RuntimeError: it failed; with the end of what it printed.
@@ -71,16 +78,38 @@ def main() -> None:
     started = subprocess.Popen(command)
     wall = 0.0
     spent: dict[Process, float] = {}
+    ignored: dict[Process, int] = {}
     while found := dict(descendants(os.getpid())):
         spent |= found
+        for process in found:
+            _look_at_reads(process, ignored)
         if started.returncode is None and started.poll() is not None:
             wall = time.monotonic() - begun
         if started.returncode is not None:
             _reap_orphans()
         time.sleep(LOOK_EVERY_S)
-    Path(report).write_text(
-        json.dumps({"cpu_s": round(sum(spent.values()), 2), "wall_s": round(wall, 2), "exit": started.returncode})
-    )
+    read = _bytes_read("self") - _bytes_read(f"self/task/{os.getpid()}") + sum(ignored.values())
+    times = {"cpu_s": round(sum(spent.values()), 2), "wall_s": round(wall, 2)}
+    Path(report).write_text(json.dumps(times | {"read_bytes": read, "exit": started.returncode}))
+
+
+def _look_at_reads(process: Process, ignored: dict[Process, int]) -> None:
+    """Note the bytes that a process has read, if its parent ignores its end; forget them where that is so no more."""
+    try:
+        stat = Path(f"/proc/{process[0]}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{stat[1]}/status").read_text()
+        signals = int(status.partition("SigIgn:")[2].split(maxsplit=1)[0], 16)
+        if signals >> (signal.SIGCHLD - 1) & 1:
+            ignored[process] = _bytes_read(str(process[0]))
+        else:
+            ignored.pop(process, None)
+    except OSError:  # one of them has ended meanwhile
+        return
+
+
+def _bytes_read(process: str) -> int:
+    """`rchar` of a process, or of a thread: what it has read itself, and for a process its children waited for."""
+    return int(Path(f"/proc/{process}/io").read_text().split()[1])
 
 
 def _reap_orphans() -> None:
