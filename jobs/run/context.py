@@ -25,6 +25,9 @@ from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
 from schemas.tables import TABLES
 
+MOST_LOCAL = 2_000
+"""Keys that the driver takes to itself: 130 kB."""
+
 
 @dataclass
 class Work:
@@ -57,8 +60,13 @@ class Work:
         return self.landing.staged(self.run_id, name)
 
     def keys(self, name: str, frame: DataFrame) -> Staged:
-        """Stage the distinct rows of `frame`, whose columns are a key, to read history by (`past`)."""
-        staged = self.stage(name, frame.distinct())
+        """The distinct rows of `frame`, whose columns are a key, to read history by (`past`): few as a relation of the
+        driver's, which no scan has to fetch, more staged."""
+        distinct = frame.distinct()
+        few = self.landing.collect(distinct, MOST_LOCAL)
+        if few is not None:
+            return few
+        staged = self.stage(name, distinct)
         return Staged(staged, self.rows(name).rows)
 
     def past(self, table: str, keys: Staged, *by: str, columns: Sequence[str] = ()) -> DataFrame:

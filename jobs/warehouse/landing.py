@@ -39,6 +39,7 @@ from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.config.errors import RunError
+from jobs.warehouse.history import Staged
 from jobs.warehouse.storage import Storage, read_parquet
 from schemas.spark import struct_type
 from schemas.tables import PUBLISHED, PURGED, TABLES, Table
@@ -260,11 +261,15 @@ class Landing:
     ) -> DataFrame:
         """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once.
 
-        How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`.
+        How many rows there are, and how many of them meet each condition in `counted`, is told by `staged_rows`. Where
+        the optimiser sees that there can be none, and none are to go into a table, nothing is run or written.
         `into`: tables that rows of it go into, with the SQL condition on those rows: whether they break a rule of the
         table is found out on the way (`check_plan`).
         """
         self.check_held()
+        if not into and _is_known_empty(frame):
+            self._staged_rows[run_id, name] = StagedRows(0, dict.fromkeys(counted, 0), frame.schema, {})
+            return self.staged(run_id, name)
         path = self._staged_path(run_id, name)
         seen = Observation()
         counts = [f.count_if(condition).alias(label) for label, condition in counted.items()]
@@ -291,6 +296,17 @@ class Landing:
         if known.rows == 0:
             return self._no_rows(known.schema, session)
         return read_parquet(session.read.schema(known.schema), [path])
+
+    def collect(self, frame: DataFrame, most: int) -> Staged | None:
+        """The rows as a relation that lies on the driver; None where there are more than `most`."""
+        if _is_known_empty(frame):
+            return Staged(self._no_rows(frame.schema), 0)
+        found = frame.limit(most + 1).toArrow()
+        if found.num_rows > most:
+            return None
+        # Through Arrow, for a frame made of Python objects would start a Python worker to unpack a row.
+        rows = self.spark.createDataFrame(found, frame.schema) if found.num_rows else self._no_rows(frame.schema)
+        return Staged(rows, found.num_rows)
 
     def _no_rows(self, schema: t.StructType, spark: SparkSession | None = None) -> DataFrame:
         """Without rows, and such that the optimiser sees it: what it is joined with is then not even read."""
@@ -470,6 +486,12 @@ class StagedRows:
 
 
 _BROKEN = "broken."
+
+
+def _is_known_empty(frame: DataFrame) -> bool:
+    """Whether the optimiser sees that the frame has no row: what follows from nothing is then not even run."""
+    most = frame._jdf.queryExecution().optimizedPlan().maxRows()
+    return bool(most.isDefined()) and int(most.get()) == 0
 
 
 def _breaks(table: Table, *rules: str) -> Column:

@@ -1,13 +1,18 @@
 """What a night holds of earlier ones: validators, each with the URL and the content that it belongs to."""
 
 import datetime as dt
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import pytest
 from pyspark.sql import SparkSession
 
+from jobs.config.profile import load
+from jobs.config.progress import Progress
 from jobs.run.contents import validators
 from jobs.run.context import Work
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Versions
+from schemas.policy import Policy
 from tests.jobs.frames import frame
 
 EARLY, BEFORE, TODAY = dt.date(2026, 3, 1), dt.date(2026, 3, 2), dt.date(2026, 3, 3)
@@ -31,7 +36,9 @@ def gave(url: str, date: dt.date = BEFORE, **fields: Any) -> dict[str, Any]:
     return row | fields
 
 
-def test_validators_come_with_their_url_and_content_from_earlier_dates_and_of_what_is_live(spark: SparkSession) -> None:
+def test_validators_come_with_their_url_and_content_from_earlier_dates_and_of_what_is_live(
+    spark: SparkSession, landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = [
         *(shown("a"), shown("b"), shown("c", "review"), shown("d"), shown("e", date=TODAY), shown("f"), shown("g")),
         shown("h"),
@@ -52,7 +59,9 @@ def test_validators_come_with_their_url_and_content_from_earlier_dates_and_of_wh
         "clusters": frame(spark, "image_id string", [[image(url)] for url in "abcefgh"]),
         "fetches": frame(spark, FETCHES, [[row.get(name) for name in GIVEN] for row in fetches]),
     }
-    work = cast("Work", SimpleNamespace(landing=SimpleNamespace(read=tables.__getitem__)))
+    monkeypatch.setattr(landing, "read", tables.__getitem__)
+    config, policy = load("conf/local.yaml"), Policy.model_construct(rules=())
+    work = Work(spark, landing, config, policy, Versions("p", "m", "t", "r", "c"), "run", Progress("test"))
     requests = frame(
         spark, "url_id string, url string, host string", [(url, f"http://{url}/", url) for url in "abcdefghi"]
     )
