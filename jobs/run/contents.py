@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
+from jobs.run import audit
 from jobs.run.context import Work
 from jobs.run.names import Count, Dataset
-from jobs.stages import audit, outcomes
+from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.warehouse.golden import golden_of_images, golden_of_texts

@@ -11,11 +11,11 @@ from pyspark.sql import functions as f
 from jobs.manifests.count import count_rows
 from jobs.manifests.files import ManifestFiles
 from jobs.manifests.rows import read_manifest
-from jobs.run import contents
+from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
-from jobs.stages import audit, outcomes
+from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_rows
 from schemas.tables import TABLES
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.run import contents
+from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
-from jobs.stages import audit, outcomes
+from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.landing import CHANGE
 from schemas.outcomes import TRANSIENT, FailureCode
