@@ -36,10 +36,11 @@ from jobs.config.progress import Progress, log
 from jobs.run import contents
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, check_versions, held, summary
+from jobs.run.overrides import Overrides
 from jobs.run.pipelines import REDECISION, stage_run
 from jobs.run.redecision import Redecision
 from jobs.stages.outcomes import human_decision_rows
-from jobs.stages.review import Overrides, sighting_id
+from jobs.stages.review import sighting_id
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session

@@ -90,7 +90,7 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     the policy needs are left out."""
     stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
     wanted = stored.join(image_ids.distinct(), "image_id", "left_semi")
-    return outcomes.judge_stored(wanted, work.policy, work.overrides)
+    return outcomes.judge_stored(wanted, work.policy, work.overrides.of_contents)
 
 
 def recorded_answers(

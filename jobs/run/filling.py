@@ -49,4 +49,4 @@ class FillTexts:
         """Vectors of the accepted texts of the dates that have none."""
         work = self.work
         sightings = texts_without_vector(work).where(f.col("ingest_date").isin(*self.dates))
-        contents.embed_texts_of(work, judge_sightings(sightings, work.policy, work.overrides))
+        contents.embed_texts_of(work, judge_sightings(sightings, work.policy, work.overrides.rows))

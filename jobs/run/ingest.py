@@ -124,7 +124,7 @@ class Night:
 def manifest_rows(work: Work, date: dt.date, manifest: ManifestFiles) -> DataFrame:
     """The rows of a date's manifest, numbered and judged without pixels."""
     raw = read_manifest(work.spark, work.config.manifest, manifest, lambda frame: work.stage("lines", frame))
-    return judge_rows(raw.withColumn("ingest_date", f.lit(date)), work.policy, work.overrides)
+    return judge_rows(raw.withColumn("ingest_date", f.lit(date)), work.policy, work.overrides.rows)
 
 
 def inputs_digest(rows: DataFrame) -> str:

@@ -46,7 +46,7 @@ class Redecision:
     def decide(self) -> None:
         """Stage what differs, with the vectors of texts that it needs."""
         work, fetches = self.work, self.work.landing.read("fetches")
-        rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides))
+        rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides.rows))
         answers = contents.recorded_answers(work, fetch_requests(rows), fetches)
         if self.embed_errors is not None:
             answers = contents.with_failures(answers, self.embed_errors)
@@ -77,7 +77,7 @@ class Refetch:
     def crawl(self) -> None:
         """What was fetched, and what will be recorded of it."""
         work = self.work
-        rows = judge_sightings(self.selected, work.policy, work.overrides)
+        rows = judge_sightings(self.selected, work.policy, work.overrides.rows)
         owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
         expected = self.selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
         requests = work.stage(Dataset.REQUESTS, fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
@@ -93,7 +93,7 @@ class Refetch:
         work, crawled = self.work, self.work.staged(Dataset.CRAWL)
         fetches = work.staged(Dataset.FETCHES)
         concerned = work.stage(Dataset.CONCERNED, self._concerned(fetches))
-        rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides))
+        rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides.rows))
         after = work.after("fetches", fetches)
         answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
         tried = crawled.where("has_pixels").select("image_id")

@@ -7,11 +7,11 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from jobs.stages.review import Overrides, sighting_id
+from jobs.stages.review import sighting_id
 from schemas.outcomes import WITHDRAWALS, Decision
 from schemas.policy import CombinedRule, Policy
 from schemas.tables import DECISIONS, SIGHTINGS
-from udfs.gate.overrides import REVIEWER_BLOCKED, judge_with_people
+from udfs.gate.overrides import REVIEWER_BLOCKED, People, judge_with_people
 from udfs.gate.rules import ContentSignals, MissingScore, Verdict
 
 ANSWERS = (
@@ -160,11 +160,10 @@ def _state_effect() -> Column:
 VERDICTS = "image_id string, decision string, content_reasons array<string>, content_halves array<string>"
 
 
-def judge_stored(signals: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+def judge_stored(signals: DataFrame, policy: Policy, people: People) -> DataFrame:
     """Rows of `content_signals` -> `VERDICTS` by the policy, from what is stored; no row where a signal that the policy
     needs is missing.
     """
-    people = overrides.of_contents
 
     def verdict_of(row: dict[str, Any]) -> Verdict | None:
         try:
