@@ -18,6 +18,7 @@ from jobs.config.profile import ManifestSettings
 from jobs.manifests.files import Files, Footer, ManifestFiles, lines, of_each, plain_type
 from jobs.manifests.rows import NOT_BLANK, column_names, delta_rows, folder_columns, typed_columns
 from jobs.warehouse.storage import Storage
+from schemas.arrow import type_name
 from schemas.tables import MANIFEST_COLUMNS
 from udfs.manifest_text import (
     ManifestValueError,
@@ -141,7 +142,7 @@ def _spelt(kind: pa.DataType) -> str:
         return f"array<{_spelt(kind.value_type)}>"
     if pa.types.is_map(kind):
         return f"map<{_spelt(kind.key_type)},{_spelt(kind.item_type)}>"
-    return {"int64": "bigint", "int32": "int", "bool": "boolean"}.get(str(kind), str(kind))
+    return type_name(kind)
 
 
 def _find_csv(

@@ -11,10 +11,11 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
+from schemas.arrow import ddl
 from schemas.outcomes import LOST_DECODER, FailureCode
 from schemas.policy import Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
-from udfs.crawl.fetch import fetch_batches, fetched_ddl
+from udfs.crawl.fetch import FETCHED, fetch_batches
 from udfs.gate.content import canonical_udf, gate_udf
 from udfs.gate.overrides import People
 from udfs.gate.rules import refused_url
@@ -46,7 +47,7 @@ def crawl_and_gate(
             batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
         )
 
-    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, fetched_ddl())
+    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, ddl(FETCHED))
     judge = gate_udf(policy, gate, crawl, people)
     canonical = canonical_udf(images, crawl, gate)
     known = _held_back(fetched, quarantine)

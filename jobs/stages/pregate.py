@@ -1,10 +1,10 @@
 """Pre-gate: everything about a sighting that needs no pixels, before anything is fetched."""
 
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.stages.review import with_overrides
+from schemas.arrow import ddl
 from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
@@ -14,12 +14,8 @@ _GIVEN = {"ingest_date": "date", "source_file": "string", "row_number": "bigint"
     name: kind for name, kind in MANIFEST_COLUMNS.items() if name != "url"
 }
 _DECIDED_BY_PEOPLE = {"cleared": "array<string>", "reviewer_block": "boolean"}
-_DDL = {pa.string(): "string", pa.bool_(): "boolean", pa.list_(pa.string()): "array<string>"}
 
-PREGATED = ", ".join(
-    f"{name} {kind}"
-    for name, kind in (_GIVEN | _DECIDED_BY_PEOPLE | {field.name: _DDL[field.type] for field in JUDGED}).items()
-)
+PREGATED = ", ".join([*(f"{name} {kind}" for name, kind in (_GIVEN | _DECIDED_BY_PEOPLE).items()), ddl(JUDGED)])
 
 
 def judge_rows(manifest: DataFrame, policy: Policy, overrides: DataFrame) -> DataFrame:
