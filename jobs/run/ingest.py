@@ -15,6 +15,7 @@ from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
+from jobs.run.reading import Reading
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_rows
 from schemas.tables import TABLES
@@ -121,7 +122,7 @@ class Night:
         return recorded.join(later, "url_id", "left_semi").select("url_id")
 
 
-def manifest_rows(work: Work, date: dt.date, manifest: ManifestFiles) -> DataFrame:
+def manifest_rows(work: Reading, date: dt.date, manifest: ManifestFiles) -> DataFrame:
     """The rows of a date's manifest, numbered and judged without pixels."""
     raw = read_manifest(work.spark, work.config.manifest, manifest, lambda frame: work.stage("lines", frame))
     return judge_rows(raw.withColumn("ingest_date", f.lit(date)), work.policy, work.overrides.rows)

@@ -23,6 +23,7 @@ from jobs.run.context import Work
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
 from jobs.run.names import Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
+from jobs.run.reading import Reading
 from jobs.run.redecision import Refetch
 from jobs.stages import queue
 from jobs.warehouse.fencing import check_fenced, lease_files
@@ -285,7 +286,7 @@ def _report_skipped(work: Work, date: dt.date, earlier: Event, manifest: Manifes
         work.progress.say(f"stale: {what} has changed since; --force would take the new one")
 
 
-def changed_since(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
+def changed_since(work: Reading, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
     """What a published date would come out differently for now: `its manifest`, `the configuration`, or neither."""
     is_other = {
         "its manifest": inputs_digest(manifest_rows(work, date, manifest)) != earlier.inputs_digest,
