@@ -3,8 +3,8 @@
     python -m jobs.review export --profile conf/local.yaml --into review.csv
     python -m jobs.review import --profile conf/local.yaml review.csv
 
-The file (CSV or Parquet) has a row a subject, a content or a sighting, with the reasons why it is held back and a URL
-to fetch it by; no pixels. People fill in `verdict` (allow, block, or withdraw for an earlier verdict that no longer
+The file (CSV or Parquet) has one row per subject (a content or a sighting), with the reasons why it is held back and a
+URL to fetch it by; no pixels. People fill in `verdict` (allow, block, or withdraw for an earlier verdict that no longer
 holds), `reviewer` and `comment`; rows without a verdict are passed over. An allow clears the review reasons in its row,
 those that the reviewer saw: other reasons and blocks that come later still hold. Import publishes what flips, and
 queues what has to be fetched for it, as jobs.redecide does. Titles and addresses are strangers' texts: in a CSV file

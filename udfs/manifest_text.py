@@ -137,7 +137,7 @@ def _json_object(line: bytes) -> _Object | str:
 
 
 def json_rows(names: Mapping[str, str]) -> ReadBatches:
-    """For `mapInArrow`: numbered lines (`value`, `_file`, `row_number`) -> `READ`, a row a line.
+    """For `mapInArrow`: numbered lines (`value`, `_file`, `row_number`) -> `READ`, one row per line.
 
     `names`: our column -> the manifest's. A value of another type than the column's is null, and the row says so.
     """

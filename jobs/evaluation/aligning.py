@@ -25,7 +25,7 @@ _LEAST_FITTED = 3
 """Groups: one chooses how to fit, and the closed form takes two that differ."""
 _GROUPED = 256
 _RANKED = 1024
-"""Rows of a matrix of all pairs at a time, where alike pictures are looked for and where queries are ranked: 5 bytes a
+"""Rows of a matrix of all pairs at a time, where alike images are looked for and where queries are ranked: 5 bytes a
 cell, so for 50,000 pairs 64 and 256 MB."""
 
 Vectors = NDArray[np.float32]
@@ -70,7 +70,7 @@ def duplicate_groups(pairs: Pairs, duplicate_cosine: float) -> NDArray[np.int64]
     """A group (N,) for each pair, numbered from 0 as they appear: connected by alike images or the same text vector."""
     _, first, same_text = np.unique(pairs.texts, axis=0, return_index=True, return_inverse=True)
     # Each group goes by its first pair, and is joined to others as soon as that is known. Edges are never collected:
-    # a clique of n alike pictures has n * n. Beyond the pairs this holds N labels and _GROUPED rows of N cells.
+    # a clique of n alike images has n * n. Beyond the pairs this holds N labels and _GROUPED rows of N cells.
     labels = first[same_text.reshape(-1)].astype(np.int64)
     for start in range(0, len(labels), _GROUPED):
         alike = pairs.vectors[start : start + _GROUPED] @ pairs.vectors[start:].T >= duplicate_cosine

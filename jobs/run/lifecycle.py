@@ -36,7 +36,7 @@ from udfs.credentials import redact_text
 SWITCHED = {
     "model_version": "embedding model",
     "text_model_version": "text model",
-    "alignment_version": "alignment of pictures and texts",
+    "alignment_version": "alignment of images and texts",
 }
 """Versions that a feed may be switched to (jobs.reembed), in words."""
 
@@ -201,7 +201,7 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
     }
     if list(differing) == ["policy_version"]:
         raise UsageError(
-            f"the warehouse is under another policy ({differing['policy_version']}): "
+            f"the warehouse is under another policy, or other detectors ({differing['policy_version']}): "
             "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
         )
     if differing and differing.keys() <= SWITCHED.keys():

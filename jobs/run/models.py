@@ -38,7 +38,7 @@ class Plan:
     """Images, or texts, embedded by one run."""
     switch: bool
     most_failed: float
-    """Share of the stored pictures that may have no vector of the new model."""
+    """Share of the stored images that may have no vector of the new model."""
 
 
 Waiting = dict[Place, tuple[int, int]]
@@ -114,7 +114,7 @@ def _fill_part(warehouse: Warehouse, batch: int, tried: Tried) -> bool:
 
 
 def _waiting_images(work: Work) -> Waiting[str]:
-    """By files of `images`, so that filling reads each picture once however many parts it takes."""
+    """By files of `images`, so that filling reads each image once however many parts it takes."""
     lying = work.landing.files("images").select("image_id", "file")
     missing = contents.missing_vectors(work)
     return _counted(lying.join(missing, "image_id", "left_semi"), "file", "image_id")

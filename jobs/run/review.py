@@ -27,7 +27,7 @@ from schemas.tables import OVERRIDES
 
 
 def under_review(config: Config, policy: Policy, versions: Versions) -> DataFrame:
-    """What people have to decide, as published: `COLUMNS`, a row a content or sighting, the last three empty.
+    """What people have to decide, as published: `COLUMNS`, one row per content or sighting, the last three empty.
 
     A content under review holds back all its sightings and stands here once; a sighting stands here for reasons of its
     own only. Raises UsageError where the warehouse is under another policy, or nothing is published.

@@ -30,7 +30,7 @@ ANSWERS = (
     "embed_error",
 )
 """What asking for a URL on a date came to, with the verdict on the content, and why it has no vector where the model
-failed: a row a date and URL."""
+failed: one row per date and URL."""
 
 
 def decide_outcomes(

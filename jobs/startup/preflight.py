@@ -120,13 +120,13 @@ def _check_alignment(group: str, embedding: EmbeddingSettings, config: Config) -
         remedy = "fit an alignment (jobs.fit_alignment)"
         if not text.model.startswith(CLIP_PREFIX):
             raise UsageError(
-                f"{group}: pictures share a space with the text tower of their own checkpoint only ({CLIP_PREFIX}...), "
+                f"{group}: images share a space with the text tower of their own checkpoint only ({CLIP_PREFIX}...), "
                 f"not with {text.model}; {remedy}"
             )
         length = text_dimension(text)
         if length != dimension(embedding):
             raise UsageError(
-                f"{group}: the text's vectors have {length} dimensions, the pictures' {dimension(embedding)}: they "
+                f"{group}: the text's vectors have {length} dimensions, the images' {dimension(embedding)}: they "
                 f"share no space; {remedy}"
             )
     return alignment.version
