@@ -193,7 +193,7 @@ def _line_end(start: bytes) -> str:
 
 
 def _filled(spark: SparkSession, files: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those of the files that are not empty, and what ends their lines."""
+    """The files that are not empty, and for each of them what ends its lines."""
     reader = Files(spark)
     starts = of_each(files, lambda name: _start_of(reader, name, _HEADS[0]))
     filled = [(name, _line_end(start)) for name, start in zip(files, starts, strict=True) if start]
@@ -249,7 +249,7 @@ def _needed(settings: ManifestSettings) -> dict[str, str]:
 
 
 def _require(needed: Mapping[str, str], path: str, found: tuple[str, ...]) -> None:
-    """The error lists what was found."""
+    """Raises UsageError where a column is not there; it lists those that were found."""
     for ours, theirs in needed.items():
         if theirs not in found:
             raise UsageError(
