@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import environment, publish
+from jobs.evaluation.aligning import CUTOFFS, duplicate_groups, measured, read_pairs, split
 from jobs.evaluation.contrastive import Settings
-from jobs.fit_alignment import CUTOFFS, duplicate_groups, measured, read_pairs, split
 from lensfeed.snapshot import Snapshot
 
 HELD_OUT = 0.5

@@ -102,7 +102,8 @@ def fetch_with_lensfeed(listed: Path, stored: Path) -> None:
     from jobs.config.profile import load
     from jobs.stages.crawl import spread_by_host
     from jobs.startup.session import open_session
-    from udfs.crawl.fetch import fetch_batches, fetched_ddl
+    from schemas.arrow import ddl
+    from udfs.crawl.fetch import FETCHED, fetch_batches
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return fetch_batches(batches, CRAWL, foreign_host_shards=PROCESSES)
@@ -116,7 +117,7 @@ def fetch_with_lensfeed(listed: Path, stored: Path) -> None:
     declare: Any = pandas_udf
     pictures = declare(picture, "pixels binary, phash64 bigint, phash256 binary").asNondeterministic()
     requests = spread_by_host(spark.read.parquet(str(listed)), PROCESSES, CRAWL.per_host_concurrency)
-    fetched = requests.mapInArrow(fetch, fetched_ddl()).withColumn("made", pictures("body"))
+    fetched = requests.mapInArrow(fetch, ddl(FETCHED)).withColumn("made", pictures("body"))
     evidence = [name for name in fetched.columns if name not in {"body", "made"}]
     fetched.select(*evidence, "made.*").write.parquet(str(stored))
     spark.stop()

@@ -192,7 +192,7 @@ def compared(before: Floats, after: Floats, domains: NDArray[np.str_]) -> dict[s
         "ndcg@10 visual only": float(before.mean()),
         "ndcg@10 re-ranked": float(after.mean()),
         "difference": float(difference.mean()),
-        "interval 95 %": [float(low), float(high)],
+        "interval 95 %": [low, high],
         "difference by domain": {name: float(difference[domains == name].mean()) for name in sorted(set(domains))},
     }
 

@@ -12,12 +12,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from jobs.config.profile import Config
 from jobs.stages import dedup
+from jobs.stages.feed import row_digest
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger, Versions
@@ -78,7 +79,10 @@ def write_history(spark: SparkSession, config: Config, versions: Versions, image
     prepared = replace(started, event="prepared", inputs_digest=RUN_ID, **asdict(versions))
     ledger.append(started)
     for name, rows in _tables(spark, config, versions, images, pixels).items():
-        _complete(name, rows).write.format("delta").mode("append").save(landing.path(name))
+        complete, table = _complete(name, rows), TABLES[name]
+        if table.wide:  # as Landing does
+            complete = complete.sortWithinPartitions(*table.partition_by, table.keys[0])
+        complete.write.format("delta").mode("append").save(landing.path(name))
     _check_groups(landing)
     ledger.append(prepared)
     ledger.append(replace(prepared, event="published", table_versions=landing.versions()))
@@ -200,9 +204,7 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
 def _digested(feed: DataFrame) -> DataFrame:
     """Feed rows with their digest as jobs.stages.feed makes it: a night that meets one finds it unchanged."""
     complete = _complete(INDEX_FEED.name, feed)
-    described = [name for name in INDEX_FEED.column_names if name not in {"vector", "text_vector", "row_digest"}]
-    digest: Column = f.sha2(f.to_json(f.struct(*described), {"ignoreNullFields": "false"}), 256)
-    return complete.withColumn("row_digest", digest)
+    return complete.withColumn("row_digest", row_digest())
 
 
 def _with_noise(rows: DataFrame, wanted: Mapping[str, tuple[int, int]]) -> DataFrame:

@@ -2,7 +2,7 @@
 
     python -m jobs.reembed --profile conf/local.yaml [--model NAME] [--batch 1000000] [--no-switch] [--most-failed 0.01]
 
-`NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every stored picture without a
+`NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every stored image without a
 vector of that model gets one, and every accepted text one of the profile's text model, in parts that are published one
 by one: a job that is stopped goes on where it was, and nights may come in between. When none is missing the feed is
 switched to these models, and to the alignment that the profile names for them, in one run. While both visual models are
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="of the pictures that may have no vector of the model for the feed to be switched (0.01)",
+        help="of the images that may have no vector of the model for the feed to be switched (0.01)",
     )
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options), debug=options.debug)

@@ -22,6 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from pyarrow import fs
 
+from schemas.arrow import arrow_type
 from schemas.tables import RUNS, TABLES, Table
 
 READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
@@ -30,17 +31,6 @@ READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCh
 NEWEST_SHOWN = 5
 """Published runs that an error message lists."""
 
-_ARROW: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "binary": pa.binary(),
-    "boolean": pa.bool_(),
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
 _SPARK_NAMES = {"integer": "int", "long": "bigint"}
 
 
@@ -53,17 +43,6 @@ class SnapshotGoneError(SnapshotError):
 
     Contents that are blocked or withdrawn leave the disk at once: that beats every reader's pin. Open the newest run.
     """
-
-
-def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type of a simple type string of `schemas.tables`. Raises ValueError for any other string."""
-    if name in _ARROW:
-        return _ARROW[name]
-    if name.startswith("array<") and name.endswith(">"):
-        return pa.list_(arrow_type(name[6:-1]))
-    if name.startswith("map<string,") and name.endswith(">"):
-        return pa.map_(pa.string(), arrow_type(name[11:-1]))
-    raise ValueError(f"unknown column type {name!r}; known: {sorted(_ARROW)}, array<...>, map<string,...>")
 
 
 def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:

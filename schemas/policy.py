@@ -274,8 +274,8 @@ class Policy(Settings):
 
     @property
     def version(self) -> str:
-        """`policy_version`: digest over everything but the comments and the order of a rule's entries, which decide
-        nothing; over the entries of a list, not over where it lies."""
+        """The policy's part of `policy_version`: digest over everything but the comments and the order of a rule's
+        entries, which decide nothing; over the entries of a list, not over where it lies."""
         canonical = {"name": self.name, "rules": [_unordered(rule.model_dump(mode="json")) for rule in self.rules]}
         for rule in canonical["rules"]:
             rule["comment"] = "-"

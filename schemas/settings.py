@@ -186,7 +186,7 @@ class GateSettings(Settings):
     """The policy file, the detectors that it relies on, and where in a picture they look."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"file", "batch_size", "timeout_s"})
-    """What the file says is digested by itself, as `policy_version`."""
+    """What the file says is digested by itself (`Policy.version`)."""
 
     file: str
     detector: AssetSettings
@@ -277,7 +277,7 @@ class EmbeddingSettings(Settings):
     batch_size: int = Field(default=32, ge=1)
     """Images decoded together and, on a GPU, inferred at once; shrinks by itself when GPU memory runs out."""
     max_batch_bytes: int = Field(default=32 * 2**20, ge=1)
-    """JPEG bytes that are decoded together at most, one image at least: what a task holds, whatever the pictures."""
+    """JPEG bytes that are decoded together at most, one image at least: what a task holds, whatever the images."""
     cpu_batch_size: int = Field(default=4, ge=1)
     """Images inferred at once on a CPU: a batch beyond the caches' size is slower, and the last one is padded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,16 +1,18 @@
 """The device that a task may compute on: Spark's assignment is honoured before torch sees a GPU."""
 
+import ctypes
 import os
 from typing import Literal
 
 Device = Literal["cpu", "cuda"]
+Wanted = Literal["auto", "cpu", "cuda"]
 
 
 class DeviceError(Exception):
     """The device asked for is not there, or this process already holds another. The message says what to do."""
 
 
-def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
+def claim_device(wanted: Wanted) -> Device:
     """The device for this process; `auto` takes an NVIDIA GPU where there is one.
 
     In a Spark task with GPUs assigned, `CUDA_VISIBLE_DEVICES` is narrowed to them, which binds only until CUDA starts:
@@ -21,10 +23,11 @@ def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
     # Asking for GPUs would otherwise start the driver library, which reads CUDA_VISIBLE_DEVICES that once.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     _narrow_to(_assigned_gpus())
-    import torch
+    if _has_driver():
+        import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
+        if torch.cuda.is_available():
+            return "cuda"
     if wanted == "cuda":
         raise DeviceError("device: expected cuda, found no usable NVIDIA GPU; set device to cpu or auto")
     return "cpu"
@@ -39,11 +42,20 @@ def _assigned_gpus() -> str | None:
     return ",".join(gpus.addresses) if gpus is not None else None
 
 
-def _narrow_to(addresses: str | None) -> None:
-    import torch
+def _has_driver() -> bool:
+    """Whether there is an NVIDIA driver: without one no GPU is of use, and importing torch to hear it costs seconds."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
+
+def _narrow_to(addresses: str | None) -> None:
     if addresses is None or os.environ.get("CUDA_VISIBLE_DEVICES") == addresses:
         return
+    import torch
+
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise DeviceError(
             f"this Python worker runs on GPU {os.environ.get('CUDA_VISIBLE_DEVICES', 'of its own choice')}, but Spark "

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.arrow import arrow_type
 from schemas.tables import MANIFEST_COLUMNS
 from udfs.csv_scan import runs_of_lines, still_open
 
@@ -25,15 +26,9 @@ _NO_ROW = "not a JSON object with the manifest's types"
 _ROWS_A_BATCH = 1024
 _UNDECODED = re.compile("[\ud800-\udfff]")
 """What stands for bytes that are no UTF-8 (or for half a character that JSON spelt out): no text may hold it."""
-_ARROW: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "bigint": pa.int64(),
-    "array<string>": pa.list_(pa.string()),
-    "map<string,string>": pa.map_(pa.string(), pa.string()),
-}
 READ: dict[str, str] = {"_file": "string", "row_number": "bigint", **MANIFEST_COLUMNS, "malformed": "string"}
 """Columns of the rows that are read, in order; `malformed` says why a row cannot be used."""
-_SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in READ.items()])
+_SCHEMA = pa.schema([(name, arrow_type(kind)) for name, kind in READ.items()])
 
 ReadBatches = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Pairs = list[tuple[str, str | None]]
@@ -142,7 +137,7 @@ def _json_object(line: bytes) -> _Object | str:
 
 
 def json_rows(names: Mapping[str, str]) -> ReadBatches:
-    """For `mapInArrow`: numbered lines (`value`, `_file`, `row_number`) -> `READ`, a row a line.
+    """For `mapInArrow`: numbered lines (`value`, `_file`, `row_number`) -> `READ`, one row per line.
 
     `names`: our column -> the manifest's. A value of another type than the column's is null, and the row says so.
     """
@@ -371,5 +366,5 @@ class _Rows:
     def batch(self, files: pa.Array, numbers: pa.Array) -> pa.RecordBatch:
         texts = [*self._columns.values(), self._malformed]
         kinds = [*MANIFEST_COLUMNS.values(), "string"]
-        made = [pa.array(column, _ARROW[kind]) for column, kind in zip(texts, kinds, strict=True)]
+        made = [pa.array(column, arrow_type(kind)) for column, kind in zip(texts, kinds, strict=True)]
         return pa.RecordBatch.from_arrays([files, numbers, *made], schema=_SCHEMA)

@@ -74,9 +74,9 @@ class SparkSettings(Settings):
     crawl_tasks: int = Field(default=2, ge=1)
     """Partitions of the crawl; a host belongs to one of them."""
     embed_tasks: int = Field(default=2, ge=1)
-    """Partitions of the pictures to embed."""
+    """Partitions of the images to embed."""
     text_tasks: int = Field(default=1, ge=1)
-    """Partitions of the texts to embed, which cost a fifth of a picture each."""
+    """Partitions of the texts to embed, which cost a fifth of an image each."""
     properties: dict[str, str] = Field(default_factory=dict)
 
 

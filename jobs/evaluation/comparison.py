@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluation.candidates import Candidate, Shape
-from jobs.evaluation.metrics import RetrievalScores
+from jobs.evaluation.metrics import RetrievalScores, bootstrap_interval
 
 NOT_AVAILABLE = "weights not available"
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,9 @@ class Difference:
 
 def difference(above: Quality, below: Quality) -> Difference:
     """Of two candidates over the same queries; the interval by bootstrap over the queries of each domain."""
-    generator = np.random.default_rng(0)
-    means, draws = [], []
-    for domain, precisions in above.precisions.items():
-        gained = precisions - below.precisions[domain]
-        means.append(gained.mean())
-        draws.append(gained[generator.integers(0, len(gained), (RESAMPLES, len(gained)))].mean(axis=1))
-    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
-    return Difference(float(np.mean(means)), float(low), float(high))
+    gains = [precisions - below.precisions[domain] for domain, precisions in above.precisions.items()]
+    low, high = bootstrap_interval(*gains)
+    return Difference(float(np.mean([gained.mean() for gained in gains])), low, high)
 
 
 def behind_the_best(comparisons: Sequence[Comparison]) -> dict[str, Difference]:

@@ -102,15 +102,16 @@ def _discounted(gains: Floats, k: int) -> Floats:
     return total
 
 
-def bootstrap_interval(values: Floats, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Floats:
-    """Percentile bootstrap interval (low, high) of the mean of `values` (N > 0,), one a query.
+def bootstrap_interval(*groups: Floats, seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % percentile bootstrap interval (low, high) of the mean of the groups' means; `groups` (N > 0,) hold a value a
+    query, and each is resampled by itself.
 
-    Raises ValueError for no values, `resamples` < 1 and a `level` that is not between 0 and 1.
+    Raises ValueError for no groups, a group without values, and `resamples` < 1.
     """
-    if not len(values) or resamples < 1 or not 0 < level < 1:
-        found = f"{len(values)} values, resamples={resamples}, level={level}"
-        raise ValueError(f"expected values, resamples of at least 1 and a level between 0 and 1, found {found}")
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    tail = (1 - level) / 2
-    interval: Floats = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
-    return interval
+    if not groups or not all(map(len, groups)) or resamples < 1:
+        found = f"{[len(group) for group in groups]} values, resamples={resamples}"
+        raise ValueError(f"expected values in every group and resamples of at least 1, found {found}")
+    generator = np.random.default_rng(seed)
+    means = [group[generator.integers(0, len(group), (resamples, len(group)))].mean(axis=1) for group in groups]
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    return float(low), float(high)

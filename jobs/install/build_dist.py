@@ -4,7 +4,7 @@
 
 `lensfeed.zip` for `--py-files` (our packages), `spark-defaults.conf` for `--properties-file` (the session's
 properties and Delta's jars), the jars themselves, and a wheel for those who install. Third-party packages come to the
-executors with the cluster's Python environment (see the README).
+executors with the cluster's Python environment (see docs/operations.md).
 """
 
 import argparse

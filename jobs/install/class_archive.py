@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("OFF")
         exercise(spark, f"{scratch}/warehouse")
-        process = spark.sparkContext._gateway.proc  # type: ignore[union-attr]
+        gateway: Any = spark.sparkContext._gateway
+        process = gateway.proc
         spark.stop()
         process.stdin.close()  # the gateway's JVM ends with its input, and archives on its way out
         process.wait(timeout=300)

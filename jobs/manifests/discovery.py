@@ -18,6 +18,7 @@ from jobs.config.profile import ManifestSettings
 from jobs.manifests.files import Files, Footer, ManifestFiles, lines, of_each, plain_type
 from jobs.manifests.rows import NOT_BLANK, column_names, delta_rows, folder_columns, typed_columns
 from jobs.warehouse.storage import Storage
+from schemas.arrow import type_name
 from schemas.tables import MANIFEST_COLUMNS
 from udfs.manifest_text import (
     ManifestValueError,
@@ -141,7 +142,7 @@ def _spelt(kind: pa.DataType) -> str:
         return f"array<{_spelt(kind.value_type)}>"
     if pa.types.is_map(kind):
         return f"map<{_spelt(kind.key_type)},{_spelt(kind.item_type)}>"
-    return {"int64": "bigint", "int32": "int", "bool": "boolean"}.get(str(kind), str(kind))
+    return type_name(kind)
 
 
 def _find_csv(
@@ -192,7 +193,7 @@ def _line_end(start: bytes) -> str:
 
 
 def _filled(spark: SparkSession, files: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those of the files that are not empty, and what ends their lines."""
+    """The files that are not empty, and for each of them what ends its lines."""
     reader = Files(spark)
     starts = of_each(files, lambda name: _start_of(reader, name, _HEADS[0]))
     filled = [(name, _line_end(start)) for name, start in zip(files, starts, strict=True) if start]
@@ -248,7 +249,7 @@ def _needed(settings: ManifestSettings) -> dict[str, str]:
 
 
 def _require(needed: Mapping[str, str], path: str, found: tuple[str, ...]) -> None:
-    """The error lists what was found."""
+    """Raises UsageError where a column is not there; it lists those that were found."""
     for ours, theirs in needed.items():
         if theirs not in found:
             raise UsageError(

@@ -28,7 +28,7 @@ from udfs.manifest_text import (
 _NO_PARTITION_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _READ_DDL = ", ".join(f"{name} {kind}" for name, kind in READ.items())
 NOT_BLANK = r"cast(value as string) rlike '\\S'"
-"""Of a line: it is a row."""
+"""SQL condition: the line is not blank, so it is a row."""
 
 
 def column_names(settings: ManifestSettings) -> dict[str, str]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
+from jobs.run import audit
 from jobs.run.context import Work
 from jobs.run.names import Count, Dataset
-from jobs.stages import audit, outcomes
+from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
@@ -92,7 +93,7 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     the policy needs are left out."""
     stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
     wanted = near(stored, work.keys("judged", image_ids.where("image_id is not null")))
-    return outcomes.judge_stored(wanted, work.policy, work.overrides)
+    return outcomes.judge_stored(wanted, work.policy, work.overrides.of_contents)
 
 
 def recorded_answers(

@@ -17,8 +17,8 @@ from jobs.config.progress import Progress
 from jobs.run.names import Count
 from jobs.run.names import changed as changed_count
 from jobs.run.names import seconds as seconds_metric
+from jobs.run.overrides import Overrides
 from jobs.stages.clusters import Checkpoint
-from jobs.stages.review import Overrides
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, changes
 from jobs.warehouse.ledger import Versions

@@ -25,10 +25,10 @@ class FillImages:
 
     work: Work
     files: Sequence[str]
-    """Of `images`, all of whose missing vectors are made."""
+    """Files of `images`: every vector that is missing for an image in them is made."""
 
     def embed(self) -> None:
-        """Vectors of the images in the files that have none."""
+        """Make vectors of those images in the files that have none."""
         work = self.work
         pixels = work.landing.read_files("images", self.files).select("image_id", "pixels")
         missing, version = contents.missing_vectors(work), work.versions.model_version
@@ -43,10 +43,10 @@ class FillTexts:
 
     work: Work
     dates: Sequence[dt.date]
-    """All of whose missing vectors are made."""
+    """Every vector that is missing for an accepted text of these dates is made."""
 
     def embed(self) -> None:
-        """Vectors of the accepted texts of the dates that have none."""
+        """Make vectors of those accepted texts of the dates that have none."""
         work = self.work
         sightings = texts_without_vector(work).where(f.col("ingest_date").isin(*self.dates))
-        contents.embed_texts_of(work, judge_sightings(sightings, work.policy, work.overrides))
+        contents.embed_texts_of(work, judge_sightings(sightings, work.policy, work.overrides.rows))

@@ -11,11 +11,12 @@ from pyspark.sql import functions as f
 from jobs.manifests.count import count_rows
 from jobs.manifests.files import ManifestFiles
 from jobs.manifests.rows import read_manifest
-from jobs.run import contents
+from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
-from jobs.stages import audit, outcomes
+from jobs.run.reading import Reading
+from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_rows
 from schemas.tables import TABLES
 
@@ -122,10 +123,10 @@ class Night:
         return later.where(f.col("ingest_date") > f.lit(self.date)).select("url_id")
 
 
-def manifest_rows(work: Work, date: dt.date, manifest: ManifestFiles) -> DataFrame:
+def manifest_rows(work: Reading, date: dt.date, manifest: ManifestFiles) -> DataFrame:
     """The rows of a date's manifest, numbered and judged without pixels."""
     raw = read_manifest(work.spark, work.config.manifest, manifest, lambda frame: work.stage("lines", frame))
-    return judge_rows(raw.withColumn("ingest_date", f.lit(date)), work.policy, work.overrides)
+    return judge_rows(raw.withColumn("ingest_date", f.lit(date)), work.policy, work.overrides.rows)
 
 
 def inputs_digest(rows: DataFrame) -> str:

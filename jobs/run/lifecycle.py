@@ -23,6 +23,7 @@ from jobs.run.context import Work
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
 from jobs.run.names import Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
+from jobs.run.reading import Reading
 from jobs.run.redecision import Refetch
 from jobs.stages import queue
 from jobs.warehouse.fencing import check_fenced, lease_files
@@ -35,7 +36,7 @@ from udfs.credentials import redact_text
 SWITCHED = {
     "model_version": "embedding model",
     "text_model_version": "text model",
-    "alignment_version": "alignment of pictures and texts",
+    "alignment_version": "alignment of images and texts",
 }
 """Versions that a feed may be switched to (jobs.reembed), in words."""
 
@@ -200,7 +201,7 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
     }
     if list(differing) == ["policy_version"]:
         raise UsageError(
-            f"the warehouse is under another policy ({differing['policy_version']}): "
+            f"the warehouse is under another policy, or other detectors ({differing['policy_version']}): "
             "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
         )
     if differing and differing.keys() <= SWITCHED.keys():
@@ -289,7 +290,7 @@ def _report_skipped(work: Work, date: dt.date, earlier: Event, manifest: Manifes
         work.progress.say(f"stale: {what} has changed since; --force would take the new one")
 
 
-def changed_since(work: Work, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
+def changed_since(work: Reading, date: dt.date, earlier: Event, manifest: ManifestFiles) -> list[str]:
     """What a published date would come out differently for now: `its manifest`, `the configuration`, or neither."""
     is_other = {
         "its manifest": inputs_digest(manifest_rows(work, date, manifest)) != earlier.inputs_digest,

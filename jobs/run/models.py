@@ -27,7 +27,8 @@ from jobs.warehouse.ledger import Versions
 Place = TypeVar("Place")
 
 _SHARE, _MOST_PAUSE_S = 0.05, 10.0
-"""Between two parts, for a night that waits to look: this share of what the part took, so many seconds at most."""
+"""The pause between two parts, in which a waiting night can take the warehouse: this share of the time that the part
+took, at most so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Plan:
     """Images, or texts, embedded by one run."""
     switch: bool
     most_failed: float
-    """Share of the stored pictures that may have no vector of the new model."""
+    """Share of the stored images that may have no vector of the new model."""
 
 
 Waiting = dict[Place, tuple[int, int]]
-"""By file or date, what has no vector there yet: how many, and a hash of which."""
+"""What has no vector yet, by the file or date that it is in: how many there are, and a hash over their ids."""
 
 
 @dataclass
@@ -114,7 +115,7 @@ def _fill_part(warehouse: Warehouse, batch: int, tried: Tried) -> bool:
 
 
 def _waiting_images(work: Work) -> Waiting[str]:
-    """By files of `images`, so that filling reads each picture once however many parts it takes."""
+    """By files of `images`, so that filling reads each image once however many parts it takes."""
     lying = work.landing.files("images").select("image_id", "file")
     missing = contents.missing_vectors(work)
     return _counted(lying.join(missing, "image_id", "left_semi"), "file", "image_id")
@@ -131,8 +132,8 @@ def _counted(rows: DataFrame, place: str, key: str) -> Waiting[Any]:
 
 
 def _part(waiting: Waiting[Place], tried: Waiting[Place], batch: int) -> tuple[list[Place], int]:
-    """The first places where not just what was tried is waiting, until they hold `batch`, one at least; and how many
-    wait at the others."""
+    """The places to work on next, and how many wait at the places after them. Left out is a place where only that waits
+    which was tried before; taken are the first of the others that hold up to `batch` together, at least one."""
     untried = [(place, count) for place, (count, which) in waiting.items() if tried.get(place) != (count, which)]
     chosen = max(1, sum(total <= batch for total in accumulate(count for _, count in untried)))
     return [place for place, _ in untried[:chosen]], sum(count for _, count in untried[chosen:])

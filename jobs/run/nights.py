@@ -2,20 +2,19 @@
 
 import datetime as dt
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
-from jobs.config.progress import Progress
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
-from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
+from jobs.run.overrides import Overrides
+from jobs.run.reading import Look
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
@@ -103,9 +102,7 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
         return Outlook(date, "run", "not published yet", manifest)
     if force:
         return Outlook(date, "run", f"published by run {earlier.run_id}, and to be done again", manifest)
-    look = _Look(
-        opened.spark, ledger.landing, opened.config, opened.policy, opened.versions, "", Progress(date.isoformat())
-    )
+    look = Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))
     try:
         changed = " and ".join(changed_since(look, date, earlier, manifest))
     finally:
@@ -113,21 +110,3 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
     if changed:
         return Outlook(date, "stale", f"published by run {earlier.run_id}; {changed} changed since", manifest)
     return Outlook(date, "skip", f"published by run {earlier.run_id} from the same inputs", manifest)
-
-
-@dataclass
-class _Look(Work):
-    """Work of which nothing is written: the executors keep what would be staged while it is looked at."""
-
-    kept: list[DataFrame] = field(default_factory=list)
-
-    def stage(self, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column) -> DataFrame:
-        """The rows, computed once."""
-        del name, into, counted
-        self.kept.append(frame.persist())
-        return self.kept[-1]
-
-    def release(self) -> None:
-        """Let the executors forget them."""
-        for frame in self.kept:
-            frame.unpersist()

@@ -42,7 +42,7 @@ class Step(Generic[Run_contra]):
     writes: tuple[str, ...]
     """Staged datasets."""
     works_through: str = Count.SIGHTINGS
-    """The count of what it takes time for, among the run's counts."""
+    """Name of the run's count that says how much the step worked through."""
 
 
 Run = TypeVar("Run", bound=HasWork)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.run import contents
+from jobs.run import audit, contents
 from jobs.run.context import Work, dates_of
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
-from jobs.stages import audit, outcomes
+from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
@@ -48,7 +48,7 @@ class Redecision:
     def decide(self) -> None:
         """Stage what differs, with the vectors of texts that it needs."""
         work = self.work
-        rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides))
+        rows = work.stage(Dataset.ROWS, judge_sightings(self.concerned, work.policy, work.overrides.rows))
         fetches = work.past("fetches", _fetches_of(work, rows))
         answers = contents.recorded_answers(work, fetch_requests(rows), fetches)
         if self.embed_errors is not None:
@@ -80,7 +80,7 @@ class Refetch:
     def crawl(self) -> None:
         """What was fetched, and what will be recorded of it."""
         work = self.work
-        rows = judge_sightings(self.selected, work.policy, work.overrides)
+        rows = judge_sightings(self.selected, work.policy, work.overrides.rows)
         owed = f.when(f.col("outcome").isin("accepted", "deferred"), f.col("image_id"))
         expected = self.selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
         requests = work.stage(Dataset.REQUESTS, fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
@@ -96,7 +96,7 @@ class Refetch:
         work, crawled = self.work, self.work.staged(Dataset.CRAWL)
         fetches = work.staged(Dataset.FETCHES)
         concerned = work.stage(Dataset.CONCERNED, self._concerned(fetches))
-        rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides))
+        rows = work.stage(Dataset.ROWS, judge_sightings(concerned, work.policy, work.overrides.rows))
         after = work.stage(Dataset.KNOWN_FETCHES, work.after_near("fetches", fetches, _fetches_of(work, rows)))
         answers = contents.recorded_answers(work, fetch_requests(rows), after, crawled)
         tried = crawled.where("has_pixels").select("image_id")

@@ -36,7 +36,7 @@ class Switch:
         work.counts[Count.WITHOUT_VECTOR] = count
         if count > self.most_failed * stored:
             raise RunError(
-                f"{count} of {stored} pictures have no vector of {model}, more than the share of {self.most_failed:g} "
+                f"{count} of {stored} images have no vector of {model}, more than the share of {self.most_failed:g} "
                 "that --most-failed allows: the feed stays as it is"
             )
 

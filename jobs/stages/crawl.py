@@ -1,4 +1,4 @@
-"""Crawl and content gate in one fused pass: fetch -> gate -> canonical picture of what is allowed.
+"""Crawl and content gate in one fused pass: fetch -> gate -> canonical image of what is allowed.
 
 Between the three no row is stored: the one thing that is written is this stage's result, in which pixels stand only
 beside `decision = allow`. Everything later derives from that staging table, so nothing is fetched twice.
@@ -11,10 +11,12 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
+from jobs.stages.devices import device_for
+from schemas.arrow import ddl
 from schemas.outcomes import LOST_DECODER, FailureCode
 from schemas.policy import Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
-from udfs.crawl.fetch import fetch_batches, fetched_ddl
+from udfs.crawl.fetch import FETCHED, fetch_batches
 from udfs.gate.content import canonical_udf, gate_udf
 from udfs.gate.overrides import People
 from udfs.gate.rules import refused_url
@@ -32,8 +34,8 @@ def crawl_and_gate(
     deadline_at: float | None,
     quarantine: DataFrame | None = None,
 ) -> DataFrame:
-    """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one row a URL: the
-    fetch's evidence, the gate's verdict, the canonical picture.
+    """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one output row per
+    URL: the fetch's evidence, the gate's verdict, the canonical image.
 
     Columns: those of udfs.crawl.fetch.FETCHED without `body`, those of udfs.gate.content.GATE (`failure_code` and
     `failure_detail` are the first failure of the three steps) and of udfs.gate.content.CANONICAL.
@@ -46,8 +48,8 @@ def crawl_and_gate(
             batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
         )
 
-    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, fetched_ddl())
-    judge = gate_udf(policy, gate, crawl, people)
+    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, ddl(FETCHED))
+    judge = gate_udf(policy, gate, crawl, people, device_for(requests.sparkSession, "auto"))
     canonical = canonical_udf(images, crawl, gate)
     known = _held_back(fetched, quarantine)
     judged = known.withColumn("gate", judge("body", "content_type", "image_id"))
@@ -55,7 +57,7 @@ def crawl_and_gate(
     failure = f.coalesce("failure_code", "gate.failure_code", "made.failure_code")
     detail = f.coalesce("failure_detail", "gate.failure_detail", "made.failure_detail")
     evidence = [name for name in fetched.columns if name not in {"body", "failure_code", "failure_detail"}]
-    pictures = [name for name in made.select("made.*").columns if not name.startswith("failure_")]
+    canonical_columns = [name for name in made.select("made.*").columns if not name.startswith("failure_")]
     return made.select(
         *evidence,
         failure.alias("failure_code"),
@@ -64,7 +66,7 @@ def crawl_and_gate(
         f.col("gate.reasons").alias("content_reasons"),
         f.col("gate.halves").alias("content_halves"),
         *[f"gate.{name}" for name in ("scores", "phash256s", "pdqs", "pdq_quality")],
-        *[f.col(f"made.{name}").alias(name) for name in pictures],
+        *[f.col(f"made.{name}").alias(name) for name in canonical_columns],
     )
 
 

@@ -1,7 +1,7 @@
 """The feed: a row a live representative with what an index takes, and its members with the URLs that show them."""
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from schemas.tables import FEED_MEMBERS, INDEX_FEED
@@ -53,14 +53,19 @@ def feed_rows(
         .withColumn("model_version", f.lit(model_version))
         .withColumn("text_model_version", f.lit(text_model_version))
     )
-    described = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest"}]
-    digest = f.sha2(f.to_json(f.struct(*described), {"ignoreNullFields": "false"}), 256)
-    return rows.select(*described, digest.alias("row_digest"))
+    return rows.select(*DESCRIBED, row_digest().alias("row_digest"))
 
 
 OF_VECTORS = ("vector", "text_vector", "image_text_cosine")
 """Columns that are functions of (image_id, model_version), of (text_id, text_model_version), and of both with
 alignment_version: naming those in the row's digest is enough, and no vector is read for a row that stays."""
+DESCRIBED = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest"}]
+"""The others, which the digest is made of."""
+
+
+def row_digest() -> Column:
+    """Of a row of `index_feed`: its contents, by which a row that changes is known."""
+    return f.sha2(f.to_json(f.struct(*DESCRIBED), {"ignoreNullFields": "false"}), 256)
 
 
 def with_vectors(

@@ -1,17 +1,18 @@
 """Outcomes: every sighting gets exactly one, from its own verdict, its URL's fetch, and its content's verdict."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from jobs.stages.review import Overrides, sighting_id
-from schemas.outcomes import WITHDRAWALS, Decision
+from jobs.stages.review import sighting_id
+from schemas.outcomes import WITHDRAWALS, Decision, FailureCode, Outcome
 from schemas.policy import CombinedRule, Policy
 from schemas.tables import DECISIONS, SIGHTINGS
-from udfs.gate.overrides import REVIEWER_BLOCKED, judge_with_people
+from udfs.gate.overrides import REVIEWER_BLOCKED, People, judge_with_people
 from udfs.gate.rules import ContentSignals, MissingScore, Verdict
 
 ANSWERS = (
@@ -29,7 +30,7 @@ ANSWERS = (
     "embed_error",
 )
 """What asking for a URL on a date came to, with the verdict on the content, and why it has no vector where the model
-failed: a row a date and URL."""
+failed: one row per date and URL."""
 
 
 def decide_outcomes(
@@ -62,40 +63,10 @@ def decide_outcomes(
     joined = asked.join(found, ["asked_date", "asked_id"], "left")
     combined = [_combined(rule) for rule in policy.rules if isinstance(rule, CombinedRule)]
     joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
-
-    fetched_whole = f.col("fetch_failure").isNull() & f.col("content_decision").isNotNull()
-    expected = f.lower(f.nullif("expected_sha256", f.lit("")))  # an empty text promises nothing
-    mismatch = fetched_whole & expected.isNotNull() & (expected != f.col("image_id"))
-    deferred = f.coalesce("deferred", f.lit(False))
-    failure = (
-        f.when(f.col("bad_row").isNotNull(), f.lit("bad_row"))
-        .when(pre_blocked | f.col("blocked_reason").isNotNull() | deferred, None)
-        .when(f.col("fetch_failure").isNotNull(), f.col("fetch_failure"))
-        .when(f.col("content_decision").isNull(), f.lit("internal"))
-        .when(mismatch, f.lit("hash_mismatch"))
-        .when((f.col("content_decision") == "allow") & f.col("embed_error").isNotNull(), f.lit("embed_error"))
-    )
-    detail = (
-        f.when(f.col("bad_row").isNotNull(), f.col("bad_row"))
-        .when(pre_blocked | f.col("blocked_reason").isNotNull(), None)
-        .when(f.col("fetch_detail").isNotNull(), f.col("fetch_detail"))
-        .when(mismatch, f.concat(f.lit("expected "), expected))
-        .when(f.col("content_decision") == "allow", f.col("embed_error"))
-    )
-    staged = joined.withColumn("failure_code", failure).withColumn("failure_detail", detail)
-    verdict = _strictest(f.col("own_decision"), f.coalesce("content_decision", f.lit("allow")))
-    outcome = (
-        f.when(f.col("failure_code") == "bad_row", "failed")
-        .when(pre_blocked | f.col("blocked_reason").isNotNull(), "blocked")
-        .when(f.col("failure_code").isNotNull(), "failed")
-        .when(deferred, "deferred")
-        .when(verdict == "block", "blocked")
-        .when(verdict == "review", "review")
-        .otherwise("accepted")
-    )
+    joined = joined.withColumn("end", _first_of(_ladder(pre_blocked)))
     reasons = _all_reasons([reason for _, reason in combined])
     return (
-        staged.withColumn("outcome", outcome)
+        joined.select("*", "end.*")
         .withColumn("reasons", f.when(f.col("outcome").isin("blocked", "review"), reasons).otherwise(_none()))
         .withColumn("normalised_url", f.expr("nullif(normalised_url, url)"))
         .withColumn("not_modified", f.coalesce("not_modified", f.lit(False)))
@@ -104,6 +75,62 @@ def decide_outcomes(
         .withColumn("run_id", f.lit(run_id))
         .select(*SIGHTINGS.column_names)
     )
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """How a sighting ends of which `condition` holds and none of the conditions before it."""
+
+    condition: Column
+    outcome: Outcome
+    failure_code: Column | FailureCode | None = None
+    failure_detail: Column | None = None
+    effect: Column | str = "none"
+    """What it means for the URL, where the row does not withdraw it itself."""
+
+
+def _ladder(pre_blocked: Column) -> tuple[_Rung, ...]:
+    """How sightings end, in the order in which it is decided: what was not seen cannot be judged."""
+    bad_row, fetch_failure, embed_error = f.col("bad_row"), f.col("fetch_failure"), f.col("embed_error")
+    content, detail = f.col("content_decision"), f.col("fetch_detail")
+    expected = f.lower(f.nullif("expected_sha256", f.lit("")))  # an empty text promises nothing
+    verdict = _strictest(f.col("own_decision"), f.coalesce("content_decision", f.lit("allow")))
+    withdrawn = f.when(fetch_failure.isin(*[code.value for code in WITHDRAWALS]), "withdrawal").otherwise("none")
+    # Held back for the row's own text alone, the sighting says nothing against the image, nor for it.
+    own_text_only = (f.col("own_decision") != "allow") & (content == "allow")
+    shown = f.when(~own_text_only, "content").otherwise("none")
+    return (
+        _Rung(bad_row.isNotNull(), Outcome.FAILED, FailureCode.BAD_ROW, bad_row),
+        _Rung(pre_blocked, Outcome.BLOCKED),
+        _Rung(f.col("blocked_reason").isNotNull(), Outcome.BLOCKED, effect="withdrawal"),
+        _Rung(f.coalesce("deferred", f.lit(False)), Outcome.DEFERRED, failure_detail=detail),
+        _Rung(fetch_failure.isNotNull(), Outcome.FAILED, fetch_failure, detail, withdrawn),
+        _Rung(content.isNull(), Outcome.FAILED, FailureCode.INTERNAL, detail),
+        _Rung(
+            expected != f.col("image_id"),
+            Outcome.FAILED,
+            FailureCode.HASH_MISMATCH,
+            f.concat(f.lit("expected "), expected),
+        ),
+        _Rung((content == "allow") & embed_error.isNotNull(), Outcome.FAILED, FailureCode.EMBED_ERROR, embed_error),
+        _Rung(verdict == "block", Outcome.BLOCKED, effect=shown),
+        _Rung(verdict == "review", Outcome.REVIEW, effect=shown),
+        _Rung(f.lit(True), Outcome.ACCEPTED, effect=shown),
+    )
+
+
+def _first_of(ladder: Iterable[_Rung]) -> Column:
+    """A struct of what the first rung says whose condition holds."""
+    names = ("outcome", "failure_code", "failure_detail", "effect")
+    end = f.when(f.lit(False), f.lit(None))
+    for rung in ladder:
+        said = {name: getattr(rung, name) for name in names}
+        end = end.when(rung.condition, f.struct(*[_text(value).alias(name) for name, value in said.items()]))
+    return end
+
+
+def _text(value: Column | str | None) -> Column:
+    return value if isinstance(value, Column) else f.lit(None if value is None else str(value)).cast("string")
 
 
 def _none() -> Column:
@@ -144,27 +171,18 @@ def _all_reasons(combined: list[Column]) -> Column:
 
 
 def _state_effect() -> Column:
-    """What the sighting means for its URL: a withdrawal, content that it showed, or nothing."""
-    withdrawn = f.col("withdraws") | f.col("blocked_reason").isNotNull()
-    withdrawn |= f.col("failure_code").isin(*[code.value for code in WITHDRAWALS])
-    own_text_only = (f.col("own_decision") != "allow") & (f.col("content_decision") == "allow")
-    showed_content = f.col("outcome").isin("accepted", "review", "blocked") & f.col("content_decision").isNotNull()
-    return (
-        f.when(f.col("url_id").isNull(), "none")
-        .when(withdrawn, "withdrawal")
-        .when(showed_content & ~own_text_only, "content")
-        .otherwise("none")
-    )
+    """What the sighting means for its URL: withdrawal, content that it showed, or none; a rung's `effect` but for what
+    the row says itself."""
+    return f.when(f.col("url_id").isNull(), "none").when(f.col("withdraws"), "withdrawal").otherwise(f.col("effect"))
 
 
 VERDICTS = "image_id string, decision string, content_reasons array<string>, content_halves array<string>"
 
 
-def judge_stored(signals: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+def judge_stored(signals: DataFrame, policy: Policy, people: People) -> DataFrame:
     """Rows of `content_signals` -> `VERDICTS` by the policy, from what is stored; no row where a signal that the policy
     needs is missing.
     """
-    people = overrides.of_contents
 
     def verdict_of(row: dict[str, Any]) -> Verdict | None:
         try:

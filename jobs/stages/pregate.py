@@ -1,10 +1,10 @@
 """Pre-gate: everything about a sighting that needs no pixels, before anything is fetched."""
 
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.stages.review import Overrides
+from jobs.stages.review import with_overrides
+from schemas.arrow import ddl
 from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.tables import MANIFEST_COLUMNS
@@ -14,26 +14,22 @@ _GIVEN = {"ingest_date": "date", "source_file": "string", "row_number": "bigint"
     name: kind for name, kind in MANIFEST_COLUMNS.items() if name != "url"
 }
 _DECIDED_BY_PEOPLE = {"cleared": "array<string>", "reviewer_block": "boolean"}
-_DDL = {pa.string(): "string", pa.bool_(): "boolean", pa.list_(pa.string()): "array<string>"}
 
-PREGATED = ", ".join(
-    f"{name} {kind}"
-    for name, kind in (_GIVEN | _DECIDED_BY_PEOPLE | {field.name: _DDL[field.type] for field in JUDGED}).items()
-)
+PREGATED = ", ".join([*(f"{name} {kind}" for name, kind in (_GIVEN | _DECIDED_BY_PEOPLE).items()), ddl(JUDGED)])
 
 
-def judge_rows(manifest: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+def judge_rows(manifest: DataFrame, policy: Policy, overrides: DataFrame) -> DataFrame:
     """Manifest rows (jobs.manifests.rows, with their `ingest_date`) -> `PREGATED`: bad rows marked, URLs
     normalised, sighting rules applied, with what people decided about the sighting."""
-    rows = overrides.on_sightings(manifest).select(*_GIVEN, "url", "malformed", *_DECIDED_BY_PEOPLE)
+    rows = with_overrides(manifest, overrides).select(*_GIVEN, "url", "malformed", *_DECIDED_BY_PEOPLE)
     return rows.mapInArrow(pregate(policy), PREGATED)
 
 
-def judge_sightings(sightings: DataFrame, policy: Policy, overrides: Overrides) -> DataFrame:
+def judge_sightings(sightings: DataFrame, policy: Policy, overrides: DataFrame) -> DataFrame:
     """Rows of `sightings` -> `PREGATED` as `judge_rows` made it of the manifest's rows, but for what policy and people
     say by now. Ids and URLs are those that are stored."""
     bad = (f.col("failure_code") == FailureCode.BAD_ROW.value) & f.col("url_id").isNull()
-    rows = overrides.on_sightings(sightings).select(
+    rows = with_overrides(sightings, overrides).select(
         *_GIVEN,
         "url",
         f.when(f.col("url_id").isNotNull(), f.coalesce("normalised_url", "url")).alias("normalised_url"),

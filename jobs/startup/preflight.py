@@ -57,17 +57,22 @@ def check(config: Config) -> tuple[Policy, Versions]:
             if model_version(config.embedding_beside, pixels) == visual:
                 raise UsageError("embedding_beside: is the very model of embedding; leave it out, or name another")
         texts = text_model_version(config.text)
-        written = (config.text.model, text_dimension(config.text))
-        alignment = _check_alignment("embedding", config.embedding, written, (visual, texts))
+        text_dimension(config.text)  # reads enough of the weights to know what is wrong with them
+        alignment = _check_alignment("embedding", config.embedding, config)
         if config.embedding_beside is not None:  # to be switched to
-            beside = model_version(config.embedding_beside, pixels)
-            _check_alignment("embedding_beside", config.embedding_beside, written, (beside, texts))
+            _check_alignment("embedding_beside", config.embedding_beside, config)
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
-    detector = gate_version(config.policy)
-    decided_by = hashlib.sha256(f"{policy.version} {detector}".encode()).hexdigest()[:16]
-    return policy, Versions(decided_by, visual, texts, rule, pixels, alignment)
+    decided_by = hashlib.sha256(f"{policy.version} {gate_version(config.policy)}".encode()).hexdigest()[:16]
+    return policy, Versions(
+        policy_version=decided_by,
+        model_version=visual,
+        text_model_version=texts,
+        rule_version=rule,
+        canonical_version=pixels,
+        alignment_version=alignment,
+    )
 
 
 def _check_warehouse(warehouse: str) -> None:
@@ -99,28 +104,29 @@ def _check_model(settings: EmbeddingSettings) -> None:
         raise UsageError(f"embedding.dimension: {settings.model} makes vectors of {found}, not of {settings.dimension}")
 
 
-def _check_alignment(
-    group: str, embedding: EmbeddingSettings, written: tuple[str, int], models: tuple[str, str]
-) -> str | None:
-    """The version of how pictures and texts are compared; UsageError for an alignment of other models than `models`
-    (picture, text), and for spaces that cannot be one. `written`: name and dimension of the text tower."""
+def _check_alignment(group: str, embedding: EmbeddingSettings, config: Config) -> str | None:
+    """The version of how images are compared with texts of the configuration's text model, where `embedding`, one of
+    its groups, makes the vectors of images; UsageError for an alignment of other models, and for spaces that cannot be
+    one."""
+    text = config.text
     try:
-        alignment = alignment_for(embedding, *models)
+        visual = model_version(embedding, canonical_version(config.images))
+        alignment = alignment_for(embedding, visual, text_model_version(text))
     except AlignmentError as error:
         raise UsageError(f"{group}.alignment: {error}") from None
     if alignment is None:
         return None
     if alignment.projections is None:
-        name, length = written
         remedy = "fit an alignment (jobs.fit_alignment)"
-        if not name.startswith(CLIP_PREFIX):
+        if not text.model.startswith(CLIP_PREFIX):
             raise UsageError(
-                f"{group}: pictures share a space with the text tower of their own checkpoint only ({CLIP_PREFIX}...), "
-                f"not with {name}; {remedy}"
+                f"{group}: images share a space with the text tower of their own checkpoint only ({CLIP_PREFIX}...), "
+                f"not with {text.model}; {remedy}"
             )
+        length = text_dimension(text)
         if length != dimension(embedding):
             raise UsageError(
-                f"{group}: the text's vectors have {length} dimensions, the pictures' {dimension(embedding)}: they "
+                f"{group}: the text's vectors have {length} dimensions, the images' {dimension(embedding)}: they "
                 f"share no space; {remedy}"
             )
     return alignment.version

@@ -164,7 +164,8 @@ def _quieten(spark: SparkSession, master: str) -> None:
     server: Any = spark.sparkContext._accumulatorServer
     server.handle_error = _say_nothing
     if not master.startswith("local["):
-        logging_of_java: Any = spark._jvm.org.apache.logging.log4j  # type: ignore[union-attr]  # a session has a JVM
+        jvm: Any = spark._jvm
+        logging_of_java = jvm.org.apache.logging.log4j
         name = "org.apache.spark.scheduler.TaskSchedulerImpl"
         logging_of_java.core.config.Configurator.setLevel(name, logging_of_java.Level.ERROR)
 

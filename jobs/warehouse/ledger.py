@@ -26,12 +26,13 @@ class Versions:
     """The versions of everything that decides what a warehouse holds."""
 
     policy_version: str
+    """Of what decides verdicts: the policy (`Policy.version`) together with the gate's signals (`gate_version`)."""
     model_version: str
     text_model_version: str
     rule_version: str
     canonical_version: str
     alignment_version: str | None = None
-    """Null where pictures and texts are not compared."""
+    """Null where images and texts are not compared."""
 
 
 REMOVED = ("contents_removed", "texts_removed")

@@ -20,7 +20,7 @@ OURS = re.compile(r"\d\d:\d\d:\d\d \S")
 _BREAK = """
 import os, psutil
 from jobs.run import contents
-from jobs.stages.audit import RunError
+from jobs.config.errors import RunError
 
 def raises(batches):
     for batch in batches:

@@ -14,8 +14,7 @@ from pyspark.sql import DataFrame
 from demo.manifests import ManifestFile, write_manifests
 from demo.site import DATES
 from jobs.nightly import main
-from jobs.run import contents, ingest
-from jobs.stages import audit
+from jobs.run import audit, contents, ingest
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.lease import Lease
 from jobs.warehouse.ledger import Ledger

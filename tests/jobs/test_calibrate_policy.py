@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.calibrate_policy import main, worst_scores
+from jobs.calibrate_policy import main
 from jobs.config.profile import load
 from jobs.config.progress import log
+from jobs.evaluation.stored_scores import worst_scores
 from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, image_id
 from udfs.gate.content import gate_version
 from udfs.urls import url_id

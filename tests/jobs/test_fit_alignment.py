@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from jobs.config.errors import UsageError
 from jobs.config.progress import log
+from jobs.evaluation.aligning import Pairs, duplicate_groups, evaluate, measured, read_pairs, split
 from jobs.evaluation.contrastive import Settings, fit
-from jobs.fit_alignment import Pairs, duplicate_groups, evaluate, main, measured, read_pairs, split
+from jobs.fit_alignment import main
 from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
 from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError, arrow_schema, arrow_type
+from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError, arrow_schema
 from schemas.tables import INDEX_FEED, PUBLISHED, TABLES
 from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, delta_metadata, feed_row, image_id
 
@@ -331,11 +331,6 @@ def test_a_null_that_may_not_be_is_refused(warehouse: TinyWarehouse) -> None:
 def test_credentials_are_not_shown(warehouse: TinyWarehouse) -> None:
     warehouse.event("run", "published")
     assert "hush" not in repr(Snapshot.open(str(warehouse.root), storage_options={"AWS_SECRET_ACCESS_KEY": "hush"}))
-
-
-def test_an_unknown_type_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown column type 'decimal'"):
-        arrow_type("decimal")
 
 
 def test_importing_the_readers_needs_neither_spark_nor_torch() -> None:

@@ -10,12 +10,14 @@ import pyspark
 import pytest
 import torch
 
+from udfs import devices
 from udfs.devices import DeviceError, claim_device
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine has: no GPU variables, and changes undone afterwards."""
+    monkeypatch.setattr(devices, "_has_driver", lambda: True)
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_NVML_BASED_CUDA_CHECK"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -36,6 +38,17 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, ha
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="expected cuda, found no usable NVIDIA GPU"):
+        claim_device("cuda")
+
+
+def test_without_an_nvidia_driver_auto_is_the_cpu_and_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(devices, "_has_driver", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    assert claim_device("auto") == "cpu"
     with pytest.raises(DeviceError, match="expected cuda, found no usable NVIDIA GPU"):
         claim_device("cuda")
 

@@ -73,22 +73,6 @@ _URLS = ("url", "final_url", "hops")
 _TEXTS = ("content_type", "x_robots_tag", "tdm_reservation", "robots_evidence", "failure_detail")
 """Columns that may hold credentials of URLs, the row's own or those that a server sent."""
 
-_DDL = {
-    "string": "STRING",
-    "int32": "INT",
-    "int64": "BIGINT",
-    "double": "DOUBLE",
-    "bool": "BOOLEAN",
-    "binary": "BINARY",
-    "timestamp[us, tz=UTC]": "TIMESTAMP",
-    "list<item: string>": "ARRAY<STRING>",
-}
-
-
-def fetched_ddl() -> str:
-    """`FETCHED` as a Spark DDL string."""
-    return ", ".join(f"{field.name} {_DDL[str(field.type)]}" for field in FETCHED)
-
 
 def fetch_batches(
     batches: Iterable[pa.RecordBatch],

@@ -81,7 +81,7 @@ class Projections:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How pictures of one model and texts of another are compared. Made by `jobs.fit_alignment`."""
+    """How images of one model and texts of another are compared. Made by `jobs.fit_alignment`."""
 
     model_version: str
     """Of the image vectors it takes."""
@@ -173,7 +173,7 @@ def _cosines(
 
 
 def alignment_for(embedding: EmbeddingSettings, model_version: str, text_model_version: str) -> Alignment | None:
-    """How the settings have pictures compared with texts of these models; null where they do not.
+    """How the settings have images compared with texts of these models; null where they do not.
 
     Raises AssetError for a file that is missing or not the pinned one, AlignmentError for one of other models.
     """
@@ -252,7 +252,8 @@ def load_alignment(path: Path) -> Alignment:
     try:
         with safe_open(path, framework="np") as file:
             described = json.loads(file.metadata()[_DESCRIPTION])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
         alignment = Alignment(
             model_version=described["model_version"],
             text_model_version=described["text_model_version"],

@@ -1,7 +1,7 @@
 """The content gate on executors: the first thing to see pixels, and the only one to see those it refuses.
 
 Two iterator pandas UDFs in one pass: `gate_udf` takes the original bytes and says allow, review or block;
-`canonical_udf` makes the stored picture, and looks only at bytes that were allowed. The gate fails closed: whatever
+`canonical_udf` makes the canonical image, and looks only at bytes that were allowed. The gate fails closed: whatever
 goes wrong is a failure of that one row, never an admission.
 """
 
@@ -21,6 +21,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from schemas.outcomes import Decision, FailureCode
 from schemas.policy import NSFW, CombinedRule, ContentHalf, DetectorRule, PerceptualRule, Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
+from udfs.devices import Wanted
 from udfs.gate.detectors import REVISION as DETECTORS_REVISION
 from udfs.gate.detectors import GateDetector, Input, load_detectors
 from udfs.gate.isolation import IsolatedDecoders
@@ -138,21 +139,26 @@ _ISOLATED_TIMEOUTS = 3
 """How many time-outs of a picture pass before one that does not answer counts as one that hangs its decoder."""
 
 
-def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People) -> Any:
+def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People, device: Wanted = "auto") -> Any:
     """`(body binary, content_type string, image_id string) -> GATE`; null bodies (nothing was fetched) give a null
-    decision."""
+    decision. `device`: where detectors that can use a GPU compute."""
 
     def judge(batches: _Batches) -> Iterator[pd.DataFrame]:
-        return judge_batches(batches, policy, gate, limits, people)
+        return judge_batches(batches, policy, gate, limits, people, device)
 
     return _iterator_udf(judge, GATE)
 
 
 def judge_batches(
-    batches: _Batches, policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People
+    batches: _Batches,
+    policy: Policy,
+    gate: GateSettings,
+    limits: CrawlSettings,
+    people: People,
+    device: Wanted = "auto",
 ) -> Iterator[pd.DataFrame]:
     """What `gate_udf` runs: batches of bodies, types and image_ids to frames of the columns of `GATE`."""
-    loaded = load_detectors(gate)
+    loaded = load_detectors(gate, device)
     decoders = decoders_of_task(gate.timeout_s)
     for bodies, types, image_ids in batches:
         rows: list[Row] = []

@@ -16,6 +16,7 @@ from PIL import Image
 
 from schemas.settings import DetectorSettings, GateSettings
 from udfs.assets import locate
+from udfs.devices import Wanted
 from udfs.gate.nsfw import Detector, DetectorError, load_detector, preprocess
 from udfs.gate.views import View
 from udfs.tensors import TensorsError, read_tensors
@@ -39,12 +40,14 @@ class GateDetector:
     """`(N, ...)` prepared views to `(N, len(labels))` probabilities."""
 
 
-def load_detectors(gate: GateSettings) -> tuple[GateDetector, ...]:
-    """All detectors of the gate, open_nsfw first; each is loaded once per process.
+def load_detectors(gate: GateSettings, device: Wanted = "auto") -> tuple[GateDetector, ...]:
+    """All detectors of the gate, open_nsfw first and on `device`, the others on the CPU; each is loaded once per
+    process.
 
-    Raises AssetError for weights that are missing or not the pinned ones, DetectorError for those of another model.
+    Raises AssetError for weights that are missing or not the pinned ones, DetectorError for those of another model,
+    DeviceError for a GPU that is not there or not ours.
     """
-    return (open_nsfw(load_detector(gate.detector)), *(_load(one) for one in gate.detectors))
+    return (open_nsfw(load_detector(gate.detector, device)), *(_load(one) for one in gate.detectors))
 
 
 def open_nsfw(detector: Detector) -> GateDetector:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.policy import HASH_BYTES
+from udfs.bits import popcount
+from udfs.images.minhash import hamming256
 
 _CHUNKS: Final = 16
 _CHUNK_VALUES: Final = 1 << 16
@@ -72,7 +74,7 @@ def any_within(index: HashIndex, hashes: bytes, max_distance: int) -> bool:
     """Whether any of `hashes` (32 bytes each) is within `max_distance` of a listed one."""
     wanted = np.frombuffer(hashes, dtype=np.uint64).reshape(-1, 4)
     if not index.order.size:
-        return any(bool((_distances(index.words, one) <= max_distance).any()) for one in wanted)
+        return any(bool((hamming256(index.words, one) <= max_distance).any()) for one in wanted)
     chunks = wanted.view(np.uint16)
     masks, flipped = _neighbourhood(max_distance // _CHUNKS)
     probes = (chunks[:, :, None] ^ masks).astype(np.int64)  # (hashes, 16, masks)
@@ -84,10 +86,10 @@ def any_within(index: HashIndex, hashes: bytes, max_distance: int) -> bool:
     places = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
     after = np.repeat(_following(chunks).reshape(-1), counts.reshape(-1, len(masks)).sum(axis=1))
     allowed = np.repeat(np.tile(3 * max_distance // _CHUNKS - flipped, chunks.size), counts)
-    near = np.flatnonzero(_popcounts((index.following.take(places) ^ after).astype(np.uint64)) <= allowed)
+    near = np.flatnonzero(popcount((index.following.take(places) ^ after).astype(np.uint64)) <= allowed)
     query = np.searchsorted(np.cumsum(counts), near, side="right") // (_CHUNKS * len(masks))
     entries = index.order.take(places.take(near))
-    return bool((_distances(index.words.take(entries, axis=0), wanted.take(query, axis=0)) <= max_distance).any())
+    return bool((hamming256(index.words.take(entries, axis=0), wanted.take(query, axis=0)) <= max_distance).any())
 
 
 def _following(chunks: NDArray[np.uint16]) -> NDArray[np.uint32]:
@@ -101,17 +103,3 @@ def _neighbourhood(radius: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """All 16-bit values with at most `radius` bits set, and how many are."""
     masks = [sum(1 << bit for bit in bits) for n in range(radius + 1) for bits in itertools.combinations(range(16), n)]
     return np.array(masks, dtype=np.uint16), np.array([mask.bit_count() for mask in masks])
-
-
-def _distances(left: Words, right: Words) -> NDArray[np.uint64]:
-    """Differing bits row by row."""
-    total: NDArray[np.uint64] = _popcounts(left ^ right).sum(axis=1)
-    return total
-
-
-def _popcounts(bits: Words) -> Words:
-    """Bits set, by SWAR: numpy 1.26 has no `bitwise_count`."""
-    bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)

@@ -5,7 +5,6 @@ network runs in ONNX Runtime, three times cheaper an image than Keras; on an NVI
 model. Both read the one pinned file, and nothing is ever downloaded. Scores of the two agree within 1e-4.
 """
 
-import ctypes
 import functools
 import hashlib
 import io
@@ -15,7 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from PIL import Image
 
 from schemas.settings import AssetSettings
 from udfs.assets import locate
+from udfs.devices import Device, Wanted, claim_device
 
 SIDE = 224
 """Height and width of the network's input in pixels."""
@@ -36,14 +36,13 @@ _MEAN_BGR = np.tile(np.array([104, 117, 123], dtype=np.float32), (SIDE, SIDE, 1)
 _BATCH_NORM_EPSILON = 1e-5
 _GPU_BATCH = 32
 
-Device = Literal["cpu", "cuda"]
 Batch = NDArray[np.float32]
 Scores = NDArray[np.float32]
 Forward = Callable[[Batch], Scores]
 
 
 class DetectorError(Exception):
-    """The detector cannot be loaded as asked: no such device, or weights of another network."""
+    """The detector cannot be loaded: these are the weights of another network."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,24 @@ def detector_version(weights: AssetSettings) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-@functools.cache
-def load_detector(
-    weights: AssetSettings, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int = 1
-) -> Detector:
+def load_detector(weights: AssetSettings, device: Wanted = "auto", threads: int = 1) -> Detector:
     """The detector on `device`, loaded once per process; `auto` takes an NVIDIA GPU where there is one.
 
     `threads` is for the CPU: Spark already runs one task a core, so more than its `spark.task.cpus` would contend.
-    Raises AssetError for weights that are missing or not the pinned ones, DetectorError for a GPU that is not there.
+    Raises AssetError for weights that are missing or not the pinned ones, DeviceError for a GPU that is not there or
+    not ours.
     """
+    return _load(weights, claim_device(device), threads)
+
+
+@functools.cache
+def _load(weights: AssetSettings, device: Device, threads: int) -> Detector:
     path = locate(weights)
-    chosen = _device(device)
     version = detector_version(weights)
-    if chosen == "cuda":
-        return Detector(version, chosen, _GPU_BATCH, keras_forward(path, chosen, threads))
+    if device == "cuda":
+        return Detector(version, device, _GPU_BATCH, keras_forward(path, device, threads))
     # One image at a time costs no more on a CPU (measured: 22 ms at 1, 23 at 16) and makes a score the image's own.
-    return Detector(version, chosen, 1, _onnx_forward(path, threads))
+    return Detector(version, device, 1, _onnx_forward(path, threads))
 
 
 def keras_model(weights: Path) -> Any:
@@ -203,21 +204,3 @@ def _identity_batch_norm(channels: int) -> list[NDArray[np.float32]]:
     gamma = np.full(channels, math.sqrt(1 + _BATCH_NORM_EPSILON), dtype=np.float32)
     zeros = np.zeros(channels, dtype=np.float32)
     return [gamma, zeros, zeros, np.ones(channels, dtype=np.float32)]
-
-
-def _device(wanted: str) -> Device:
-    if wanted != "cpu" and _cuda_is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise DetectorError("device: expected an NVIDIA GPU for 'cuda', found none that torch can use")
-    return "cpu"
-
-
-def _cuda_is_available() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")  # without a driver the answer is no, and importing torch to hear it costs seconds
-    except OSError:
-        return False
-    import torch
-
-    return torch.cuda.is_available()

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
+from udfs.bits import popcount
 
 HASH_BITS = 64
 
@@ -136,32 +137,12 @@ def hash_words(hashes: Sequence[bytes] | pa.Array | pa.ChunkedArray) -> NDArray[
 
 def hamming64(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
     """Hamming distances of 64-bit hashes, element by element with broadcasting; uint8."""
-    return _popcount(np.asarray(left).view(np.uint64) ^ np.asarray(right).view(np.uint64)).astype(np.uint8)
+    return popcount(np.asarray(left).view(np.uint64) ^ np.asarray(right).view(np.uint64)).astype(np.uint8)
 
 
 def hamming256(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """Hamming distances of 256-bit hashes, (..., 4) uint64 each, with broadcasting; (...) uint16."""
-    return cast("NDArray[np.uint16]", _popcount(left ^ right).sum(axis=-1, dtype=np.uint16))
-
-
-def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Bits set in each word, by adding neighbours in parallel (Warren, "Hacker's Delight", 5-1); overwrites `words`.
-
-    NumPy has `bitwise_count` from 2.0 only.
-    """
-    shifted = words >> np.uint64(1)
-    shifted &= np.uint64(0x5555555555555555)
-    words -= shifted
-    np.right_shift(words, np.uint64(2), out=shifted)
-    shifted &= np.uint64(0x3333333333333333)
-    words &= np.uint64(0x3333333333333333)
-    words += shifted
-    np.right_shift(words, np.uint64(4), out=shifted)
-    words += shifted
-    words &= np.uint64(0x0F0F0F0F0F0F0F0F)
-    words *= np.uint64(0x0101010101010101)
-    words >>= np.uint64(56)
-    return words
+    return cast("NDArray[np.uint16]", popcount(left ^ right).sum(axis=-1, dtype=np.uint16))
 
 
 def verify_within_buckets(

@@ -95,12 +95,21 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     assert high == pytest.approx(values.mean() + expected, abs=0.02)
 
 
+def test_each_group_counts_alike_in_the_bootstrap_interval_whatever_its_size() -> None:
+    generator = np.random.default_rng(2)
+    few, many = generator.normal(0, 1, 50), generator.normal(1, 1, 5000)
+    low, high = bootstrap_interval(few, many)
+    expected = np.hypot(few.std() / 50**0.5, many.std() / 5000**0.5) / 2 * 1.96
+    assert low == pytest.approx((few.mean() + many.mean()) / 2 - expected, abs=0.02)
+    assert high == pytest.approx((few.mean() + many.mean()) / 2 + expected, abs=0.02)
+
+
 def test_arguments_that_make_no_sense_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="expected a label for each vector, found 1 for 2"):
         leave_one_out(np.eye(2, dtype=np.float32), np.array(["a"]))
     for k in (0, -1):
         with pytest.raises(ValueError, match="k: expected at least 1"):
             ndcg(np.ones((1, 3)), np.ones((1, 3)), k)
-    for values, given in (([], {}), ([1.0], {"resamples": 0}), ([1.0], {"level": 1.0}), ([1.0], {"level": -0.1})):
-        with pytest.raises(ValueError, match="expected values, resamples of at least 1"):
-            bootstrap_interval(np.array(values), **given)
+    for groups, resamples in (([], 1), ([[]], 1), ([[1.0], []], 1), ([[1.0]], 0)):
+        with pytest.raises(ValueError, match="expected values in every group and resamples of at least 1"):
+            bootstrap_interval(*map(np.array, groups), resamples=resamples)

@@ -12,7 +12,7 @@ from jobs.config.profile import load
 from jobs.config.progress import Progress
 from jobs.run import contents
 from jobs.run.context import Work
-from jobs.stages.review import Overrides
+from jobs.run.overrides import Overrides
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
 from jobs.config.profile import load
-from jobs.stages import embed
+from jobs.stages import devices, embed
 from jobs.stages.embed import embed_images, embedding_profile
 from schemas.settings import EmbeddingSettings
 from tests.jobs.frames import frame
@@ -19,14 +19,14 @@ PROFILE = load("conf/nightly-gpu.yaml").embedding
 @pytest.fixture
 def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session's master counts as a cluster's; profiles of other tests are forgotten."""
-    monkeypatch.setattr(embed, "_is_local", lambda _: False)
+    monkeypatch.setattr(devices, "is_local", lambda _: False)
     embed._profile.cache_clear()
 
 
 @pytest.fixture
 def dynamic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spark may start executors."""
-    monkeypatch.setattr(embed, "_property", lambda _, name: {"spark.dynamicAllocation.enabled": "true"}.get(name))
+    monkeypatch.setattr(devices, "property_of", lambda _, name: {"spark.dynamicAllocation.enabled": "true"}.get(name))
 
 
 def changed(**changes: Any) -> EmbeddingSettings:
@@ -84,8 +84,8 @@ def test_stages_of_one_application_share_executors(spark: SparkSession) -> None:
 def test_a_task_without_a_gpu_of_its_own_computes_on_the_cpu(spark: SparkSession) -> None:
     for settings in (changed(device="auto", gpus_per_task=0), load("conf/nightly.yaml").text):
         assert settings.device == "auto"
-        assert embed._without_borrowed_gpus(spark, settings).device == "cpu"
-    assert embed._without_borrowed_gpus(spark, changed(device="cuda")).device == "cuda"
+        assert devices.device_for(spark, settings.device) == "cpu"
+    assert devices.device_for(spark, "cuda") == "cuda"
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from pyspark.sql import Row as SparkRow
 
 from jobs.stages.outcomes import decide_outcomes, decision_rows, judge_stored
 from jobs.stages.pregate import PREGATED
-from jobs.stages.review import Overrides
 from schemas.outcomes import FailureCode
 from schemas.policy import Policy
 from schemas.tables import SIGHTINGS
-from tests.jobs.frames import frame, local_copy, table_frame
+from tests.jobs.frames import frame, local_copy
 from tests.model import Answer, Combined, Content, Row, sight
+from udfs.gate.overrides import HumanVerdict
 
 pytestmark = pytest.mark.spark
 
@@ -252,10 +252,11 @@ def test_stored_signals_are_judged_by_the_policy_and_by_people(spark: SparkSessi
             ("unscored", {"other:a": 0.1}, None, None, None),
         ],
     )
-    said = [("0.7", "allow", ["unsure"]), ("0.9", "allow", ["sure"]), ("0.2", "block", [])]
-    given = {"subject_kind": "image", "reviewer": "r", "decided_at": dt.datetime(2026, 2, 1), "run_id": "r"}
-    rows = [given | {"subject_id": image, "verdict": verdict, "cleared": cleared} for image, verdict, cleared in said]
-    people = Overrides(table_frame(spark, "overrides", rows))
+    people = {
+        "0.7": HumanVerdict(block=False, cleared=frozenset({"unsure"})),
+        "0.9": HumanVerdict(block=False, cleared=frozenset({"sure"})),
+        "0.2": HumanVerdict(block=True, cleared=frozenset()),
+    }
     found = judge_stored(signals, policy, people).collect()
     assert {row.image_id: (row.decision, row.content_reasons) for row in found} == {
         "0.2": ("block", ["reviewer_blocked"]),

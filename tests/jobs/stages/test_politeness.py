@@ -9,11 +9,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.stages.crawl import spread_by_host
+from schemas.arrow import ddl
 from schemas.settings import CrawlSettings
 from tests.crawling import SETTINGS, lookup
 from tests.hostile_server import HostileServer
 from tests.jobs.frames import frame
-from udfs.crawl.fetch import fetch_batches, fetched_ddl
+from udfs.crawl.fetch import FETCHED, fetch_batches
 from udfs.urls import host_of, url_id
 
 pytestmark = pytest.mark.spark
@@ -38,7 +39,7 @@ def crawl(spark: SparkSession, urls: list[str], settings: CrawlSettings) -> list
     requests = spread_by_host(
         frame(spark, "url_id string, url string, host string", rows), TASKS, settings.per_host_concurrency
     )
-    fetched = requests.mapInArrow(fetch, fetched_ddl())
+    fetched = requests.mapInArrow(fetch, ddl(FETCHED))
     found = fetched.selectExpr("url", "failure_code", "body is not null fetched", "spark_partition_id() task").collect()
     assert Counter(row["url"] for row in found) == Counter(urls)
     return [row.asDict() for row in found]

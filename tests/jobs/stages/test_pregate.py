@@ -7,7 +7,6 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from jobs.stages.pregate import judge_rows
-from jobs.stages.review import Overrides
 from schemas.policy import Policy
 from schemas.spark import struct_type
 from schemas.tables import MANIFEST_COLUMNS, TABLES
@@ -51,7 +50,7 @@ def test_hostile_rows_cost_themselves_and_never_the_stage(spark: SparkSession) -
     # As a Parquet file has it whose writer took Latin-1 for UTF-8; Spark takes it as it is.
     latin_1 = f.when(f.col("title") == NO_UTF8, f.expr("cast(X'636166E9' as string)")).otherwise(f.col("title"))
     manifest = frame(spark, DDL, rows).withColumn("title", latin_1)
-    nobody = Overrides(frame(spark, struct_type(TABLES["overrides"]), []))
+    nobody = frame(spark, struct_type(TABLES["overrides"]), [])
     found = {row.row_number: row for row in judge_rows(manifest, POLICY, nobody).collect()}
     assert [found[number].bad_row for number in range(6)] == [None, None, "url: port", "title: not UTF-8", None, None]
     assert [found[number].reasons for number in range(6)] == [[], [], [], [], ["text"], ["text"]]

@@ -152,12 +152,12 @@ def test_a_dimension_that_is_not_the_models_is_refused(tmp_path: Path, model: st
 
 def test_towers_that_cannot_share_a_space_are_refused(tmp_path: Path) -> None:
     assert refusal(config(tmp_path, embedding={"shares_text_space": True})) == (
-        "embedding: pictures share a space with the text tower of their own checkpoint only (open_clip:...), not with "
+        "embedding: images share a space with the text tower of their own checkpoint only (open_clip:...), not with "
         "all-MiniLM-L6-v2; fit an alignment (jobs.fit_alignment)"
     )
     clip = {"model": "open_clip:ViT-B-32-quickgelu"}
     assert refusal(config(tmp_path, embedding={"shares_text_space": True}, text=clip)) == (
-        "embedding: the text's vectors have 512 dimensions, the pictures' 1280: they share no space; fit an alignment "
+        "embedding: the text's vectors have 512 dimensions, the images' 1280: they share no space; fit an alignment "
         "(jobs.fit_alignment)"
     )
 

@@ -29,7 +29,7 @@ from tests.hostile_server import (
     reset,
     slow,
 )
-from udfs.crawl.fetch import BATCH_ROWS, FETCHED, fetch_batches, fetched_ddl
+from udfs.crawl.fetch import BATCH_ROWS, fetch_batches
 
 ROBOTS = b"User-agent: *\nDisallow: /picture\nCrawl-delay: 0.2\n\nUser-agent: lensfeed\nDisallow: /svg\n"
 
@@ -527,12 +527,6 @@ def test_an_input_that_raises_is_passed_on_and_leaves_no_thread_behind(server: H
     with pytest.raises(LookupError, match="shuffle"):
         list(fetch_batches(batches(), SETTINGS, lookup=lookup))
     assert wait_until_gone() == set()
-
-
-def test_the_ddl_names_every_column_of_the_batches() -> None:
-    assert [part.split(" ")[0] for part in fetched_ddl().split(", ")] == FETCHED.names
-    assert "fetched_at TIMESTAMP" in fetched_ddl()
-    assert "body BINARY" in fetched_ddl()
 
 
 def test_the_image_id_is_the_digest_of_the_body(server: HostileServer) -> None:

@@ -163,7 +163,7 @@ def test_pictures_that_hang_without_end_have_the_task_tried_again_once(
     """Else every other row of the process would fail with them."""
     monkeypatch.setattr(TaskContext, "get", lambda: attempt(number))
     monkeypatch.setattr("udfs.gate.content.is_full", lambda: True)
-    monkeypatch.setattr("udfs.gate.content.load_detectors", lambda _: [StandIn({}).loaded()])
+    monkeypatch.setattr("udfs.gate.content.load_detectors", lambda *_: [StandIn({}).loaded()])
     batch = (pd.Series([png(GREEN)]), pd.Series([None]), pd.Series(["a" * 64]))
     frames = judge_batches(iter([batch]), POLICY, GATE, CrawlSettings(), {})
     if number == 0:

@@ -17,6 +17,7 @@ from schemas.assets import OPEN_NSFW
 from schemas.settings import AssetSettings
 from tests.pictures import photograph
 from udfs.assets import AssetError
+from udfs.devices import DeviceError
 from udfs.gate import nsfw
 from udfs.gate.nsfw import Batch, Detector, DetectorError, detector_version, load_detector, preprocess
 
@@ -174,9 +175,8 @@ def test_without_an_nvidia_driver_cuda_is_refused_and_auto_is_the_cpu(
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", no_such_library)
-    with pytest.raises(DetectorError, match="expected an NVIDIA GPU for 'cuda'"):
+    with pytest.raises(DeviceError, match="found no usable NVIDIA GPU"):
         load_detector(weights, device="cuda")
-    load_detector.cache_clear()
     assert load_detector(weights, device="auto").device == "cpu"
 
 

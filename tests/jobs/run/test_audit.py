@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.config.errors import RunError
-from jobs.stages.audit import (
+from jobs.run.audit import (
     check_accounting,
     check_clusters,
     check_distinct,
