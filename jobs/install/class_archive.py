@@ -66,7 +66,7 @@ def exercise(spark: SparkSession, root: str) -> None:
         old = landing.read("url_state")
         staged = landing.stage(run, "url_state", changes(old.where("url_id < '5'"), share, TABLES["url_state"]))
         landing.stage(run, "python", _through_python(staged))
-        landing.write_plan(run, [StagedTable("url_state", "url_state", 1, inserts_only=run == "one")])
+        landing.write_plan(run, [StagedTable("url_state", "url_state", 2, inserts=2 - (run == "two"), changes=True)])
         prepared = ledger.append(Event(run, "class_archive", "prepared", (date,), 1))
         ledger.publish(prepared, keep_staging=True)
     table_digests(landing)

@@ -101,9 +101,9 @@ class Work:
     def plan_changes(self, table: str, source: str, dates: Sequence[dt.date] = ()) -> None:
         """Put into the plan what a dataset staged with its `inserts` counted says in `CHANGE`."""
         found = self.rows(source)
-        inserts_only = found.counted[Count.INSERTS] == found.rows
         names = tuple(date.isoformat() for date in dates)
-        self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts_only=inserts_only, changes=True))
+        inserts = found.counted[Count.INSERTS]
+        self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts=inserts, changes=True))
 
     def plan_rows(
         self,

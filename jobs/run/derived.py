@@ -285,8 +285,8 @@ def _feed_ids(work: Work, heads: DataFrame) -> DataFrame:
     free = work.keys(
         "natural_feed_ids", feed.natural_feed_ids(heads.join(known, "image_id", "left_anti")).select("feed_id")
     )
-    held = work.past("feed_ids", free)
-    near_taken = work.past("feed_ids", wanted).unionByName(held).distinct()
+    taken = work.past("feed_ids", free).select("image_id", "feed_id").unionByName(known)
+    near_taken = work.stage("taken_feed_ids", taken)
     granted = feed.new_feed_ids(heads, work.landing.read("feed_ids"), work.run_id, near_taken)
     new = work.stage("feed_ids", granted, {"feed_ids": "true"}, **{Count.COLLIDED: f.col("collided")})
     work.counts[Count.FEED_ID_COLLISIONS] = work.rows("feed_ids").counted[Count.COLLIDED]

@@ -137,6 +137,7 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "natural_feed_ids",
             "older_images",
             "older_texts",
+            "taken_feed_ids",
             "touched_clusters",
             "touched_members",
             "touched_representatives",

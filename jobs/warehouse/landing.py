@@ -6,9 +6,9 @@ that names what goes into which table, then the ledger says `prepared`. From the
 
 * dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
 * content tables and logs: appended; what is no longer wanted is deleted by key;
-* derived tables and requests: where all staged rows are new keys, an append as for content; else a MERGE by key.
+* derived tables and requests: new keys are appended; where others change or go, a MERGE by key comes before.
 
-Each of these writes goes under an application id of its own (run, table and dataset), which Delta takes once: a
+Each of these writes goes under an application id of its own (run, table, dataset, kind), which Delta takes once: a
 repeated one is skipped, and so is that of a driver that was stopped in the middle of a run, and woken when another had
 finished the run and published more. No id is shared between runs, for Delta would skip a backfill of an older date.
 """
@@ -100,8 +100,8 @@ class StagedTable:
     """SQL condition on the rows of `source`; null takes all."""
     dates: tuple[str, ...] = ()
     """Dates of a dated table that the rows replace or, where they say what has changed, that they lie in."""
-    inserts_only: bool = False
-    """Whether every row of a derived table has a key that is not there yet: then an append does, and costs less."""
+    inserts: int = 0
+    """Of rows that say what becomes of their keys, how many have a key that is not there yet."""
     removes: bool = False
     """Whether the rows are keys whose rows leave the table."""
     changes: bool = False
@@ -376,10 +376,11 @@ class Landing:
             session = self.spark.newSession()
             for line in lines:
                 if line.table == table:
-                    # DELETE and MERGE are told the application id by their session only.
-                    session.conf.set("spark.databricks.delta.write.txnAppId", f"{run_id}/{table}/{line.source}")
-                    session.conf.set("spark.databricks.delta.write.txnVersion", "1")
-                    self._commit(partial(self._apply, session, run_id, line))
+                    for name, write in self._writes(session, run_id, line).items():
+                        # DELETE and MERGE are told the application id by their session only.
+                        session.conf.set("spark.databricks.delta.write.txnAppId", f"{run_id}/{table}/{name}")
+                        session.conf.set("spark.databricks.delta.write.txnVersion", "1")
+                        self._commit(write)
 
         self._in_parallel(apply_to, list(dict.fromkeys(line.table for line in lines)))
         return self.versions()
@@ -400,25 +401,38 @@ class Landing:
         self._in_parallel(restore_one, beyond)
         return beyond
 
-    def _apply(self, session: SparkSession, run_id: str, line: StagedTable) -> None:
-        """One line, in a session that has its application id."""
+    def _writes(self, session: SparkSession, run_id: str, line: StagedTable) -> dict[str, Callable[[], None]]:
+        """The commits of one line, each by what it is told apart from the table's others by, in a session of its own.
+
+        What a run changes in a keyed table takes two, for a MERGE that inserts too would have Spark exchange every row
+        of the files that it touches, whole: what is there already is merged, what is new is appended.
+        """
         table = TABLES[line.table]
         if line.rows == 0 and (table.kind != "dated" or line.changes):
-            return
+            return {}
         rows = self._planned(run_id, line, session)
         if line.removes:
-            self._remove(table, rows.select(*[name for name in rows.columns if name in table.column_names]))
-            return
-        if line.changes and not line.inserts_only:
-            self._merge(table, rows, line.dates)
-            return
+            keys = rows.select(*[name for name in rows.columns if name in table.column_names])
+            return {line.source: partial(self._remove, table, keys)}
+        if not line.changes:
+            dates = line.dates if table.kind == "dated" else ()
+            return {line.source: partial(self._write, table, rows, dates)}
+        found: dict[str, Callable[[], None]] = {}
+        if line.inserts < line.rows:
+            found[line.source] = partial(self._merge, table, rows.where(f"{CHANGE} != 'insert'"), line.dates)
+        if line.inserts:
+            found[f"{line.source}/new"] = partial(self._write, table, rows.where(f"{CHANGE} = 'insert'"))
+        return found
+
+    def _write(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
+        """Append rows, or put them in the place of all that the table has of these dates."""
         rows = rows.select(*table.column_names)
         if table.wide:
             rows = rows.sortWithinPartitions(*table.partition_by, table.keys[0])
         writer = rows.write.format("delta")
-        if table.kind == "dated" and not line.changes:
-            dates = ", ".join(f"'{date}'" for date in line.dates)
-            writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({dates})").save(self.path(table.name))
+        if dates:
+            named = ", ".join(f"'{date}'" for date in dates)
+            writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({named})").save(self.path(table.name))
         else:
             writer.mode("append").save(self.path(table.name))
 
@@ -443,7 +457,6 @@ class Landing:
             .merge(rows.alias("staged"), on)
             .whenMatchedDelete(f"staged.{CHANGE} = 'delete'")
             .whenMatchedUpdate(condition=differs, set=values)
-            .whenNotMatchedInsert(condition=f"staged.{CHANGE} != 'delete'", values=values)
             .execute()
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.warehouse.landing import Landing
 
-COMMITS = ("append", "write_plan", "_apply", "versions", "purge", "discard")
+COMMITS = ("append", "write_plan", "_write", "_merge", "_remove", "versions", "purge", "discard")
 """Methods of `Landing` around which a job may be killed."""
 
 

@@ -131,7 +131,7 @@ def stage_changes(
     values = [[row.get(name) for name in schema.fieldNames()] for row in named]
     going = {table: f"{CHANGE} != 'delete'"} if into else None
     landing.stage(run, table, frame(landing.spark, schema, values), going)
-    return StagedTable(table, table, len(rows), inserts_only=set(kinds) == {"insert"}, changes=True, **given)
+    return StagedTable(table, table, len(rows), inserts=kinds.count("insert"), changes=True, **given)
 
 
 NAMES = ("sightings", "feed_ids", "decisions", "url_state", "index_feed")
@@ -426,7 +426,11 @@ def test_a_staged_dataset_is_read_back_as_written_and_counted(spark: SparkSessio
         assert sorted(back.collect()) == sorted(given.collect())
         counted = landing.staged_rows("r", name)
         assert (counted.rows, counted.counted) == (len(some), {"ones": min(len(some), 1)})
-        assert Landing(spark, landing.storage.root).staged("r", name).count() == len(some)
+        # What nobody else can be meant to read is not even written.
+        assert landing.storage.exists("_staging", "r", name) == bool(some)
+    assert Landing(spark, landing.storage.root).staged("r", "rows").count() == len(rows)
+    landing.stage("r", "for a table", table_frame(spark, "overrides", []), {"overrides": "true"})
+    assert Landing(spark, landing.storage.root).staged("r", "for a table").count() == 0
     landing.discard("r")
     assert not landing.storage.exists("_staging", "r")
 

@@ -20,9 +20,21 @@ pytestmark = pytest.mark.spark
 DAY, NEXT_DAY = dt.date(2026, 1, 30), dt.date(2026, 1, 31)
 
 
+STATE = {
+    "url_id": hashlib.sha256(b"url").hexdigest(),
+    "ingest_date": DAY,
+    "source_file": "list.csv",
+    "row_number": 0,
+    "outcome": "accepted",
+    "state_effect": "content",
+    "title": "before any run",
+}
+
+
 @pytest.fixture
 def ledger(landing: Landing) -> Ledger:
     landing.ensure_tables(["runs", "url_state"])
+    landing.append("url_state", [STATE])
     return Ledger(landing, lease_generation=7).load()
 
 
@@ -33,16 +45,7 @@ def started(ledger: Ledger, run_id: str, *dates: dt.date) -> Event:
 def prepared(ledger: Ledger, event: Event) -> Event:
     """Stage a run that sets the state of one URL to the run's name, and say that it is prepared."""
     schema = struct_type(TABLES["url_state"]).add(CHANGE, "string")
-    row = {
-        "url_id": hashlib.sha256(b"url").hexdigest(),
-        "ingest_date": DAY,
-        "source_file": "list.csv",
-        "row_number": 0,
-        "outcome": "accepted",
-        "state_effect": "content",
-        "title": event.run_id,
-        CHANGE: "update",
-    }
+    row = STATE | {"title": event.run_id, CHANGE: "update"}
     values = [row.get(name) for name in schema.fieldNames()]
     ledger.landing.stage(event.run_id, "url_state", frame(ledger.landing.spark, schema, [values]))
     ledger.landing.write_plan(event.run_id, [StagedTable("url_state", "url_state", 1, changes=True)])
@@ -77,7 +80,7 @@ def test_events_are_numbered_and_come_back_as_they_were_written(
     assert (last.counts, last.metrics, last.policy_version) == ({"sightings": 3}, {"seconds.crawl": 0.25}, "policy")
     assert last.table_versions is not None
     assert last.table_versions.keys() == set(PUBLISHED)
-    assert last.table_versions["url_state"] == ledger.landing.version("url_state") == 1
+    assert last.table_versions["url_state"] == ledger.landing.version("url_state") == 2
     assert all(event.at is not None and event.at.year >= 2026 for event in read.events)
 
 
