@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-sequences test-cluster coverage check bench bench-crawl compare dist clean
+.PHONY: help setup demo test test-slow test-sequences test-cluster coverage check bench bench-crawl bench-history compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench-crawl: setup ## measure the crawl against img2dataset (20 minutes; needs n
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.crawl --json benchmarks/results/crawl.json
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.crawl --recrawl --json benchmarks/results/recrawl.json
 	@$(PYTHON) -m benchmarks.crawl_memory --json benchmarks/results/crawl_memory.json
+
+bench-history: setup ## measure what a night costs against the history in its warehouse (40 minutes; 8 GB of disk)
+	@source .venv/java.sh && $(PYTHON) -m benchmarks.history --images 0 20000 200000 --json benchmarks/results/history.json
 
 compare: setup ## compare embeddings on labelled pictures (LABELLED=DIR or a table) into compare-output/
 	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output

@@ -80,8 +80,8 @@ def write_history(spark: SparkSession, config: Config, versions: Versions, image
     ledger.append(started)
     for name, rows in _tables(spark, config, versions, images, pixels).items():
         complete, table = _complete(name, rows), TABLES[name]
-        if table.wide:  # as Landing does
-            complete = complete.sortWithinPartitions(*table.partition_by, table.keys[0])
+        if table.sorted_by:  # as Landing does
+            complete = complete.sortWithinPartitions(*table.partition_by, table.sorted_by)
         complete.write.format("delta").mode("append").save(landing.path(name))
     _check_groups(landing)
     ledger.append(prepared)

@@ -48,8 +48,9 @@ class Table:
     hashes that only accepted contents may have, or follows from such. Other tables hold evidence (what was given, asked
     for and decided), which stays after a block: their old files say nothing that the new ones do not."""
 
-    wide: bool = False
-    """Whether the rows are large, and few of them looked up by their first key at a time: files are sorted by it."""
+    sorted_by: str | None = None
+    """The column by which rows are sorted within each file that is appended: a small run then finds single rows of a
+    large file without reading the rest (`jobs.warehouse.history`)."""
 
     def column(self, name: str) -> Column:
         """The column of that name; KeyError names the table."""
@@ -94,6 +95,7 @@ SIGHTINGS = Table(
     kind="dated",
     keys=("ingest_date", "source_file", "row_number"),
     partition_by=("ingest_date",),
+    sorted_by="url_id",
     columns=(
         Column("ingest_date", "date", "date of the manifest", nullable=False),
         Column("source_file", "string", "manifest file, relative to the manifest's path", nullable=False),
@@ -168,6 +170,7 @@ FETCHES = Table(
     keys=("ingest_date", "url_id"),
     partition_by=("ingest_date",),
     digested=False,
+    sorted_by="url_id",
     columns=(
         Column("ingest_date", "date", "date of the manifest that asked", nullable=False),
         _id("url_id", "SHA-256 of the normalised URL"),
@@ -204,6 +207,7 @@ CONTENT_SIGNALS = Table(
     kind="content",
     keys=("image_id", "detector_version"),
     digested=False,
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column(
@@ -271,6 +275,7 @@ IMAGES = Table(
     kind="content",
     keys=("image_id",),
     purged=True,
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("pixels", "binary", "canonical JPEG: sRGB, upright, metadata-free", nullable=False),
@@ -301,8 +306,8 @@ EMBEDDINGS = Table(
     kind="content",
     keys=("image_id", "model_version"),
     purged=True,
-    wide=True,
     partition_by=("model_version",),
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("model_version", "string", "digest of model, weights, preprocessing, dtype", nullable=False),
@@ -318,8 +323,8 @@ TEXT_EMBEDDINGS = Table(
     kind="content",
     keys=("text_id", "text_model_version"),
     purged=True,
-    wide=True,
     partition_by=("text_model_version",),
+    sorted_by="text_id",
     columns=(
         _id("text_id", "SHA-256 of the cleaned text"),
         Column("text_model_version", "string", "digest of text model, weights, pooling, length", nullable=False),
@@ -334,6 +339,7 @@ URL_STATE = Table(
     row="URL with at least one conclusive sighting: the last of them in date order",
     kind="derived",
     keys=("url_id",),
+    sorted_by="url_id",
     columns=(
         _id("url_id", "SHA-256 of the normalised URL"),
         Column("ingest_date", "date", "date of that sighting", nullable=False),
@@ -356,6 +362,7 @@ IMAGE_HASHES = Table(
     kind="derived",
     keys=("image_id",),
     purged=True,
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("canonical_version", "string", "of the pixels hashed", nullable=False),
@@ -412,6 +419,7 @@ CLUSTERS = Table(
     kind="derived",
     keys=("image_id", "rule_version"),
     purged=True,
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
@@ -486,6 +494,7 @@ FEED_MEMBERS = Table(
     kind="derived",
     keys=("image_id", "url_id"),
     purged=True,
+    sorted_by="representative_id",
     columns=(
         _id("representative_id", "image_id of the cluster's representative"),
         _id("image_id", "the member"),
@@ -541,6 +550,7 @@ FEED_IDS = Table(
     kind="content",
     keys=("image_id",),
     digested=False,
+    sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
         Column("feed_id", "bigint", "id in index_feed", nullable=False),

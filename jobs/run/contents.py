@@ -18,7 +18,7 @@ from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
-from jobs.warehouse.history import Staged, near
+from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
 from jobs.warehouse.ledger import REMOVED
 from schemas.policy import Policy
@@ -70,9 +70,10 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
     ids = work.keys("scored", scored.select("image_id"))
-    known = work.past("content_signals", ids, columns=["image_id", "detector_version"])
+    of_gate = f.col("detector_version") == version
+    known = work.past("content_signals", ids, columns=["image_id"], where=of_gate)
     signals = (
-        scored.join(known.where(f.col("detector_version") == version), "image_id", "left_anti")
+        scored.join(known, "image_id", "left_anti")
         .withColumn("detector_version", f.lit(version))
         .select("decision", "content_reasons", "content_halves", *TABLES["content_signals"].column_names)
     )
@@ -91,9 +92,9 @@ def _remember(work: Work, lost: DataFrame) -> None:
 def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
     the policy needs are left out."""
-    stored = work.landing.read("content_signals").where(f.col("detector_version") == gate_version(work.config.policy))
-    wanted = near(stored, work.keys("judged", image_ids.where("image_id is not null")))
-    return outcomes.judge_stored(wanted, work.policy, work.overrides.of_contents)
+    ids = work.keys("judged", image_ids.where("image_id is not null"))
+    stored = work.past("content_signals", ids, where=f.col("detector_version") == gate_version(work.config.policy))
+    return outcomes.judge_stored(stored, work.policy, work.overrides.of_contents)
 
 
 def recorded_answers(
@@ -189,7 +190,7 @@ def embed_pictures(work: Work, crawled: DataFrame) -> None:
     sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
     ids = work.keys("pictured", pictured.select("image_id"))
     for name, (settings, version) in _models(work).items():
-        embedded = near(work.landing.read("embeddings").where(f.col("model_version") == version), ids)
+        embedded = work.past("embeddings", ids, columns=["image_id"], where=f.col("model_version") == version)
         missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
         embed(work, pictured, missing, settings, version, name)
     work.counts[Count.EMBEDDED] = work.rows(Dataset.VECTORS).counted[Count.EMBEDDED]
@@ -242,7 +243,7 @@ def _models(work: Work) -> dict[Dataset, tuple[EmbeddingSettings, str]]:
 
 def embedded_before(work: Work) -> DataFrame:
     """Rows of `embeddings` under the run's model."""
-    return work.landing.read("embeddings").where(f.col("model_version") == work.versions.model_version)
+    return work.landing.read("embeddings").where(of_model(work))
 
 
 def missing_vectors(work: Work) -> DataFrame:
@@ -253,7 +254,8 @@ def missing_vectors(work: Work) -> DataFrame:
 def embed_texts_of(work: Work, rows: DataFrame) -> None:
     """Judged rows -> vectors of their texts, staged and planned, once a distinct text that has none yet."""
     given = rows.where("text_id is not null")
-    known = near(texts_before(work).select("text_id"), work.keys("given_texts", given.select("text_id")))
+    ids = work.keys("given_texts", given.select("text_id"))
+    known = work.past("text_embeddings", ids, columns=["text_id"], where=of_text_model(work))
     wanted = given.groupBy("text_id").agg(f.first("text").alias("text"))
     unknown = wanted.join(known, "text_id", "left_anti")
     result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
@@ -287,8 +289,17 @@ def text_golden(work: Work) -> Golden:
 
 def texts_before(work: Work) -> DataFrame:
     """Rows of `text_embeddings` under the run's text model."""
-    version = work.versions.text_model_version
-    return work.landing.read("text_embeddings").where(f.col("text_model_version") == version)
+    return work.landing.read("text_embeddings").where(of_text_model(work))
+
+
+def of_model(work: Work) -> Column:
+    """Of rows of `embeddings`: whether they are the run's model's."""
+    return f.col("model_version") == work.versions.model_version
+
+
+def of_text_model(work: Work) -> Column:
+    """Of rows of `text_embeddings`: whether they are the run's text model's."""
+    return f.col("text_model_version") == work.versions.text_model_version
 
 
 @dataclass(frozen=True)
@@ -331,7 +342,7 @@ def keep_accepted(
     for table in ("images", "embeddings"):
         work.plan_removal(table, Dataset.REMOVED, "contents_removed", of_image)
     work.plan_removal("text_embeddings", Dataset.REMOVED, "texts_removed", of_text)
-    embedded = vectors.where(f.col("model_version") == work.versions.model_version).select("image_id")
+    embedded = vectors.where(of_model(work)).select("image_id")
     if crawled is None:
         return Kept(kept, embedded)
     fresh = crawled.where("has_pixels").join(accepted, "image_id", "left_semi")

@@ -69,15 +69,21 @@ class Work:
         staged = self.stage(name, distinct)
         return Staged(staged, self.rows(name).rows)
 
-    def past(self, table: str, keys: Staged, *by: str, columns: Sequence[str] = ()) -> DataFrame:
-        """What a table, as published, holds of staged keys: one scan; see `jobs.warehouse.history`.
+    def past(
+        self, table: str, keys: Staged, *by: str, columns: Sequence[str] = (), where: Column | None = None
+    ) -> DataFrame:
+        """What a table, as published, holds of staged keys, all columns or some, of its rows that meet `where`: one
+        scan; see `jobs.warehouse.history`.
 
         Where the keys name their dates, of a table that is partitioned by them, no other date is opened.
         """
-        past = self.landing.read(table).select(*columns or ["*"])
+        past = self.landing.read(table)
+        if where is not None:
+            past = past.where(where)
+        past = past.select(*columns or ["*"])
         if keys.rows and "ingest_date" in keys.frame.columns and "ingest_date" in TABLES[table].partition_by:
             past = past.where(f.col("ingest_date").isin(*dates_of(keys.frame)))
-        return near(past, keys, *by)
+        return near(past, keys, *by, sorted_by=TABLES[table].sorted_by)
 
     def rows(self, name: str) -> StagedRows:
         """What is known of a dataset of the run without reading it."""

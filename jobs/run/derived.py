@@ -18,7 +18,7 @@ from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import clusters, dedup, feed, queue, state
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, changes
-from schemas.tables import INDEX_FEED, TABLES
+from schemas.tables import INDEX_FEED, SIGHTINGS, TABLES
 from udfs.embedding.alignment import Alignment, alignment_for
 from udfs.embedding.text import text_dimension
 
@@ -46,7 +46,8 @@ class Facts:
 
     def after(self, keys: Staged) -> DataFrame:
         """Rows of `sightings` as they will be, of staged keys."""
-        return self.kept(near(self.before, keys)).unionByName(near(self.new, keys))
+        past = near(self.before, keys, sorted_by=SIGHTINGS.sorted_by)
+        return self.kept(past).unionByName(near(self.new, keys))
 
 
 @dataclass(frozen=True)
@@ -264,13 +265,13 @@ def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataF
     texts = work.keys(
         "touched_texts", first.join(heads, "image_id", "left_semi").select("text_id").where("text_id is not null")
     )
-    spoken = near(contents.texts_before(work).select("text_id"), texts).unionByName(facts.texts.select("text_id"))
+    spoken = work.past("text_embeddings", texts, columns=["text_id"], where=contents.of_text_model(work))
     return feed.feed_rows(
         whole,
         members,
         work.stage("feed_facts", first.join(heads, "image_id", "left_semi")),
         pictures,
-        spoken,
+        spoken.unionByName(facts.texts.select("text_id")),
         _feed_ids(work, heads),
         model_version=work.versions.model_version,
         text_model_version=work.versions.text_model_version,
@@ -304,10 +305,12 @@ def _with_vectors(run: ChangesFacts, changed: DataFrame) -> DataFrame:
     older_texts = work.keys(
         "older_texts", written.where("has_text").select("text_id").join(texts, "text_id", "left_anti")
     )
+    vectors = work.past("embeddings", older, columns=images.columns, where=contents.of_model(work))
+    text_vectors = work.past("text_embeddings", older_texts, columns=texts.columns, where=contents.of_text_model(work))
     return feed.with_vectors(
         changed,
-        near(contents.embedded_before(work).select("image_id", "vector"), older, wide=True).unionByName(images),
-        near(contents.texts_before(work).select("text_id", "vector"), older_texts, wide=True).unionByName(texts),
+        vectors.unionByName(images),
+        text_vectors.unionByName(texts),
         text_dimension=text_dimension(work.config.text),
         alignment=_alignment(work),
     )

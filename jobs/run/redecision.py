@@ -16,7 +16,7 @@ from jobs.run.derived import Facts, Touched
 from jobs.run.names import Dataset
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
-from jobs.warehouse.history import Staged, near
+from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
 from schemas.outcomes import TRANSIENT, FailureCode
 from schemas.tables import TABLES
@@ -159,7 +159,7 @@ class Refetch:
         work = self.work
         asked = work.keys("asked_again", fetches.select("ingest_date", "url_id"))
         scored = work.keys("scored_now", work.staged(Dataset.CONTENT_SIGNALS).select("image_id"))
-        waiting = near(work.landing.read("sightings").where("outcome = 'deferred'"), scored)
+        waiting = work.past("sightings", scored, where=f.col("outcome") == "deferred")
         return work.past("sightings", asked).unionByName(waiting).dropDuplicates(_KEYS)
 
 
@@ -193,8 +193,8 @@ def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
     version = gate_version(work.config.policy)
     images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))
-    stored = near(work.landing.read("content_signals").where(f.col("detector_version") == version), images)
-    scores = stored.select("image_id", "scores")
+    of_gate = f.col("detector_version") == version
+    scores = work.past("content_signals", images, columns=["image_id", "scores"], where=of_gate)
     contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
     log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
     work.stage("decisions", log, {"decisions": "true"})

@@ -67,6 +67,9 @@ PROPERTIES: dict[str, Any] = {
     "spark.sql.parquet.pushdown.inFilterThreshold": str(MOST_NAMED),
     "spark.hadoop.parquet.block.size": str(16 * 2**20),
     "spark.hadoop.parquet.page.row.count.limit": "250",
+    # Ids are hex digests, random to snappy, which leaves them as they are: zstd halves them, and what history costs.
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.hadoop.parquet.compression.codec.zstd.level": "1",
     # The console belongs to the job's own progress lines.
     "spark.ui.showConsoleProgress": "false",
     # One line of a traceback from an executor is enough; the driver prints what matters.

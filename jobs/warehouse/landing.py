@@ -427,8 +427,8 @@ class Landing:
     def _write(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
         """Append rows, or put them in the place of all that the table has of these dates."""
         rows = rows.select(*table.column_names)
-        if table.wide:
-            rows = rows.sortWithinPartitions(*table.partition_by, table.keys[0])
+        if table.sorted_by:
+            rows = rows.sortWithinPartitions(*table.partition_by, table.sorted_by)
         writer = rows.write.format("delta")
         if dates:
             named = ", ".join(f"'{date}'" for date in dates)

@@ -71,6 +71,13 @@ def test_partition_columns_exist_are_plain_and_leave_something_to_store(table: T
 
 
 @EVERY_TABLE
+def test_files_are_sorted_by_a_column_that_can_be_looked_up_in_them(table: Table) -> None:
+    if table.sorted_by is not None:
+        assert table.column(table.sorted_by).type in {"string", "bigint"}
+        assert table.sorted_by in table.measured or table.kind != "content", "Delta passes over no file by it"
+
+
+@EVERY_TABLE
 def test_a_dated_table_is_partitioned_by_the_date_that_is_replaced(table: Table) -> None:
     assert (table.kind == "dated") == (table.partition_by == ("ingest_date",))
 

@@ -10,6 +10,7 @@ from pyspark.sql import functions as f
 from jobs.warehouse import history
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import Landing, StagedTable
+from schemas.tables import TABLES
 from tests.jobs.frames import frame
 
 HISTORY = [(f"key {number % 50}", number % 7, number) for number in range(200)]
@@ -33,12 +34,13 @@ def test_rows_near_keys_are_those_with_such_a_key(
     monkeypatch.setattr(history, "MOST_HASHED", hashed)
     keys = Staged(frame(spark, "name string", [("key 3",), ("key 40",), ("no such key",)]), 3)
     wanted = [row for name, _, row in HISTORY if name in {"key 3", "key 40"}]
-    assert rows_of(near(past, keys)) == rows_of(near(past, keys, wide=True)) == wanted
+    assert rows_of(near(past, keys)) == rows_of(near(past, keys, sorted_by="name")) == wanted
     assert near(past, keys).columns == past.columns
     renamed = past.withColumnRenamed("name", "other")
-    assert rows_of(near(renamed, keys, "other")) == rows_of(near(renamed, keys, "other", wide=True)) == wanted
+    assert rows_of(near(renamed, keys, "other")) == rows_of(near(renamed, keys, "other", sorted_by="other")) == wanted
     pairs = Staged(frame(spark, "name string, place int", [("key 3", 3), ("key 3", 4), ("key 4", None)]), 3)
-    assert rows_of(near(past, pairs)) == [row for name, place, row in HISTORY if name == "key 3" and place in {3, 4}]
+    wanted = [row for name, place, row in HISTORY if name == "key 3" and place in {3, 4}]
+    assert rows_of(near(past, pairs)) == rows_of(near(past, pairs, sorted_by="name")) == wanted
 
 
 def test_no_keys_are_near_nothing_and_history_is_not_read(spark: SparkSession, past: DataFrame) -> None:
@@ -60,7 +62,7 @@ def test_history_is_narrowed_before_any_exchange(
     assert not [line for line in above[joined:] if line.startswith("Exchange")]
 
 
-def test_few_rows_of_a_wide_table_are_read_without_the_rest(
+def test_few_rows_of_a_sorted_table_are_read_without_the_rest(
     spark: SparkSession, landing: Landing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     landing.ensure_tables(["embeddings"])
@@ -80,7 +82,7 @@ def test_few_rows_of_a_wide_table_are_read_without_the_rest(
         assert sorted(row.image_id for row in found.collect()) == sorted(ids)
         return _bytes_read(spark) - before
 
-    assert bytes_read(near(table, keys, wide=True)) < size / 4
+    assert bytes_read(near(table, keys, sorted_by=TABLES["embeddings"].sorted_by)) < size / 4
     assert bytes_read(near(table, keys)) > size * 0.9
 
 
