@@ -47,9 +47,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(f"--through {last} lies before --date {date}")
     opened = open_job(options.profile, options.set)
     if options.retry_failed:
-        deadline = opened.deadline()
         with opened.held("nightly", date.isoformat()) as warehouse:
-            published = [retry_failed(warehouse, date, last, deadline)]
+            published = [retry_failed(warehouse, date, last, opened.config.crawl.deadline_s)]
     else:
         manifest = find_manifest_of(opened, date)
         published = [*run_night(opened, date, manifest, job="nightly", force=options.force)]

@@ -64,6 +64,7 @@ class CrawlSettings(Settings):
             "request_timeout_s",
             "row_deadline_s",
             "deadline_s",
+            "drain_deadline_s",
             "min_bytes_per_s",
             "min_rate_window_s",
             "retries",
@@ -92,7 +93,10 @@ class CrawlSettings(Settings):
     row_deadline_s: float = Field(default=90, gt=0)
     """Everything for one row: redirects, retries and back-off included."""
     deadline_s: float | None = Field(default=None, gt=0)
-    """The crawl of one night; what is left then is `deferred`."""
+    """The crawl of one date; what is left then is `deferred`."""
+    drain_deadline_s: float | None = Field(default=None, gt=0)
+    """Asking again, before a night's own date, for what earlier nights are owed. It is a time of its own, so that a
+    backlog of slow hosts takes none of the date's; null for as long as `deadline_s`."""
     min_bytes_per_s: int = Field(default=512, ge=0)
     """Slower than this over `min_rate_window_s` is given up as a `timeout` (slow-loris)."""
     min_rate_window_s: float = Field(default=10, gt=0)

@@ -5,6 +5,7 @@ contents only; what they mean for sightings is `jobs.stages.outcomes`.
 """
 
 import datetime as dt
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,9 +34,12 @@ NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
 NOT_SCORED = "owed: lacks a signal that the policy needs"
 
 
-def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFrame:
+def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     """Requests (`url_id, url, host`, and what `validators` adds where there is some) -> the one staging table from
-    which everything else derives; new signals are planned for storing."""
+    which everything else derives; new signals are planned for storing.
+
+    `most_s`: seconds from now that asking may take, None for no end; what is left then is deferred.
+    """
     config = work.config
     decoders = work.versions.canonical_version
     listed = work.landing.read("quarantine").where(f.col("canonical_version") == decoders).select("image_id", "detail")
@@ -47,7 +51,7 @@ def crawl(work: Work, requests: DataFrame, deadline_at: float | None) -> DataFra
         crawl=config.crawl,
         images=config.images,
         tasks=config.spark.crawl_tasks,
-        deadline_at=deadline_at,
+        deadline_at=None if most_s is None else time.time() + most_s,
         quarantine=listed,
     )
     staged = work.stage(

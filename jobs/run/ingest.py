@@ -30,7 +30,7 @@ class Night:
     published_before: bool
     """Whether the date has a published run already: then it is done again."""
     manifest: ManifestFiles
-    deadline_at: float | None
+    most_s: float | None
     owed_rows: int = 0
     """Rows of the manifest by an independent count."""
     inputs: str | None = None
@@ -52,7 +52,7 @@ class Night:
         requests = fetch_requests(rows)
         recorded = self._recorded_before()
         asked = requests.drop("ingest_date").join(self._overtaken(recorded), "url_id", "left_anti")
-        crawled = contents.crawl(work, contents.validators(work, self.date, asked), self.deadline_at)
+        crawled = contents.crawl(work, contents.validators(work, self.date, asked), self.most_s)
         columns = list(TABLES["fetches"].column_names)
         fresh = crawled.withColumn("ingest_date", f.lit(self.date)).select(*columns)
         carried = recorded.join(rows.select("url_id"), "url_id", "left_semi").join(asked, "url_id", "left_anti")

@@ -218,7 +218,7 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
 
 
 def run_date(
-    warehouse: Warehouse, date: dt.date, manifest: ManifestFiles, *, force: bool, deadline_at: float | None
+    warehouse: Warehouse, date: dt.date, manifest: ManifestFiles, *, force: bool, most_s: float | None
 ) -> Event | None:
     """Bring the date to `published`; the published event, or None where the date was published before and is left."""
     earlier = warehouse.ledger.published_for(date)
@@ -227,7 +227,7 @@ def run_date(
     if earlier is not None and not force:
         _report_skipped(work, date, earlier, manifest)
         return None
-    night = Night(work, date, earlier is not None, manifest, deadline_at)
+    night = Night(work, date, earlier is not None, manifest, most_s)
 
     def stage() -> str | None:
         stage_run(night, NIGHT)
@@ -236,15 +236,15 @@ def run_date(
     return warehouse.publish(work, stage)
 
 
-def drain_queue(warehouse: Warehouse, deadline_at: float | None) -> Event | None:
+def drain_queue(warehouse: Warehouse, most_s: float | None) -> Event | None:
     """Ask again for what `refetch_queue` holds, each under its own date; None where there was nothing, or nothing
     new."""
     work = warehouse.work()
     owed = work.keys("owed", work.landing.read("refetch_queue").select("ingest_date", "url_id"))
-    return _refetch(warehouse, work, work.past("sightings", owed), deadline_at, "queued")
+    return _refetch(warehouse, work, work.past("sightings", owed), most_s, "queued")
 
 
-def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_at: float | None) -> Event | None:
+def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, most_s: float | None) -> Event | None:
     """Ask again for what failed for now or was deferred on the dates from `first` to `last`, and only for that.
 
     Raises RunError where one of them was never published: it has nothing that could be tried again.
@@ -259,12 +259,10 @@ def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, deadline_a
     states = work.past(
         "url_state", work.keys("failed_urls", failed.select("url_id")), columns=["url_id", "ingest_date"]
     )
-    return _refetch(warehouse, work, queue.still_open(failed, states), deadline_at, "failed or deferred")
+    return _refetch(warehouse, work, queue.still_open(failed, states), most_s, "failed or deferred")
 
 
-def _refetch(
-    warehouse: Warehouse, work: Work, selected: DataFrame, deadline_at: float | None, which: str
-) -> Event | None:
+def _refetch(warehouse: Warehouse, work: Work, selected: DataFrame, most_s: float | None, which: str) -> Event | None:
     staged = work.stage("selected", selected)
     count = work.rows("selected").rows
     if count == 0:
@@ -272,7 +270,7 @@ def _refetch(
         warehouse.landing.discard(work.run_id)
         return None
     warehouse.progress.say(f"asking again for {count} {which} rows")
-    run = Refetch(work, staged, deadline_at)
+    run = Refetch(work, staged, most_s)
     return warehouse.publish(work, lambda: stage_run(run, REFETCH), keep=lambda: changes_something(work))
 
 

@@ -1,7 +1,6 @@
 """What a night is, for the jobs that run nights: one of them (jobs.nightly), or one after the other (jobs.backfill)."""
 
 import datetime as dt
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -36,10 +35,6 @@ class OpenedJob:
         """The warehouse, held for a job; raises as `jobs.run.lifecycle.held`."""
         return held(self.spark, self.config, self.policy, self.versions, job=job, what=what)
 
-    def deadline(self) -> float | None:
-        """When a crawl that begins now has to end, epoch seconds; None where it may take its time."""
-        return time.time() + self.config.crawl.deadline_s if self.config.crawl.deadline_s else None
-
     def ledger(self) -> Ledger:
         """The ledger as it is now, to look at. Raises UsageError where the warehouse is under other versions."""
         ledger = Ledger(Landing(self.spark, self.config.warehouse), 0).load()
@@ -66,11 +61,11 @@ def run_night(
 
     The published events of the two; None for what there was nothing to do for.
     """
-    deadline = opened.deadline()
+    crawl = opened.config.crawl
     with opened.held(job, date.isoformat()) as warehouse:
         return (
-            drain_queue(warehouse, deadline),
-            run_date(warehouse, date, manifest, force=force, deadline_at=deadline),
+            drain_queue(warehouse, crawl.drain_deadline_s or crawl.deadline_s),
+            run_date(warehouse, date, manifest, force=force, most_s=crawl.deadline_s),
         )
 
 

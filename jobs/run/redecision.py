@@ -74,7 +74,7 @@ class Refetch:
     work: Work
     selected: DataFrame
     """The rows of `sightings`."""
-    deadline_at: float | None
+    most_s: float | None
     touched: Touched | None = None
 
     def crawl(self) -> None:
@@ -85,7 +85,7 @@ class Refetch:
         expected = self.selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
         requests = work.stage(Dataset.REQUESTS, fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
         asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
-        self._stage_fetches(requests, contents.crawl(work, asked, self.deadline_at))
+        self._stage_fetches(requests, contents.crawl(work, asked, self.most_s))
 
     def embed(self) -> None:
         """Vectors of the images that have none yet."""

@@ -13,7 +13,7 @@ from tests.e2e.small import DAYS, SmallWorld, small_world
 
 pytestmark = pytest.mark.spark
 
-FIRST, SECOND, _ = DAYS
+FIRST, SECOND, THIRD = DAYS
 
 
 @pytest.fixture
@@ -84,14 +84,19 @@ def test_what_a_deadline_left_is_taken_up_by_the_next_night(
     assert small.night(FIRST, warehouse, settings=["crawl.deadline_s=15"]) == 0
     assert small.outcomes(warehouse)[str(FIRST), "/late.jpg"] == "deferred"
     assert [row["owed"] for row in Snapshot.open(str(warehouse)).rows("refetch_queue").to_pylist()] == ["answer"]
-    small.page("/late.jpg", show(late))
+    # What is owed has a time of its own: it takes none of the date's.
     small.picture(other, [SECOND])
-    assert small.night(SECOND, warehouse) == 0
+    assert small.night(SECOND, warehouse, settings=["crawl.deadline_s=30", "crawl.drain_deadline_s=2"]) == 0
+    assert small.outcomes(warehouse)[str(FIRST), "/late.jpg"] == "deferred"
+    assert small.outcomes(warehouse)[str(SECOND), f"/{other.file_name}"] == "accepted"
+    small.page("/late.jpg", show(late))
+    small.picture(quick, [THIRD])
+    assert small.night(THIRD, warehouse) == 0
     assert small.outcomes(warehouse)[str(FIRST), "/late.jpg"] == "accepted"
     assert Snapshot.open(str(warehouse)).rows("refetch_queue").num_rows == 0
     clean = tmp_path / "clean"
-    assert small.night(FIRST, clean) == 0
-    assert small.night(SECOND, clean) == 0
+    for date in DAYS:
+        assert small.night(date, clean) == 0
     assert digest_of(clean) == digest_of(warehouse)
 
 

@@ -1,4 +1,5 @@
-"""Each step of a run reads and writes what `jobs.run.pipelines` says of it, and nothing else."""
+"""Each step of a run reads and writes what `jobs.run.pipelines` says of it, and nothing else. Of a table no row goes
+further than the scan but those of its keys."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from demo.pictures import make_pictures
 from demo.site import Answer, show
@@ -29,8 +30,13 @@ class Seen:
         self.reads: dict[str, set[str]] = defaultdict(set)
         self.writes: dict[str, set[str]] = defaultdict(set)
         self.order: list[str] = []
+        self.scanned: set[str] = set()
+        """Tables with rows that were narrowed right above their scan."""
+        self.taken_whole: set[tuple[str, str]] = set()
+        """Steps, and tables of which they took all rows further than the scan."""
         self._step = ""
         stage_of, read, staged, stage = Progress.stage, Landing.read, Landing.staged, Landing.stage
+        collect = Landing.collect
 
         @contextmanager
         def in_step(progress: Progress, name: str) -> Iterator[None]:
@@ -49,14 +55,28 @@ class Seen:
                 self.reads[self._step].add(str(name))
             return staged(landing, run_id, name, *more)
 
-        def staging(landing: Landing, run_id: str, name: str, *more: Any, **counted: Any) -> Any:
+        def staging(landing: Landing, run_id: str, name: str, frame: DataFrame, *more: Any, **counted: Any) -> Any:
             self.writes[self._step].add(str(name))
-            return stage(landing, run_id, name, *more, **counted)
+            self._look_at(landing, frame)
+            return stage(landing, run_id, name, frame, *more, **counted)
+
+        def collecting(landing: Landing, frame: DataFrame, most: int) -> Any:
+            self._look_at(landing, frame)
+            return collect(landing, frame, most)
 
         monkeypatch.setattr(Progress, "stage", in_step)
         monkeypatch.setattr(Landing, "read", reading)
         monkeypatch.setattr(Landing, "staged", reading_staged)
         monkeypatch.setattr(Landing, "stage", staging)
+        monkeypatch.setattr(Landing, "collect", collecting)
+
+    def _look_at(self, landing: Landing, frame: DataFrame) -> None:
+        jvm_frame: Any = frame._jdf
+        for table, narrowed in history_scans(jvm_frame.queryExecution().executedPlan(), landing.storage.root):
+            if narrowed:
+                self.scanned.add(table)
+            else:
+                self.taken_whole.add((self._step, table))
 
     def holds(self, steps: Sequence[Step[Any]]) -> None:
         """Raises AssertionError unless these steps were taken in this order, each as it is declared."""
@@ -70,6 +90,28 @@ class Seen:
         self.reads.clear()
         self.writes.clear()
         self.order.clear()
+
+
+def history_scans(plan: Any, root: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, bool]]:
+    """Of each scan of a table in a physical plan: its name, and whether rows are chosen before any is exchanged.
+
+    `above`: what happens to the rows of this node, the next first.
+    """
+    name, children = str(plan.nodeName()), plan.children()
+    if name.startswith("Scan parquet"):
+        path = str(plan.relation().location().rootPaths().head()).removeprefix(root).lstrip("/")
+        if not path.startswith("_staging/"):
+            exchanged = next((place for place, node in enumerate(above) if "Exchange" in node), len(above))
+            of_dates = plan.partitionFilters().mkString().count("ingest_date") > 0
+            yield path.split("/")[0], of_dates or bool({"lookup", "BroadcastHashJoin"}.intersection(above[:exchanged]))
+    if name == "Filter" and any(text in str(plan.condition().toString()) for text in (" IN (", " INSET ")):
+        name = "lookup"
+    for number in range(children.size()):
+        yield from history_scans(children.apply(number), root, (name, *above))
+
+
+WHOLE = {"overrides", "quarantine", "refetch_queue"}
+"""Tables that are as small as people's time, as broken images, or as what is to be asked for."""
 
 
 @pytest.fixture
@@ -92,6 +134,7 @@ def test_steps_read_and_write_what_is_said_of_them(
     seen = Seen(monkeypatch)
     assert small.night(SECOND, warehouse) == 0
     seen.holds(NIGHT)
+    assert {"sightings", "url_state", "clusters", "images", "embeddings"} <= seen.scanned
     small.page("/ill.jpg", show(pictures[60]))
     assert small.night(FIRST, warehouse, "--retry-failed") == 0
     seen.holds(REFETCH)
@@ -100,3 +143,4 @@ def test_steps_read_and_write_what_is_said_of_them(
     policy = small.policy("stricter", [gate, rule])
     assert redecide.main(small.arguments(warehouse, policy)) == 0
     seen.holds(REDECISION)
+    assert {(step, table) for step, table in seen.taken_whole if table not in WHOLE} == set()

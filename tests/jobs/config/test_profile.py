@@ -383,6 +383,7 @@ WHERE_AND_HOW_FAST = {
     "crawl.request_timeout_s",
     "crawl.row_deadline_s",
     "crawl.deadline_s",
+    "crawl.drain_deadline_s",
     "crawl.min_bytes_per_s",
     "crawl.min_rate_window_s",
     "crawl.retries",
