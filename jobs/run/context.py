@@ -121,8 +121,10 @@ class Work:
         dates: Sequence[dt.date] = (),
     ) -> None:
         """Plan that a staged dataset's rows are written; see `StagedTable` for the rest."""
-        count = min(self.rows(name).rows for name in (source, only) if name)
-        self.plan.append(StagedTable(table, source, count, only, where, tuple(date.isoformat() for date in dates)))
+        chosen = self.rows(only).rows if only else 0
+        count = min(self.rows(source).rows, chosen) if only else self.rows(source).rows
+        names = tuple(date.isoformat() for date in dates)
+        self.plan.append(StagedTable(table, source, count, only, chosen, where, names))
 
     def plan_removal(self, table: str, keys: str, counted: str, where: str) -> None:
         """Plan that the rows with the keys in a staged dataset leave a content table: those of its columns that the

@@ -186,6 +186,7 @@ def held(
             progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")
         warehouse.sweep_staging()
         warehouse.purge()
+        ledger.compact()
         check_versions(ledger.last_published(), versions, may_differ)  # which a run rolled forward may have changed
         yield warehouse
 

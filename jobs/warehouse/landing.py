@@ -39,7 +39,7 @@ from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.config.errors import RunError
-from jobs.warehouse.history import Staged
+from jobs.warehouse.history import Staged, near
 from jobs.warehouse.storage import Storage, read_parquet
 from schemas.spark import struct_type
 from schemas.tables import PUBLISHED, PURGED, TABLES, Table
@@ -96,6 +96,8 @@ class StagedTable:
     rows: int
     only: str | None = None
     """Dataset whose (single) key column selects the rows of `source`; null takes all."""
+    only_rows: int = 0
+    """How many rows that dataset has."""
     where: str | None = None
     """SQL condition on the rows of `source`; null takes all."""
     dates: tuple[str, ...] = ()
@@ -233,6 +235,14 @@ class Landing:
         found = [action["txn"] for action in map(json.loads, lines) if "txn" in action]
         wanted = (application.get("txnAppId"), application.get("txnVersion"))
         return not application or wanted in [(one["appId"], one["version"]) for one in found]
+
+    def compact(self, table: str, most_files: int) -> bool:
+        """Put a table's files together where it has more than so many; whether it had. No row changes."""
+        if len(self.read(table).inputFiles()) <= most_files:
+            return False
+        self.check_held()
+        DeltaTable.forPath(self.spark, self.path(table)).optimize().executeCompaction()
+        return True
 
     def recorded_version(self, table: str) -> int:
         """The highest version given to `append`, 0 where none was."""
@@ -440,8 +450,8 @@ class Landing:
         """The rows that a line of the plan is about."""
         rows = self.staged(run_id, line.source, session)
         if line.only is not None:
-            chosen = self.staged(run_id, line.only, session)
-            rows = rows.join(chosen, chosen.columns, "left_semi")
+            # Keys are sent to the rows, which have pixels and vectors, and not both exchanged.
+            rows = near(rows, Staged(self.staged(run_id, line.only, session), line.only_rows))
         return rows if line.where is None else rows.where(line.where)
 
     def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:

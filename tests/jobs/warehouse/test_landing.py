@@ -262,7 +262,7 @@ def test_an_older_date_is_applied_after_a_newer_one_and_replaces_itself_alone(
 def test_a_plan_may_take_some_rows_of_a_dataset_only(spark: SparkSession, tables: Landing) -> None:
     line = stage_table(tables, "r", "feed_ids", [feed_id(number) for number in range(6)])
     tables.stage("r", "chosen", frame(spark, "image_id string", [(digest(str(number)),) for number in (1, 2, 5)]))
-    tables.write_plan("r", [StagedTable("feed_ids", line.source, 3, only="chosen", where="feed_id > 1")])
+    tables.write_plan("r", [StagedTable("feed_ids", line.source, 3, only="chosen", only_rows=3, where="feed_id > 1")])
     tables.apply("r")
     assert contents(tables, "feed_ids") == wanted(spark, "feed_ids", [feed_id(2), feed_id(5)])
 

@@ -174,6 +174,24 @@ def test_what_a_driver_said_of_a_run_after_it_was_settled_does_not_count(
     assert started(following, "next").seq == discarded.seq + 2
 
 
+def test_files_of_events_are_put_together_and_an_older_holder_still_writes_nothing(
+    spark: SparkSession, ledger: Ledger, warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.warehouse.ledger.MOST_FILES", 4)
+    run = started(ledger, "run")
+    assert not ledger.compact()
+    for _ in range(4):
+        ledger.append(replace(run, event="discarded"))
+    told = next_driver(spark, warehouse).events
+    assert ledger.compact()
+    assert len(ledger.landing.read("runs").inputFiles()) == 1
+    assert next_driver(spark, warehouse).events == told
+    following = next_driver(spark, warehouse).take()
+    with pytest.raises(LeaseLostError):
+        started(ledger, "late")
+    assert started(following, "next").seq == told[-1].seq + 1
+
+
 @pytest.mark.parametrize("applied", [False, True], ids=["never applied", "applied"])
 def test_a_prepared_run_whose_plan_is_gone_leaves_what_was_published(
     spark: SparkSession, ledger: Ledger, warehouse: Path, applied: bool
