@@ -121,16 +121,19 @@ def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touche
     states = merged("url_state", touched.states_before, touched.states_changed)
     shown = states.select("image_id").where("image_id is not null")
     others = work.keys("shown_unaffected", shown.join(affected.frame, "image_id", "left_anti"))
-    found = [work.past("refetch_queue", keys) for keys in (touched.urls, affected, others)]
-    rows = found[0].unionByName(found[1]).unionByName(found[2]).dropDuplicates(list(TABLES["refetch_queue"].keys))
-    before = work.stage("refetch_queue_before", rows)
-    # A queued image may be owed by a URL that the run has not touched.
-    more = work.keys("queued_urls", before.select("url_id").join(touched.urls.frame, "url_id", "left_anti"))
+    showing = touched.states.unionByName(work.after_near("url_state", touched.states_changed, others))
+    pictured = touched.pictures.select("image_id").unionByName(work.past("images", others, columns=["image_id"]))
+    pixels = work.stage("owed_pixels", queue.owed_pixels(showing, pictured))
+    # An image may be owed by a URL that the run has not touched: all that is owed by that one is looked at then.
+    owing = [work.past("refetch_queue", keys, columns=["url_id", "image_id"]) for keys in (affected, others)]
+    named = owing[0].unionByName(owing[1]).select("url_id").unionByName(pixels.select("url_id"))
+    more = work.keys("owing_urls", named.join(touched.urls.frame, "url_id", "left_anti"))
+    found = work.past("refetch_queue", touched.urls).unionByName(work.past("refetch_queue", more))
+    before = work.stage("refetch_queue_before", found)
     owed = queue.owed_rows(
         sightings.unionByName(facts.after(more).select(*sightings.columns)),
         states.unionByName(work.after_near("url_state", touched.states_changed, more)),
-        touched.states.unionByName(work.after_near("url_state", touched.states_changed, others)),
-        touched.pictures.select("image_id").unionByName(work.past("images", others, columns=["image_id"])),
+        pixels,
     )
     changed = work.stage_changes("refetch_queue", before, owed)
     waiting = facts.new.where("outcome = 'deferred'")

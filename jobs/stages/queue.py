@@ -9,20 +9,27 @@ from schemas.outcomes import TRANSIENT
 from schemas.tables import REFETCH_QUEUE
 
 
-def owed_rows(sightings: DataFrame, states: DataFrame, showing: DataFrame, pictured: DataFrame) -> DataFrame:
-    """Rows of `refetch_queue`: answers owed to deferred sightings, pixels owed to what is accepted and not stored.
+def owed_pixels(showing: DataFrame, pictured: DataFrame) -> DataFrame:
+    """Rows of `refetch_queue` for pixels that are owed to what is accepted and not stored.
 
-    `sightings` of the URLs looked at and `states`, their `url_state`; `showing`: rows of `url_state` that show the
-    images looked at; `pictured`: `image_id` of those that are stored.
+    `showing`: rows of `url_state` that show the images looked at; `pictured`: `image_id` of those that are stored.
     """
-    columns = REFETCH_QUEUE.column_names
-    answers = still_open(sightings.where("outcome = 'deferred'"), states).withColumn("owed", f.lit("answer"))
     shown = showing.where("outcome = 'accepted' and state_effect = 'content'")
     missing = shown.join(pictured, "image_id", "left_anti")
     # One URL is asked for a content: if it has other bytes by now, its state changes, and the next one's turn comes.
     first = f.struct("ingest_date", "url_id", "url", "host")
     pixels = missing.groupBy("image_id").agg(f.min(first).alias("first")).select("image_id", "first.*")
-    rows = pixels.withColumn("owed", f.lit("pixels")).select(*columns).unionByName(answers.select(*columns))
+    return pixels.withColumn("owed", f.lit("pixels")).select(*REFETCH_QUEUE.column_names)
+
+
+def owed_rows(sightings: DataFrame, states: DataFrame, pixels: DataFrame) -> DataFrame:
+    """Rows of `refetch_queue`: answers owed to deferred sightings, and the rows of `owed_pixels`.
+
+    `sightings` of the URLs looked at, those of `pixels` among them, and `states`, their `url_state`.
+    """
+    columns = REFETCH_QUEUE.column_names
+    answers = still_open(sightings.where("outcome = 'deferred'"), states).withColumn("owed", f.lit("answer"))
+    rows = pixels.unionByName(answers.select(*columns))
     return rows.groupBy("ingest_date", "url_id").agg(
         *[f.min(name).alias(name) for name in columns if name not in {"ingest_date", "url_id"}]
     )

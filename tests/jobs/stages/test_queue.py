@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.stages.queue import owed_rows, still_open, transient
+from jobs.stages.queue import owed_pixels, owed_rows, still_open, transient
 from jobs.stages.state import url_states
 from schemas.outcomes import TRANSIENT
 from tests.jobs.frames import frame, local_copy, table_frame
@@ -47,7 +47,8 @@ def test_the_queue_is_what_the_model_says(spark: SparkSession) -> None:
     stored = set(random.Random(3).sample(images, len(images) // 2))
     sightings = table_frame(spark, "sightings", rows(HISTORY))
     states = local_copy(url_states(sightings))
-    found = owed_rows(sightings, states, states, frame(spark, "image_id string", [(image,) for image in stored]))
+    pixels = owed_pixels(states, frame(spark, "image_id string", [(image,) for image in stored]))
+    found = owed_rows(sightings, states, pixels)
     queue = {(row.ingest_date, row.url_id): (row.image_id, row.owed) for row in found.collect()}
     expected = owed(HISTORY, stored)
     assert {key: image for key, (image, _) in queue.items()} == expected
