@@ -319,7 +319,10 @@ def _check_protocol(table: str, delta: DeltaTable) -> None:
 def _check_columns(table: Table, delta: DeltaTable) -> None:
     expected = [f"{c.name} {c.type}" for c in table.columns]
     found = [f"{f.name} {_simple_string(f.type)}" for f in delta.schema().fields]
-    if set(expected) != set(found):
+    names = {f.name for f in delta.schema().fields}
+    # A column that a later release has added is null in what was published before.
+    later = {f"{c.name} {c.type}" for c in table.columns if c.nullable and c.name not in names}
+    if set(expected) - later != set(found):
         missing = [column for column in expected if column not in found]
         extra = [column for column in found if column not in expected]
         raise SnapshotError(

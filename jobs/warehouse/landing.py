@@ -33,16 +33,17 @@ from delta.exceptions import (
     ProtocolChangedException,
 )
 from delta.tables import DeltaTable
-from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import Column as Values
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.config.errors import RunError
+from jobs.config.errors import RunError, UsageError
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.storage import Storage, read_parquet
 from schemas.spark import struct_type
-from schemas.tables import PUBLISHED, PURGED, TABLES, Table
+from schemas.tables import PUBLISHED, PURGED, TABLES, Column, Table
 
 Written = TypeVar("Written")
 
@@ -75,8 +76,11 @@ def _properties(table: Table) -> dict[str, str]:
 
 
 def _layout_of(names: Iterable[str]) -> str:
-    """A digest of what Delta is told of the tables besides their columns."""
-    told = {name: [_properties(TABLES[name]), TABLES[name].constraints] for name in names}
+    """A digest of what Delta is told of the tables."""
+    told = {
+        name: [_properties(TABLES[name]), TABLES[name].constraints, [(c.name, c.type) for c in TABLES[name].columns]]
+        for name in names
+    }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,8 +133,9 @@ class Landing:
         return self.storage.path(table)
 
     def ensure_tables(self, names: Iterable[str] = TABLES) -> None:
-        """Create the tables that do not exist yet, with comments, constraints and properties; bring constraints and
-        properties of the others up to date where they were made by another version of this program."""
+        """Create the tables that do not exist yet, with comments, constraints and properties; bring the others up to
+        date where they were made by another version of this program: constraints, properties, nullable columns that
+        are new. Raises UsageError where a table has columns that this version cannot take for its own."""
         given = list(names)
         missing = [name for name in given if self.version(name) < 0]
         layout = _layout_of(given)
@@ -155,11 +160,15 @@ class Landing:
         builder.execute()
 
     def _bring_up_to_date(self, table: Table) -> None:
-        """Properties and constraints of a table as they are now; may be killed anywhere and called again."""
+        """Columns, properties and constraints of a table as they are now; may be killed anywhere and called again."""
         self.check_held()
+        named = f"alter table delta.`{self.path(table.name).replace('`', '``')}`"
+        stored = self.spark.read.format("delta").load(self.path(table.name)).schema
+        for column in _new_columns(table, {field.name: field.dataType.simpleString() for field in stored.fields}):
+            comment = column.comment.replace("\\", "\\\\").replace("'", "\\'")
+            self.spark.sql(f"{named} add columns (`{column.name}` {column.type} comment '{comment}')")
         detail = DeltaTable.forPath(self.spark, self.path(table.name)).detail().select("properties").first()
         found: dict[str, str] = detail["properties"] if detail else {}
-        named = f"alter table delta.`{self.path(table.name).replace('`', '``')}`"
         wanted = {name: value for name, value in _properties(table).items() if found.get(name) != value}
         if wanted:
             listed = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
@@ -267,7 +276,7 @@ class Landing:
     # Staging ----------------------------------------------------------------------------------------------------
 
     def stage(
-        self, run_id: str, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Column
+        self, run_id: str, name: str, frame: DataFrame, into: Mapping[str, str] | None = None, **counted: Values
     ) -> DataFrame:
         """Write `frame` as a dataset of the run and return it as read back: whatever computed it ran just once.
 
@@ -517,10 +526,29 @@ def _is_known_empty(frame: DataFrame) -> bool:
     return bool(most.isDefined()) and int(most.get()) == 0
 
 
-def _breaks(table: Table, *rules: str) -> Column:
+def _breaks(table: Table, *rules: str) -> Values:
     """Whether a row breaks one of these rules of the table, of all where none is named."""
     conditions = " and ".join(f"({table.rules[rule]})" for rule in rules or table.rules)
     return ~f.coalesce(f.expr(conditions), f.lit(False))
+
+
+def _new_columns(table: Table, stored: Mapping[str, str]) -> list[Column]:
+    """Columns that a stored table (`name: type`) gets. Raises UsageError where it has others than the description, or
+    lacks one that may not be null: its rows have no value for that."""
+    new = [column for column in table.columns if column.name not in stored]
+    wrong = [f"{name} {kind}, unknown here" for name, kind in stored.items() if name not in table.column_names]
+    wrong += [f"no {column.name}, which may not be null" for column in new if not column.nullable]
+    wrong += [
+        f"{column.name} {stored[column.name]}, not {column.type}"
+        for column in table.columns
+        if stored.get(column.name, column.type) != column.type
+    ]
+    if wrong:
+        raise UsageError(
+            f"table {table.name} was made by another version of this program, and cannot be brought to this one's "
+            f"columns: it has {'; '.join(wrong)}"
+        )
+    return new
 
 
 def _check_types(table: Table, staged: t.StructType) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -283,6 +284,17 @@ def test_missing_and_extra_columns_are_listed_with_what_was_expected_and_found(w
     expected = r"missing \['feed_id bigint', 'sharpness double'\], unexpected \['feed_id string', 'score double'\]"
     with pytest.raises(SnapshotError, match=expected):
         snapshot.rows("index_feed")
+
+
+def test_a_nullable_column_that_a_later_release_added_is_null_in_what_was_there(warehouse: TinyWarehouse) -> None:
+    metadata = delta_metadata(INDEX_FEED)
+    schema = json.loads(metadata["schemaString"])
+    schema["fields"] = [f for f in schema["fields"] if f["name"] != "language"]
+    commit(warehouse, {"metaData": metadata | {"schemaString": json.dumps(schema)}})
+    for path in (warehouse.root / "index_feed").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["language"]), path)
+    rows = Snapshot.open(str(warehouse.root)).rows("index_feed", ["feed_id", "language"])
+    assert rows.to_pylist() == [{"feed_id": 1, "language": None}]
 
 
 @pytest.mark.parametrize("writer_features", [None, ["checkConstraints", "changeDataFeed", "appendOnly", "invariants"]])

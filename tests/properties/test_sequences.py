@@ -37,6 +37,7 @@ from jobs import nightly, redecide, reembed, review
 from jobs.config.profile import load
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot, SnapshotError
+from schemas.tables import TABLES
 from tests import model
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
 from tests.properties.killer import Killer
@@ -320,6 +321,10 @@ class Sequences(RuleBasedStateMachine):
                 Snapshot.open(str(self.warehouse))
             return
         snapshot = Snapshot.open(str(self.warehouse))
+        for table in TABLES.values():
+            if table.keys and table.name in snapshot.table_versions:
+                keys = snapshot.rows(table.name, table.keys)
+                assert keys.group_by(list(table.keys)).aggregate([]).num_rows == keys.num_rows, table.name
         read = {name: snapshot.rows(name).to_pylist() for name in COMPARED}
         expected = oracle.sightings()
         found = {

@@ -17,10 +17,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import StructField, StructType
 
-from jobs.config.errors import RunError
+from jobs.config.errors import RunError, UsageError
 from jobs.warehouse.landing import CHANGE, Landing, StagedTable, changes
 from schemas.spark import struct_type
-from schemas.tables import TABLES
+from schemas.tables import TABLES, Column, Table
 from tests.jobs.frames import frame, local_copy, table_frame
 
 pytestmark = pytest.mark.spark
@@ -480,6 +480,46 @@ def test_tables_of_an_earlier_release_are_brought_up_to_date_once(
             assert detail.properties["delta.checkpointInterval"] == "20"
         landing.storage.delete("_layout")  # as if killed before the last step: looked at again, and left alone
     assert {name: landing.version(name) for name in names} == versions
+
+
+def described(name: str, *columns: Column, without: str = "") -> Table:
+    """A table with more columns, or one less."""
+    kept = tuple(column for column in TABLES[name].columns if column.name != without)
+    return replace(TABLES[name], columns=(*kept, *columns))
+
+
+def test_a_nullable_column_is_added_to_a_table_that_is_there(
+    spark: SparkSession, landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing.ensure_tables(["url_state"])
+    landing.append("url_state", [state(1, "a")])
+    newer = described("url_state", Column("score", "double", "it's \\ new"))
+    monkeypatch.setitem(TABLES, "url_state", newer)
+    for _ in range(2):
+        landing.ensure_tables(["url_state"])
+    landing.append("url_state", [state(2, "b") | {"score": 0.5}])
+    rows = {row.title: row.score for row in landing.read("url_state").collect()}
+    assert rows == {"a": None, "b": 0.5}
+    field = spark.read.format("delta").load(landing.path("url_state")).schema["score"]
+    assert field.metadata["comment"] == "it's \\ new"
+
+
+@pytest.mark.parametrize(
+    ("newer", "why"),
+    [
+        (described("url_state", without="title"), "it has title string, unknown here"),
+        (described("url_state", Column("score", "double", "new", nullable=False)), "no score, which may not be null"),
+        (described("url_state", Column("title", "int", "other"), without="title"), "it has title string, not int"),
+    ],
+)
+def test_columns_that_cannot_be_brought_up_to_date_are_refused_in_words(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch, newer: Table, why: str
+) -> None:
+    landing.ensure_tables(["url_state"])
+    monkeypatch.setitem(TABLES, "url_state", newer)
+    with pytest.raises(UsageError, match=rf"^table url_state was made by another version .*{why}"):
+        landing.ensure_tables(["url_state"])
+    assert landing.version("url_state") == 0
 
 
 @pytest.mark.parametrize(
