@@ -11,6 +11,8 @@ import pytest
 
 from demo.site import Answer, show
 from jobs import redecide, review
+from jobs.config.errors import UsageError
+from jobs.run.review_file import COLUMNS, read_verdicts
 from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
@@ -184,7 +186,7 @@ def fill_in(path: Path, verdict: str) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, review.COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({**row, "verdict": verdict, "reviewer": "reviewer-7"} for row in rows)
     return rows
@@ -238,6 +240,6 @@ def test_people_clear_what_they_saw_and_may_take_it_back(
 def test_unusable_verdicts_are_refused_by_row(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "verdicts.csv"
     file.write_text(f"subject_kind,subject_id,reasons,verdict,reviewer\n{line}\n")
-    with pytest.raises(review.UsageError, match=message) as error:
-        review.read_verdicts(file)
+    with pytest.raises(UsageError, match=message) as error:
+        read_verdicts(file)
     assert "row 1" in str(error.value)
