@@ -1,6 +1,7 @@
 """Each step of a run reads and writes what `jobs.run.pipelines` says of it, and nothing else. Of a table no row goes
 further than the scan but those of its keys."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,8 @@ def history_scans(plan: Any, root: str, above: tuple[str, ...] = ()) -> Iterator
             exchanged = next((place for place, node in enumerate(above) if "Exchange" in node), len(above))
             of_dates = plan.partitionFilters().mkString().count("ingest_date") > 0
             yield path.split("/")[0], of_dates or bool({"lookup", "BroadcastHashJoin"}.intersection(above[:exchanged]))
-    if name == "Filter" and any(text in str(plan.condition().toString()) for text in (" IN (", " INSET ")):
+    # Spark says of one key that a column equals it.
+    if name == "Filter" and re.search(r" IN \(| INSET |_id#\d+ = [0-9a-f]", str(plan.condition().toString())):
         name = "lookup"
     for number in range(children.size()):
         yield from history_scans(children.apply(number), root, (name, *above))
