@@ -434,7 +434,7 @@ class Landing:
             keys = rows.select(*[name for name in rows.columns if name in table.column_names])
             return {line.source: partial(self._remove, table, keys)}
         if not line.changes:
-            dates = line.dates if table.kind == "dated" else ()
+            dates = line.dates if table.kind == "dated" else None
             return {line.source: partial(self._write, table, rows, dates)}
         found: dict[str, Callable[[], None]] = {}
         if line.inserts < line.rows:
@@ -443,13 +443,13 @@ class Landing:
             found[f"{line.source}/new"] = partial(self._write, table, rows.where(f"{CHANGE} = 'insert'"))
         return found
 
-    def _write(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
+    def _write(self, table: Table, rows: DataFrame, dates: Sequence[str] | None = None) -> None:
         """Append rows, or put them in the place of all that the table has of these dates."""
         rows = rows.select(*table.column_names)
         if table.sorted_by:
             rows = rows.sortWithinPartitions(*table.partition_by, table.sorted_by)
         writer = rows.write.format("delta")
-        if dates:
+        if dates is not None:  # a dated table's rows without a date fail here: they must not be appended
             named = ", ".join(f"'{date}'" for date in dates)
             writer.mode("overwrite").option("replaceWhere", f"ingest_date in ({named})").save(self.path(table.name))
         else:
