@@ -74,8 +74,7 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
     ids = work.keys("scored", scored.select("image_id"))
-    of_gate = f.col("detector_version") == version
-    known = work.past("content_signals", ids, columns=["image_id"], where=of_gate)
+    known = work.past("content_signals", ids, columns=["image_id"], where=of_gate(work))
     signals = (
         scored.join(known, "image_id", "left_anti")
         .withColumn("detector_version", f.lit(version))
@@ -97,7 +96,7 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
     the policy needs are left out."""
     ids = work.keys("judged", image_ids.where("image_id is not null"))
-    stored = work.past("content_signals", ids, where=f.col("detector_version") == gate_version(work.config.policy))
+    stored = work.past("content_signals", ids, where=of_gate(work))
     return outcomes.judge_stored(stored, work.policy, work.overrides.of_contents)
 
 
@@ -294,6 +293,11 @@ def text_golden(work: Work) -> Golden:
 def texts_before(work: Work) -> DataFrame:
     """Rows of `text_embeddings` under the run's text model."""
     return work.landing.read("text_embeddings").where(of_text_model(work))
+
+
+def of_gate(work: Work) -> Column:
+    """Of rows of `content_signals`: whether the run's detectors made them."""
+    return f.col("detector_version") == gate_version(work.config.policy)
 
 
 def of_model(work: Work) -> Column:

@@ -66,7 +66,11 @@ class Work:
         few = self.landing.collect(distinct, MOST_LOCAL)
         if few is not None:
             return few
-        staged = self.stage(name, distinct)
+        return self.counted(name, distinct)
+
+    def counted(self, name: str, frame: DataFrame) -> Staged:
+        """Stage a dataset that is used with how many rows it has."""
+        staged = self.stage(name, frame)
         return Staged(staged, self.rows(name).rows)
 
     def past(
@@ -143,12 +147,7 @@ class Work:
     def checkpoint(self, name: str) -> Checkpoint:
         """Stages each intermediate result of an iteration under a name of its own."""
         rounds = iter(range(1_000_000))
-
-        def stage(frame: DataFrame) -> Staged:
-            this = f"{name}_{next(rounds)}"
-            return Staged(self.stage(this, frame), self.rows(this).rows)
-
-        return stage
+        return lambda frame: self.counted(f"{name}_{next(rounds)}", frame)
 
     def write_plan(self) -> None:
         """Everything is staged and audited: say what is to be done with it. Raises RunError where a table would refuse

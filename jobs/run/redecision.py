@@ -20,7 +20,6 @@ from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
 from schemas.outcomes import TRANSIENT, FailureCode
 from schemas.tables import TABLES
-from udfs.gate.content import gate_version
 
 NOT_STORED = "url: its credentials are not stored; --force asks for it by its manifest"
 """Of a row that is owed a fetch whose URL had credentials in its path or query."""
@@ -191,10 +190,8 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
 def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
     """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
-    version = gate_version(work.config.policy)
     images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))
-    of_gate = f.col("detector_version") == version
-    scores = work.past("content_signals", images, columns=["image_id", "scores"], where=of_gate)
+    scores = work.past("content_signals", images, columns=["image_id", "scores"], where=contents.of_gate(work))
     contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
     log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
     work.stage("decisions", log, {"decisions": "true"})

@@ -79,8 +79,6 @@ def verified_edges(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSe
 
 def touching(edges: DataFrame, groups: Staged) -> DataFrame:
     """Rows of `duplicate_edges` with one end or both among staged groups (`group_id`)."""
-    if groups.rows == 0:
-        return near(edges, groups, "left_id")
     return near(edges, groups, "left_id").unionByName(near(edges, groups, "right_id")).distinct()
 
 
