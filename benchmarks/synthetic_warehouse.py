@@ -120,7 +120,7 @@ def _tables(spark: SparkSession, config: Config, versions: Versions, images: int
             "detector_version": f.lit(gate_version(config.policy)),
         }
     )
-    heads, alike = rows.where("not is_alike"), rows.where("is_alike")
+    heads = rows.where("not is_alike")
     return {
         "sightings": rows,
         "fetches": rows,
@@ -131,7 +131,6 @@ def _tables(spark: SparkSession, config: Config, versions: Versions, images: int
         "text_embeddings": _with_noise(rows, {"vector": (_TEXT_VECTOR, textual)}),
         "image_hashes": dedup.hash_rows(rows, config.dedup),
         "lsh_bands": dedup.band_rows(rows, config.dedup, versions.rule_version),
-        "duplicate_edges": alike,
         "clusters": rows,
         "feed_members": rows,
         "index_feed": _digested(
@@ -175,7 +174,6 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
             "phash64": "cast(conv(near, 16, -10) as bigint)",
             "phash256": "unhex(far)",
             "group_id": "left(sha2(upper(concat(near, far)), 256), 32)",
-            "other_id": f"left(sha2(upper(concat({near}, {far})), 256), 32)",
         },
         {
             **{"source_file": "'part-0.jsonl'", "row_number": "id", "outcome": "'accepted'"},
@@ -188,8 +186,7 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
             **{"width": "512", "height": "384", "source_width": "if(is_alike, 600, 640)", "source_height": "480"},
             **{"source_format": "'jpeg'", "source_bytes": "60000L", "flatness": "50d", "sharpness": "100d"},
             **{"source_pixels": "bigint(if(is_alike, 600, 640)) * 480", "first_seen": "ingest_date"},
-            **{"left_id": "least(group_id, other_id)", "right_id": "greatest(group_id, other_id)"},
-            **{"verified_by": "'hash'", "domain": "host", "feed_id": first_63, "collided": "false"},
+            **{"domain": "host", "feed_id": first_63, "collided": "false"},
             **{"has_text": "true", "has_title": "true", "has_alt_text": "false", "has_description": "false"},
             **{"has_tags": "false", "tokens": "split(lower(title), ' ')"},
             **dict.fromkeys(("member_count", "url_count", "domain_count"), "1L + int(has_alike)"),

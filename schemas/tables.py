@@ -391,26 +391,8 @@ LSH_BANDS = Table(
         Column("band", "int", "band number, from 0", nullable=False),
         Column("band_key", "bigint", "64-bit hash of the band's rows of the MinHash signature", nullable=False),
         Column("phash64", "bigint", "the group's 64-bit pHash", nullable=False),
-        Column("phash256", "binary", "the group's 256-bit pHash", nullable=False),
         Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
     ),
-)
-
-DUPLICATE_EDGES = Table(
-    name="duplicate_edges",
-    row="unordered pair of groups that the rule verifies as near-duplicates",
-    kind="derived",
-    keys=("left_id", "right_id", "rule_version"),
-    purged=True,
-    columns=(
-        Column("left_id", "string", "group_id, the smaller of the two", nullable=False),
-        Column("right_id", "string", "group_id, the larger of the two", nullable=False),
-        Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
-        Column("hamming", "int", "distance of the 64-bit hashes", nullable=False),
-        Column("hamming256", "int", "distance of the 256-bit hashes", nullable=False),
-        Column("verified_by", "string", "witness: hash", nullable=False),
-    ),
-    constraints={"ordered": "left_id < right_id"},
 )
 
 CLUSTERS = Table(
@@ -603,7 +585,6 @@ TABLES: dict[str, Table] = {
         URL_STATE,
         IMAGE_HASHES,
         LSH_BANDS,
-        DUPLICATE_EDGES,
         CLUSTERS,
         INDEX_FEED,
         FEED_MEMBERS,

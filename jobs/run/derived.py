@@ -14,8 +14,9 @@ from pyspark.sql import functions as f
 
 from jobs.run import contents
 from jobs.run.context import Work, merged
-from jobs.run.names import Count, Dataset, Metric
-from jobs.stages import clusters, dedup, feed, queue, state
+from jobs.run.duplicates import stage_duplicates
+from jobs.run.names import Count, Dataset
+from jobs.stages import dedup, feed, queue, state
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, changes
 from schemas.tables import INDEX_FEED, SIGHTINGS, TABLES
@@ -154,92 +155,12 @@ def _touched(run: ChangesFacts) -> Touched:
     return run.touched
 
 
-def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
-    """Hash groups, bands, edges and clusters of what became live, stopped being live, or moved in the order."""
-    rule = work.versions.rule_version
-    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
-    hashes = live.select(*TABLES["image_hashes"].column_names)
-    work.stage_changes("image_hashes", work.past("image_hashes", affected), hashes)
-    place = ["group_id", "first_seen", "source_pixels"]
-    now = live.select("image_id", *place)
-    was = mine.select("image_id", *[f.col(name).alias(f"old_{name}") for name in place])
-    same = f.lit(True)
-    for name in place:
-        same &= f.col(f"old_{name}").eqNullSafe(f.col(name))
-    moved = work.stage(
-        "moved", was.join(now, "image_id", "full").where(~same).select("image_id", "old_group_id", "group_id")
-    )
-
-    def members(groups: Staged, name: str) -> tuple[DataFrame, DataFrame]:
-        """Rows of `clusters` of staged groups (staged), and their live images as they will be."""
-        past = work.stage(name, work.past("clusters", groups))
-        kept = past.join(affected.frame, "image_id", "left_anti").select("image_id", *place)
-        return past, kept.unionByName(near(now, groups))
-
-    named = work.keys("moved_groups", _named_groups(moved))
-    fresh, dead = _moved_groups(work, named, *members(named, "moved_members"))
-    new_bands = _stage_bands(work, live.where("not flat").join(fresh, "group_id", "left_semi"), dead)
-    buckets = work.keys("buckets", new_bands.select("band", "band_key"))
-    met = work.past("lsh_bands", buckets).join(dead.frame, "group_id", "left_anti")
-    old_edges = work.landing.read("duplicate_edges")
-    ends = work.stage("ended_edges", dedup.touching(old_edges, dead))
-    new_edges = dedup.verified_edges(new_bands, met, work.config.dedup, rule)
-    edge_changes = work.stage_changed(
-        "duplicate_edges",
-        new_edges.withColumn(CHANGE, f.lit("insert")).unionByName(ends.withColumn(CHANGE, f.lit("delete"))),
-    )
-    work.counts[Count.NEW_EDGES] = work.rows("duplicate_edges").counted[Count.INSERTS]
-
-    def adjacent(groups: Staged) -> DataFrame:
-        after = merged("duplicate_edges", dedup.touching(old_edges, groups), edge_changes)
-        return near(clusters.neighbours(after), groups)
-
-    orphans = (
-        clusters.neighbours(ends).join(dead.frame, "group_id", "left_semi").select(f.col("other_id").alias("group_id"))
-    )
-    seeds = named.frame.unionByName(orphans).join(dead.frame, "group_id", "left_anti")
-    labels, rounds = clusters.touched_components(seeds, adjacent, work.checkpoint("component"))
-    work.metrics[Metric.COMPONENT_ROUNDS] = float(rounds)
-    groups = clusters.groups_of(labels)
-    past, present = members(groups, Dataset.COMPONENT_MEMBERS)
-    assigned = clusters.assign(present, adjacent(groups), labels.frame, rule)
-    left = mine.join(moved.select("image_id"), "image_id", "left_semi").join(past, "image_id", "left_anti")
-    work.stage_changes("clusters", past.unionByName(left), assigned)
-
-
-def _named_groups(moved: DataFrame) -> DataFrame:
-    """`group_id` that images moved from or to."""
-    named = moved.select(f.col("old_group_id").alias("group_id")).unionByName(moved.select("group_id"))
-    return named.where("group_id is not null")
-
-
-def _moved_groups(work: Work, named: Staged, past: DataFrame, present: DataFrame) -> tuple[DataFrame, Staged]:
-    """Groups that images moved from or to: those that are live from now on, and those without a live image left.
-
-    `past`, `present`: their images as published and as they will be.
-    """
-    had = past.select("group_id", f.lit(True).alias("had")).distinct()
-    has = present.select("group_id", f.lit(True).alias("has")).distinct()
-    joined = named.frame.join(had, "group_id", "left").join(has, "group_id", "left")
-    dead = work.keys("dead_groups", joined.where("has is null").select("group_id"))
-    return joined.where("had is null and has is not null").select("group_id"), dead
-
-
-def _stage_bands(work: Work, fresh: DataFrame, dead: Staged) -> DataFrame:
-    """Stage the bands of live images of new groups, and the end of those of dead groups; the new rows."""
-    signed = dedup.band_rows(fresh.dropDuplicates(["group_id"]), work.config.dedup, work.versions.rule_version)
-    numbers = f.explode(f.sequence(f.lit(0), f.lit(work.config.dedup.bands - 1))).alias("band")
-    ended = dead.frame.select("group_id", numbers, f.lit("delete").alias(CHANGE))
-    changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
-    return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
-
-
 def update_feed(run: ChangesFacts) -> None:
     """Feed rows and members of every cluster that the run touched."""
     work, touched = run.work, _touched(run)
     changed = work.staged(Dataset.CLUSTERS)
     past = work.staged(Dataset.CLUSTERS_BEFORE).unionByName(
-        work.staged(Dataset.COMPONENT_MEMBERS).join(changed.select("image_id"), "image_id", "left_semi")
+        work.staged(Dataset.REGROUPED).join(changed.select("image_id"), "image_id", "left_semi")
     )
     both = past.select("representative_id").unionByName(changed.select("representative_id"))
     heads = work.keys("touched_representatives", both.where("representative_id is not null"))

@@ -46,8 +46,8 @@ class Dataset(StrEnum):
     CLUSTERS = "clusters"
     CLUSTERS_BEFORE = "clusters_before"
     """Rows of `clusters` of the affected images, as published."""
-    COMPONENT_MEMBERS = "component_members"
-    """Rows of `clusters` of every group that is clustered afresh, as published."""
+    REGROUPED = "regrouped"
+    """Rows of `clusters`, as published, of every image that is assigned afresh."""
     WITHOUT_VECTOR = "without_vector"
     """Stored images that a model has no vector for."""
 
@@ -64,7 +64,6 @@ class Count(StrEnum):
     SIGHTINGS = "sightings"
     OVERTAKEN = "overtaken"
     INSERTS = "inserts"
-    NEW_EDGES = "new_edges"
     COLLIDED = "collided"
     FEED_ID_COLLISIONS = "feed_id_collisions"
     WITHOUT_VECTOR = "without_vector"
@@ -74,7 +73,10 @@ class Metric(StrEnum):
     """What a run measures, in the ledger's `metrics`."""
 
     STAGING_SECONDS = "seconds.staging"
-    COMPONENT_ROUNDS = "dedup.component_rounds"
+    DEDUP_ROUNDS = "dedup.rounds"
+    """How often groups were looked up: once, and again for what flips because of what flipped before."""
+    DEDUP_REACHED = "dedup.reached_groups"
+    """Groups decided again without an image that came, went or moved."""
 
 
 def changed(table: str) -> str:

@@ -1,14 +1,15 @@
 """Clusters: over live images in the order (first_seen, source pixels descending, image_id), an image joins the nearest
 earlier representative it has a verified edge to, else it becomes a representative.
 
-This is the greedy maximal independent set in that order, so the result is a function of the live images and edges
-alone. A change can only matter inside the connected components it touches: those are found, and clustered afresh.
+Images of one group have the same neighbours, so that only its first can become a representative; its group is then a
+*head*. Heads are the greedy maximal independent set of the groups, taken in the order of their first images, so they
+are a function of the live images and the rule alone: whoever decides them again, in whatever part, comes to the same.
 """
 
 from collections.abc import Callable
 
 import pandas as pd
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.warehouse.history import Staged
@@ -17,107 +18,94 @@ from schemas.tables import CLUSTERS
 Checkpoint = Callable[[DataFrame], Staged]
 """Materialises an intermediate result, so that an iteration's plan does not grow with its rounds."""
 
-_ASSIGNED = (
-    "image_id string, representative_id string, hamming int, hamming256 int, group_id string, "
-    "first_seen date, source_pixels bigint"
-)
+PLACE = ("first_seen", "source_pixels", "image_id")
+"""What says where an image stands in the order: see `place`."""
+
+MOST_IN_ONE_TASK = 2_000_000
+"""Pairs of undecided groups that one task settles, one after the other: some 500 MB there."""
+
+COVERED, OPEN = "covered", "open"
+_SETTLED = "group_id string, status string"
 
 
-def neighbours(edges: DataFrame) -> DataFrame:
-    """Edges (`left_id, right_id` and distances) in both directions: `group_id, other_id, hamming, hamming256`."""
-    distances = ["hamming", "hamming256"]
-    there = edges.select(f.col("left_id").alias("group_id"), f.col("right_id").alias("other_id"), *distances)
-    back = edges.select(f.col("right_id").alias("group_id"), f.col("left_id").alias("other_id"), *distances)
-    return there.unionByName(back)
+def place(prefix: str = "") -> Column:
+    """The place of an image in the order, which is the order of this struct."""
+    date, pixels, image = (f.col(f"{prefix}{name}") for name in PLACE)
+    return f.struct(date.alias("first_seen"), (-pixels).alias("fewer_pixels"), image.alias("image_id"))
 
 
-def touched_components(
-    seeds: DataFrame, adjacent: Callable[[Staged], DataFrame], checkpoint: Checkpoint
-) -> tuple[Staged, int]:
-    """Seeds (`group_id`) -> every group connected to a seed with its component's label, and the number of rounds it
-    took: `group_id, component` (the least group_id reached). Minimum-label propagation.
+def first_images(members: DataFrame) -> DataFrame:
+    """Live images (`group_id` and `PLACE`) -> the first of each group: `group_id` and `PLACE`."""
+    first = members.groupBy("group_id").agg(f.min(place()).alias("first"))
+    pixels = (-f.col("first.fewer_pixels")).alias("source_pixels")
+    return first.select("group_id", "first.first_seen", pixels, "first.image_id")
 
-    `adjacent`: staged groups (`group_id`) -> their rows of `neighbours`.
+
+def settle(pairs: Staged, places: DataFrame, checkpoint: Checkpoint, most_in_one_task: int) -> DataFrame:
+    """Which undecided groups are not heads: `group_id, status` (`covered`, or `open` where what is told does not
+    suffice). All others that were undecided are heads.
+
+    `pairs`: of `dedup.earlier_neighbours`; who is only ever named as an earlier one is a head, or has no earlier
+    neighbour and becomes one. `places`: `group_id` and `PLACE` of the undecided. Rounds over all of them soon leave
+    little (Blelloch, Fineman, Shun, "Greedy sequential maximal independent set and matching are parallel on
+    average", SPAA 2012); long chains, which need as many rounds as they are long, go through one task.
     """
-    labels = checkpoint(seeds.select("group_id", f.col("group_id").alias("component")).distinct())
-    rounds = 0
-    while labels.rows:
-        rounds += 1
-        told = labels.frame.join(adjacent(groups_of(labels)), "group_id")
-        heard = told.groupBy(f.col("other_id").alias("group_id")).agg(f.min("component").alias("heard"))
-        merged = checkpoint(
-            labels.frame.join(heard, "group_id", "full").select(
-                "group_id",
-                f.least("component", "heard").alias("component"),
-                (f.col("component").isNull() | (f.col("heard") < f.col("component"))).alias("changed"),
-            )
+    covered = []
+    while pairs.rows > most_in_one_task:
+        asking = pairs.frame.select("group_id").distinct()
+        heads = (
+            pairs.frame.select(f.col("earlier_id").alias("group_id")).distinct().join(asking, "group_id", "left_anti")
         )
-        labels = Staged(merged.frame.select("group_id", "component"), merged.rows)
-        if merged.frame.where(f.coalesce("changed", f.lit(False))).isEmpty():
+        found = checkpoint(
+            pairs.frame.join(heads.withColumnRenamed("group_id", "earlier_id"), "earlier_id")
+            .select("group_id")
+            .distinct()
+        )
+        if found.rows == 0:  # what is left knows too little
             break
-    return labels, rounds
+        covered.append(found.frame.withColumn("status", f.lit(COVERED)))
+        gone = found.frame.withColumnRenamed("group_id", "earlier_id")
+        pairs = checkpoint(pairs.frame.join(found.frame, "group_id", "left_anti").join(gone, "earlier_id", "left_anti"))
+    last = pairs.frame.join(places, "group_id").groupBy(f.lit(0)).applyInPandas(_settle_in_order, _SETTLED)
+    for part in covered:
+        last = last.unionByName(part)
+    return last
 
 
-def groups_of(labels: Staged) -> Staged:
-    """The labelled groups (`group_id`)."""
-    return Staged(labels.frame.select("group_id"), labels.rows)
+def _settle_in_order(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Group by group in the defining order: whoever comes earlier is settled already."""
+    pairs = pairs.sort_values(["first_seen", "source_pixels", "image_id"], ascending=[True, False, True])
+    settled: dict[str, str | None] = {}
+    told: list[str | None] = []
+    previous = None
+    for group, earlier in [*pairs[["group_id", "earlier_id"]].itertuples(index=False), (None, None)]:
+        if group != previous:
+            if previous is not None:
+                settled[previous] = COVERED if None in told else OPEN if OPEN in told else None
+            previous, told = group, []
+        told.append(settled.get(earlier) if isinstance(earlier, str) else OPEN)
+    return pd.DataFrame([item for item in settled.items() if item[1] is not None], columns=["group_id", "status"])
 
 
-def assign(members: DataFrame, adjacent: DataFrame, labels: DataFrame, rule_version: str) -> DataFrame:
-    """Rows of `clusters` for all members of the labelled components.
+def assign(
+    members: DataFrame, neighbours: DataFrame, heads: DataFrame, standing: DataFrame, rule_version: str
+) -> DataFrame:
+    """Rows of `clusters` of all `members` (`group_id` and `PLACE`, live): each goes to the nearest earlier head.
 
-    `members`: live images of these components (`image_id, group_id, first_seen, source_pixels`); `adjacent`: of
-    `neighbours`; `labels`: of `touched_components`.
+    `neighbours`: of `dedup.neighbouring_heads`; `heads`: `group_id` and `PLACE` of every head named there and of every
+    head among the members' own groups; `standing`: where members stand now, as far as they may go on standing there:
+    `image_id, hamming, hamming256` and the representative's `PLACE` with the prefix `head_`.
     """
-    # Under a name of its own: grouping two frames by one and the same column is ambiguous to Spark.
-    edges = adjacent.join(labels.withColumnRenamed("component", "edge_component"), "group_id")
-    connected = edges.select("group_id").distinct()
-    alone = _assign_alone(members.join(connected, "group_id", "left_anti"))
-    linked = members.join(labels, "group_id").join(connected, "group_id", "left_semi")
-    grouped = linked.groupBy("component").cogroup(edges.groupBy("edge_component"))
-    together = grouped.applyInPandas(_assign_component, _ASSIGNED)
-    assigned = alone.unionByName(together)
-    return assigned.withColumn("rule_version", f.lit(rule_version)).select(*CLUSTERS.column_names)
-
-
-def _assign_alone(members: DataFrame) -> DataFrame:
-    """Groups without an edge: the first image in order stands for all, at distance 0."""
-    first = Window.partitionBy("group_id").orderBy("first_seen", f.desc("source_pixels"), "image_id")
-    return members.select(
-        "image_id",
-        f.first("image_id").over(first).alias("representative_id"),
-        f.lit(0).alias("hamming"),
-        f.lit(0).alias("hamming256"),
-        "group_id",
-        "first_seen",
-        "source_pixels",
+    own = heads.select("group_id", f.col("group_id").alias("head_group"), *[f.lit(0).alias(n) for n in _DISTANCES])
+    named = heads.select(f.col("group_id").alias("head_group"), *[f.col(name).alias(f"head_{name}") for name in PLACE])
+    near = neighbours.unionByName(own).join(named, "head_group")
+    offered = members.join(near.drop("head_group"), "group_id").unionByName(
+        members.join(standing.drop("representative_id"), "image_id")
     )
+    offer = f.struct("hamming256", "hamming", place("head_").alias("head")).alias("offer")
+    best = offered.where(place("head_") <= place()).groupBy("group_id", *PLACE).agg(f.min(offer).alias("best"))
+    rows = best.select("*", "best.hamming", "best.hamming256", f.col("best.head.image_id").alias("representative_id"))
+    return rows.withColumn("rule_version", f.lit(rule_version)).select(*CLUSTERS.column_names)
 
 
-def _assign_component(members: pd.DataFrame, edges: pd.DataFrame) -> pd.DataFrame:
-    """One component, image by image in the defining order.
-
-    Only the first image of a group can become a representative: whatever stopped it, or itself, stands before every
-    later image of the same hashes.
-    """
-    adjacent: dict[str, list[tuple[str, int, int]]] = {}
-    for group, other, near, far in edges[["group_id", "other_id", "hamming", "hamming256"]].itertuples(index=False):
-        adjacent.setdefault(group, []).append((other, near, far))
-    members = members.sort_values(["first_seen", "source_pixels", "image_id"], ascending=[True, False, True])
-    heads: dict[str, tuple[int, str]] = {}
-    chosen = []
-    for place, (image, group) in enumerate(members[["image_id", "group_id"]].itertuples(index=False)):
-        candidates = [
-            (far, near, *heads[other])
-            for other, near, far in [(group, 0, 0), *adjacent.get(group, ())]
-            if other in heads
-        ]
-        if candidates:
-            far, near, _, representative = min(candidates)
-            chosen.append((representative, near, far))
-        else:
-            heads[group] = (place, image)
-            chosen.append((image, 0, 0))
-    columns = pd.DataFrame(chosen, columns=["representative_id", "hamming", "hamming256"], index=members.index)
-    columns = columns.astype({"hamming": "int32", "hamming256": "int32"})
-    return pd.concat([members, columns], axis=1)[[part.split()[0] for part in _ASSIGNED.split(", ")]]
+_DISTANCES = ("hamming", "hamming256")

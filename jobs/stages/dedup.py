@@ -1,23 +1,42 @@
-"""Near-duplicates: groups of equal hashes, MinHash-LSH bands over them, verified edges. History is met through bands.
+"""Near-duplicates: groups of equal hashes, their MinHash-LSH bands, and what is verified in the bands' buckets.
 
 Equal hashes are one group and are worked on once. Flat pictures (no structure for a pHash to speak of) are groups of
 their own that get no bands: only identical bytes, which are one image_id already, are duplicates there.
+
+Pairs are compared inside their bucket, and what is kept of them is few rows a group, however many groups are alike: a
+crowd of k variants must not leave k * k pairs.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.warehouse.history import Staged, near
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
-from udfs.images.minhash import band_keys, hamming64, hamming256, hash_words, signatures, verify_within_buckets
+from udfs.images.minhash import (
+    band_keys,
+    close_pairs,
+    hamming64,
+    hamming256,
+    hash_words,
+    signatures,
+    verified_pairs,
+)
 
-_BANDS_DDL = "group_id string, band int, band_key bigint, phash64 bigint, phash256 binary"
-_PAIRS_DDL = "left_id string, right_id string, hamming int, hamming256 int"
+MOST_EARLIER = 8
+"""Earlier undecided neighbours that a group is told of in a bucket."""
+
+_BANDS_DDL = "group_id string, band int, band_key bigint, phash64 bigint"
+_MEETING_DDL = "band_key bigint, group_id string"
+_EARLIER_DDL = "group_id string, earlier_id string"
+_HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
+
+_Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
+"""Rows of whole buckets, sorted by bucket -> what is found in them."""
 
 
 def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
@@ -30,60 +49,118 @@ def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
 
 
 def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Groups (`group_id, phash64, phash256`, not flat) -> rows of `lsh_bands`, `settings.bands` a group."""
+    """Groups (`group_id, phash64`, not flat) -> rows of `lsh_bands`, `settings.bands` a group."""
 
     def sign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             keys = band_keys(signatures(batch.column("phash64").to_numpy(zero_copy_only=False), settings), settings)
-            row = pa.array(np.repeat(np.arange(batch.num_rows), settings.bands))
-            repeated = batch.select(["group_id", "phash64", "phash256"]).take(row)
+            repeated = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), settings.bands)))
             band = pa.array(np.tile(np.arange(settings.bands, dtype=np.int32), batch.num_rows))
             yield pa.RecordBatch.from_arrays(
-                [
-                    repeated.column("group_id"),
-                    band,
-                    pa.array(keys.reshape(-1)),
-                    repeated.column("phash64"),
-                    repeated.column("phash256"),
-                ],
-                names=["group_id", "band", "band_key", "phash64", "phash256"],
+                [repeated.column("group_id"), band, pa.array(keys.reshape(-1)), repeated.column("phash64")],
+                names=["group_id", "band", "band_key", "phash64"],
             )
 
-    signed = groups.select("group_id", "phash64", "phash256").mapInArrow(sign, _BANDS_DDL)
+    signed = groups.select("group_id", "phash64").mapInArrow(sign, _BANDS_DDL)
     return signed.withColumn("rule_version", f.lit(rule_version)).select(*LSH_BANDS.column_names)
 
 
-def verified_edges(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Edges that the groups of `new_bands` have among themselves and with those of `old_bands`, which are those that
-    share a bucket with a new one: all of them are moved.
-
-    Candidates are verified inside their bucket and never shuffled; a bucket is compared losslessly, whatever its size.
-    """
-    columns = ["band", "band_key", "group_id", "phash64", "phash256"]
+def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings) -> DataFrame:
+    """Of the rows of buckets (`band_key, group_id`) those whose 64-bit hash is near another's there, one of the two
+    being new. `old_bands` are those that share a bucket with a new one; what is far from all of them ends here."""
+    columns = ["band_key", "group_id", "phash64"]
     rows = new_bands.select(*columns, f.lit(True).alias("is_new")).unionByName(
         old_bands.select(*columns, f.lit(False).alias("is_new"))
     )
+
+    def meet(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        met = np.zeros(table.num_rows, dtype=np.bool_)
+        keys, hashes = _integers(table, "band_key"), _integers(table, "phash64")
+        for first, second in close_pairs(keys, hashes, settings.max_hamming, is_new=_flags(table, "is_new")):
+            met[first] = True
+            met[second] = True
+        yield from table.select(["band_key", "group_id"]).filter(pa.array(met)).to_batches()
+
     sorted_rows = rows.repartition("band_key").sortWithinPartitions("band_key")
-    pairs = sorted_rows.mapInArrow(_verifier(settings), _PAIRS_DDL).distinct()
-    return pairs.select(
-        "left_id",
-        "right_id",
-        f.lit(rule_version).alias("rule_version"),
-        "hamming",
-        "hamming256",
-        f.lit("hash").alias("verified_by"),
-    )
+    return sorted_rows.mapInArrow(_in_buckets(meet), _MEETING_DDL)
 
 
-def touching(edges: DataFrame, groups: Staged) -> DataFrame:
-    """Rows of `duplicate_edges` with one end or both among staged groups (`group_id`)."""
-    return near(edges, groups, "left_id").unionByName(near(edges, groups, "right_id")).distinct()
+def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
+    """Of each undecided group the verified neighbours that come before it and may stand for it: `group_id, earlier_id`.
+
+    Every head, and in each bucket the first `MOST_EARLIER` of the undecided; where there are more of these, one
+    `earlier_id` is null. `rows`: of buckets, as `meeting_rows` gives them, with `phash64, phash256`, whether the group
+    `is_head` (else it is undecided), and its place in the order (`first_seen, source_pixels, image_id`).
+    """
+
+    def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
+        far = hash_words(table.column("phash256"))
+        told = np.zeros(table.num_rows, dtype=np.int64)
+        found = [np.empty((2, 0), dtype=np.int64)]
+        for pairs in close_pairs(keys, near, settings.max_hamming):
+            before, group = pairs
+            # Who has been told of enough is not compared any further: a crowd costs little more than its size.
+            asks = ~is_head[group] & (is_head[before] | (told[group] <= MOST_EARLIER))
+            before, group = before[asks], group[asks]
+            alike = hamming256(far[before], far[group]) <= settings.max_hamming256
+            before, group = before[alike], group[alike]
+            wanted = is_head[before]
+            wanted[~wanted] = _count_up(group[~wanted], told) < MOST_EARLIER
+            found.append(np.stack((group[wanted], before[wanted])))
+        asking, earlier = np.concatenate(found, axis=1)
+        more = np.flatnonzero(told > MOST_EARLIER)
+        groups = table.column("group_id").combine_chunks()
+        missing = pa.nulls(len(more), pa.string())
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.concat_arrays([groups.take(pa.array(asking)), groups.take(pa.array(more))]),
+                pa.concat_arrays([groups.take(pa.array(earlier)), missing]),
+            ],
+            names=["group_id", "earlier_id"],
+        )
+
+    order = [f.col("band_key"), f.col("first_seen"), f.desc("source_pixels"), f.col("image_id")]
+    columns = ["band_key", "group_id", "phash64", "phash256", "is_head", "first_seen", "source_pixels", "image_id"]
+    sorted_rows = rows.select(*columns).repartition("band_key").sortWithinPartitions(*order)
+    return sorted_rows.mapInArrow(_in_buckets(find), _EARLIER_DDL).distinct()
 
 
-def _verifier(settings: DedupSettings) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
-    """Rows sorted by bucket -> verified pairs; at any time one batch and the bucket it cuts are held."""
+def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
+    """Verified pairs of a group and a head: `group_id, head_group, hamming, hamming256`. Of groups that were asked
+    about with every head, of the others with heads that have newly risen.
+
+    `rows`: of buckets, with `phash64, phash256` and `is_head`, `is_risen`, `is_asked`.
+    """
+
+    def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
+        is_risen, is_asked = _flags(table, "is_risen"), _flags(table, "is_asked")
+        far, groups = hash_words(table.column("phash256")), table.column("group_id").combine_chunks()
+        for pairs in verified_pairs(keys, near, far, settings, is_new=is_head):
+            for ends in (np.stack(pairs), np.stack(pairs[::-1])):
+                wanted = is_head[ends[1]] & (is_asked[ends[0]] | is_risen[ends[1]])
+                group, head = ends[:, wanted]
+                yield pa.RecordBatch.from_arrays(
+                    [
+                        groups.take(pa.array(group)),
+                        groups.take(pa.array(head)),
+                        pa.array(hamming64(near[group], near[head]).astype(np.int32)),
+                        pa.array(hamming256(far[group], far[head]).astype(np.int32)),
+                    ],
+                    names=["group_id", "head_group", "hamming", "hamming256"],
+                )
+
+    columns = ["band_key", "group_id", "phash64", "phash256", "is_head", "is_risen", "is_asked"]
+    sorted_rows = rows.select(*columns).repartition("band_key").sortWithinPartitions("band_key")
+    return sorted_rows.mapInArrow(_in_buckets(find), _HEADS_DDL).distinct()
+
+
+def _in_buckets(find: _Buckets) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+    """Rows sorted by bucket -> what `find` gives for whole buckets; at any time one batch and the bucket it cuts are
+    held."""
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         held: list[pa.RecordBatch] = []
@@ -93,36 +170,34 @@ def _verifier(settings: DedupSettings) -> Callable[[Iterable[pa.RecordBatch]], I
             keys = batch.column("band_key").to_numpy()
             last_bucket = int(np.searchsorted(keys, keys[-1]))
             if last_bucket or (held and held[-1].column("band_key")[-1].as_py() != keys[0]):
-                yield from _pairs([*held, batch.slice(0, last_bucket)], settings)
+                yield from whole([*held, batch.slice(0, last_bucket)])
                 held = []
             held.append(batch.slice(last_bucket))
-        yield from _pairs(held, settings)
+        yield from whole(held)
+
+    def whole(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows = pa.Table.from_batches(batches).combine_chunks() if batches else None
+        if rows is not None and rows.num_rows > 1:
+            yield from find(rows)
 
     return run
 
 
-def _pairs(batches: list[pa.RecordBatch], settings: DedupSettings) -> Iterator[pa.RecordBatch]:
-    rows = pa.Table.from_batches(batches, batches[0].schema).combine_chunks() if batches else None
-    if rows is None or rows.num_rows < 2:
-        return
-    groups = rows.column("group_id").to_numpy(zero_copy_only=False)
-    near = rows.column("phash64").to_numpy()
-    far = hash_words(rows.column("phash256"))
-    left, right = verify_within_buckets(
-        rows.column("band_key").to_numpy(),
-        near,
-        far,
-        settings,
-        is_new=rows.column("is_new").to_numpy(zero_copy_only=False),
-    )
-    swap = groups[left] > groups[right]
-    first, second = np.where(swap, right, left), np.where(swap, left, right)
-    yield pa.RecordBatch.from_arrays(
-        [
-            pa.array(groups[first], pa.string()),
-            pa.array(groups[second], pa.string()),
-            pa.array(hamming64(near[first], near[second]).astype(np.int32)),
-            pa.array(hamming256(far[first], far[second]).astype(np.int32)),
-        ],
-        names=["left_id", "right_id", "hamming", "hamming256"],
-    )
+def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(table.column(name), dtype=np.int64)
+
+
+def _flags(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    return np.asarray(table.column(name), dtype=np.bool_)
+
+
+def _count_up(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each of `rows` came before, by `counts` and further left; `counts` is brought up to date."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(rows) else ordered
+    lengths = np.diff(np.r_[starts, len(rows)])
+    before = np.empty(len(rows), dtype=np.int64)
+    before[order] = counts[ordered] + np.arange(len(rows)) - np.repeat(starts, lengths)
+    counts[ordered[starts]] += lengths
+    return before

@@ -145,38 +145,43 @@ def hamming256(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[n
     return cast("NDArray[np.uint16]", popcount(left ^ right).sum(axis=-1, dtype=np.uint16))
 
 
-def verify_within_buckets(
-    keys: NDArray[np.int64],
-    phash64: Hashes,
-    phash256: NDArray[np.uint64],
-    settings: DedupSettings,
-    *,
-    is_new: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All pairs of rows in one bucket that are near-duplicates; none is lost whatever a bucket's size.
+def close_pairs(
+    keys: NDArray[np.int64], phash64: Hashes, max_hamming: int, *, is_new: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All pairs of rows in one bucket whose 64-bit hashes are near; none is lost whatever a bucket's size.
 
     Two hashes that meet in several bands come out once for each.
 
     Args:
         keys: (N,) band keys, sorted: a run of equal keys is one bucket.
         phash64: (N,) uint64 or int64.
-        phash256: (N, 4) uint64, from `hash_words`.
-        settings: `max_hamming` and `max_hamming256`, both inclusive.
+        max_hamming: largest distance, inclusive.
         is_new: (N,) bool; where given, only pairs with at least one new row, at the cost of those only.
 
-    Returns:
-        Row numbers (left, right), (P,) int64 each, left < right, in no particular order.
+    Yields:
+        Row numbers (first, second), (P,) int64 each, a block of pairs at a time. Without `is_new` first < second, and
+        over all blocks pairs come in the order of (first, second).
     """
     order, partners = _enumeration(keys, is_new)
     hashes = np.ascontiguousarray(phash64).view(np.uint64)[order]
-    found = [np.empty((2, 0), dtype=np.int64)]
     for first, second in _pair_blocks(partners):
-        near = hamming64(hashes[first], hashes[second]) <= settings.max_hamming
-        left, right = order[first[near]], order[second[near]]
-        alike = hamming256(phash256[left], phash256[right]) <= settings.max_hamming256
-        found.append(np.stack((left[alike], right[alike])))
-    pairs = np.sort(np.concatenate(found, axis=1), axis=0)
-    return pairs[0], pairs[1]
+        near = hamming64(hashes[first], hashes[second]) <= max_hamming
+        yield order[first[near]], order[second[near]]
+
+
+def verified_pairs(
+    keys: NDArray[np.int64],
+    phash64: Hashes,
+    phash256: NDArray[np.uint64],
+    settings: DedupSettings,
+    *,
+    is_new: NDArray[np.bool_] | None = None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Those of `close_pairs` whose 256-bit hashes, (N, 4) uint64 from `hash_words`, are near too: near-duplicates by
+    `settings` (`max_hamming` and `max_hamming256`, both inclusive)."""
+    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_new=is_new):
+        alike = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
+        yield first[alike], second[alike]
 
 
 def _enumeration(

@@ -3,44 +3,34 @@
 import datetime as dt
 import hashlib
 import random
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import combinations, count, pairwise
+from itertools import count, pairwise
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+import jobs.stages.clusters
+import jobs.stages.dedup
 from jobs.config.profile import load
 from jobs.config.progress import Progress
 from jobs.run.context import Work
-from jobs.run.derived import stage_duplicates
-from jobs.stages.clusters import Checkpoint, assign, neighbours, touched_components
-from jobs.stages.dedup import hash_rows
-from jobs.warehouse.history import Staged, near
+from jobs.run.duplicates import stage_duplicates
+from jobs.stages.clusters import settle
+from jobs.stages.dedup import MOST_EARLIER, hash_rows
+from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
 from schemas.settings import DedupSettings
-from schemas.tables import CLUSTERS, TABLES
+from schemas.tables import TABLES
 from tests.jobs.frames import frame, local_copy
-from tests.model import Content, clusters, verified
+from tests.model import Content, clusters
 
 pytestmark = pytest.mark.spark
 
 # One row a band: whatever is within reach shares one, so that brute force and bands must find the same.
 SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, bands=12, rows=1)
 DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
-
-
-@pytest.fixture
-def checkpoint(landing: Landing) -> Checkpoint:
-    numbers = count()
-
-    def stage(frame: DataFrame) -> Staged:
-        name = f"step_{next(numbers)}"
-        return Staged(landing.stage("test", name, frame), landing.staged_rows("test", name).rows)
-
-    return stage
 
 
 def family(chance: random.Random, name: int) -> list[Content]:
@@ -67,91 +57,41 @@ def world(seed: int, families: int) -> dict[str, Content]:
     return {content.image_id: content for name in range(families) for content in family(chance, name)}
 
 
-def group_of(content: Content) -> str:
-    text = content.image_id if content.flat else f"{content.phash64:x} {content.phash256:x}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def edges_of(contents: Iterable[Content]) -> set[tuple[str, str, int, int]]:
-    """Verified pairs of groups: left, right, hamming, hamming256."""
-    groups = {group_of(content): content for content in contents}
-    edges = set()
-    for left, right in combinations(sorted(groups), 2):
-        if distance := verified(groups[left], groups[right], SETTINGS.max_hamming, SETTINGS.max_hamming256):
-            edges.add((left, right, distance[1], distance[0]))
-    return edges
-
-
 def cluster_oracle(dates: dict[str, dt.date], contents: dict[str, Content]) -> dict[str, str]:
     return clusters(dates, contents, SETTINGS.max_hamming, SETTINGS.max_hamming256)
 
 
-def member_frame(spark: SparkSession, dates: dict[str, dt.date], contents: dict[str, Content]) -> DataFrame:
-    return frame(
-        spark,
-        "image_id string, group_id string, first_seen date, source_pixels bigint",
-        [(i, group_of(contents[i]), date, contents[i].source_pixels) for i, date in dates.items()],
-    )
+PAIRS = "group_id string, earlier_id string"
+PLACES = "group_id string, first_seen date, source_pixels bigint, image_id string"
 
 
-def edge_frame(spark: SparkSession, edges: Iterable[tuple[str, str, int, int]]) -> DataFrame:
-    return frame(spark, "left_id string, right_id string, hamming int, hamming256 int", edges)
-
-
-def seed_frame(spark: SparkSession, groups: Iterable[str]) -> DataFrame:
-    return frame(spark, "group_id string", [(group,) for group in groups])
-
-
-def test_clusters_of_random_graphs_are_those_of_the_greedy_definition(
-    spark: SparkSession, checkpoint: Checkpoint
-) -> None:
-    contents = world(seed=1, families=250)
-    chance = random.Random(2)
-    dates = {image: chance.choice(DATES) for image in contents}
-    edges = edges_of(contents.values())
-    wanted = cluster_oracle(dates, contents)
-    assert len(edges) > 500
-    adjacent = neighbours(edge_frame(spark, edges))
-    seeds = seed_frame(spark, {group_of(content) for content in contents.values()})
-    labels, _ = touched_components(seeds, lambda _: adjacent, checkpoint)
-    found = assign(member_frame(spark, dates, contents), adjacent, labels.frame, "rule")
-    assert tuple(found.columns) == CLUSTERS.column_names
-    rows = found.collect()
-    assert len(rows) == len(contents)
-    assert {row.image_id: row.representative_id for row in rows} == wanted
-    for row in rows:
-        own, head = contents[row.image_id], contents[row.representative_id]
-        near, far = (own.phash64 ^ head.phash64).bit_count(), (own.phash256 ^ head.phash256).bit_count()
-        assert (row.hamming, row.hamming256) == (near, far)
-        assert (row.first_seen, row.group_id) == (dates[row.image_id], group_of(own))
-
-
-def components(groups: Iterable[str], edges: Iterable[tuple[str, str, int, int]]) -> dict[str, frozenset[str]]:
-    """The connected component of each group."""
-    found = {group: {group} for group in groups}
-    for left, right, *_ in edges:
-        together = found[left] | found[right]
-        for group in together:
-            found[group] = together
-    return {group: frozenset(component) for group, component in found.items()}
-
-
-def test_touched_components_are_whole_and_none_besides(spark: SparkSession, checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("in_one_task", [0, 40, 10**6])
+def test_groups_settle_as_the_greedy_definition_has_it(spark: SparkSession, landing: Landing, in_one_task: int) -> None:
+    """In rounds over all pairs, in one task, and with some rounds before that."""
     chance = random.Random(4)
-    names = [f"{number:03}" for number in range(300)]
-    chance.shuffle(names)
-    # Chains are the worst for label propagation; random edges make the rest.
-    chain = [(*sorted(pair), 1, 1) for pair in pairwise(names[:12])]
-    others = [(*sorted(chance.sample(names[12:], 2)), 1, 1) for _ in range(150)]
-    edges = {*chain, *others}
-    seeds = {names[3], *chance.sample(names[12:], 40)}
-    adjacent = local_copy(neighbours(edge_frame(spark, edges)))
-    labels, _ = touched_components(seed_frame(spark, seeds), lambda groups: near(adjacent, groups), checkpoint)
-    component = components(names, edges)
-    found = {row.group_id: row.component for row in labels.frame.collect()}
-    assert found.keys() == set().union(*(component[seed] for seed in seeds))
-    for one, other in combinations(found, 2):
-        assert (found[one] == found[other]) == (component[one] == component[other])
+    order = [f"{number:03}" for number in range(300)]
+    chance.shuffle(order)
+    place = {group: number for number, group in enumerate(order)}
+    # Chains are the worst for rounds; random edges make the rest. Some know that they do not know all.
+    edges = {*pairwise(order[:20]), *[tuple(chance.sample(order[20:], 2)) for _ in range(300)]}
+    told = {tuple(sorted(edge, key=place.__getitem__, reverse=True)) for edge in edges}
+    unsure = set(chance.sample(order, 10))
+    wanted: dict[str, str | None] = {}
+    for group in order:
+        neighbours = [wanted[earlier] for later, earlier in told if later == group]
+        is_open = group in unsure or "open" in neighbours
+        wanted[group] = "covered" if None in neighbours else "open" if is_open else None
+    rows = [*told, *[(group, None) for group in unsure]]
+    places = [(group, DATES[number // 101], 1000 - number % 101, group) for group, number in place.items()]
+    numbers = count()
+
+    def checkpoint(found: DataFrame) -> Staged:
+        name = f"step_{next(numbers)}"
+        return Staged(landing.stage("test", name, found), landing.staged_rows("test", name).rows)
+
+    pairs = Staged(frame(spark, PAIRS, rows), len(rows))
+    found = settle(pairs, frame(spark, PLACES, places), checkpoint, in_one_task)
+    assert sorted(found.collect()) == sorted((group, status) for group, status in wanted.items() if status)
 
 
 class InMemory(Landing):
@@ -164,7 +104,7 @@ class InMemory(Landing):
         return self.tables[table]
 
 
-DERIVED = ("image_hashes", "lsh_bands", "duplicate_edges", "clusters")
+DERIVED = ("image_hashes", "lsh_bands", "clusters")
 
 
 def group(work: Work, landing: InMemory, affected: set[str], live: DataFrame) -> None:
@@ -215,11 +155,15 @@ def live_frame(
     return local_copy(hash_rows(live, SETTINGS).join(place, "image_id"))
 
 
+@pytest.mark.parametrize(("seed", "most_earlier", "most_in_one_task"), [(6, MOST_EARLIER, 10**6), (7, 1, 5)])
 def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
-    spark: SparkSession, in_memory: InMemory
+    in_memory: InMemory, monkeypatch: pytest.MonkeyPatch, seed: int, most_earlier: int, most_in_one_task: int
 ) -> None:
-    contents = world(seed=6, families=80)
-    chance = random.Random(8)
+    """As shipped; and where groups are told of one neighbour at a time, and rounds settle what one task would."""
+    monkeypatch.setattr(jobs.stages.dedup, "MOST_EARLIER", most_earlier)
+    monkeypatch.setattr(jobs.stages.clusters, "MOST_IN_ONE_TASK", most_in_one_task)
+    spark, contents = in_memory.spark, world(seed, families=60)
+    chance = random.Random(seed)
     dates: dict[str, dt.date] = {}
     for number in range(3):
         before = dict(dates)
@@ -238,9 +182,11 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         wanted = cluster_oracle(dates, contents)
         assert {image: row.representative_id for image, row in found.items()} == wanted, f"night {number}"
         assert {image: row.first_seen for image, row in found.items()} == dates
-        alive = [contents[image] for image in dates]
-        edges = in_memory.tables["duplicate_edges"]
-        assert edges.count() == len(edges_of(alive))
+        for row in found.values():
+            own, head = contents[row.image_id], contents[row.representative_id]
+            near, far = (own.phash64 ^ head.phash64).bit_count(), (own.phash256 ^ head.phash256).bit_count()
+            assert (row.hamming, row.hamming256) == (near, far)
+            assert row.source_pixels == own.source_pixels
         hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "flat").collect()
         assert {row.image_id for row in hashes} == dates.keys()
         hashed = {row.group_id for row in hashes if not row.flat}
@@ -248,20 +194,16 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         assert {row.group_id: row["count"] for row in bands} == dict.fromkeys(hashed, SETTINGS.bands)
 
 
-def test_an_image_with_a_later_first_seen_dethrones_no_representative(
-    spark: SparkSession, checkpoint: Checkpoint
-) -> None:
+def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: SparkSession, in_memory: InMemory) -> None:
     """The newcomer has more pixels and stands between two representatives: it joins the nearer one."""
     base = Content("0" * 64, "allow", source_pixels=1)
     left, newcomer = base, replace(base, image_id="1" * 64, phash64=0b1, phash256=0b111, source_pixels=9)
     right = replace(base, image_id="2" * 64, phash64=0b1111, phash256=0b11111)
     contents = {content.image_id: content for content in (left, newcomer, right)}
     dates = {left.image_id: DATES[0], right.image_id: DATES[0], newcomer.image_id: DATES[1]}
-    adjacent = neighbours(edge_frame(spark, edges_of(contents.values())))
-    labels, _ = touched_components(
-        seed_frame(spark, [group_of(content) for content in contents.values()]), lambda _: adjacent, checkpoint
-    )
-    rows = assign(member_frame(spark, dates, contents), adjacent, labels.frame, "rule").collect()
+    for number, images in enumerate(({left.image_id, right.image_id}, {newcomer.image_id})):
+        group(night(in_memory, number), in_memory, images, live_frame(spark, images, dates, contents))
+    rows = in_memory.tables["clusters"].collect()
     assert {row.image_id: (row.representative_id, row.hamming256) for row in rows} == {
         left.image_id: (left.image_id, 0),
         right.image_id: (right.image_id, 0),

@@ -1,24 +1,36 @@
-"""Hash groups, bands and verified edges, against brute force over all pairs."""
+"""Hash groups, bands and what is found in their buckets, against brute force over all pairs."""
 
+import datetime as dt
 import hashlib
 import random
+from collections import defaultdict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
-from jobs.stages.dedup import band_rows, hash_rows, touching, verified_edges
-from jobs.warehouse.history import Staged
+from jobs.stages.dedup import (
+    MOST_EARLIER,
+    band_rows,
+    earlier_neighbours,
+    hash_rows,
+    meeting_rows,
+    neighbouring_heads,
+)
 from schemas.settings import DedupSettings
-from schemas.tables import DUPLICATE_EDGES, IMAGE_HASHES, LSH_BANDS
+from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from tests.jobs.frames import frame, local_copy, table_frame
 from udfs.images.minhash import band_keys, signatures
 
 pytestmark = pytest.mark.spark
 
 SETTINGS = DedupSettings()
+DAY = dt.date(2026, 1, 31)
 Edge = tuple[str, str, int, int]
 
 
@@ -84,15 +96,16 @@ def brute_force(groups: list[Group]) -> set[Edge]:
 
 
 def bands_of(spark: SparkSession, groups: list[Group]) -> DataFrame:
-    rows = frame(spark, "group_id string, phash64 bigint, phash256 binary", [group.row for group in groups])
+    rows = frame(spark, "group_id string, phash64 bigint", [group.row[:2] for group in groups])
     return local_copy(band_rows(rows, SETTINGS, "rule"))
 
 
-def found(edges: DataFrame) -> list[Edge]:
-    return [(row.left_id, row.right_id, row.hamming, row.hamming256) for row in edges.collect()]
-
-
 GROUPS = planted(seed=3)
+BY_ID = {group.group_id: group for group in GROUPS}
+NODE = (
+    "group_id string, phash256 binary, first_seen date, source_pixels bigint, image_id string, "
+    "is_head boolean, is_risen boolean, is_asked boolean"
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,71 +118,123 @@ def nothing(spark: SparkSession) -> DataFrame:
     return table_frame(spark, "lsh_bands", [])
 
 
-def test_every_group_has_each_band_once_with_its_own_hashes(bands: DataFrame) -> None:
+def pairs(found: DataFrame) -> list[tuple[Any, ...]]:
+    """The frame's rows, each of which is there once."""
+    rows = [tuple(row) for row in found.collect()]
+    assert len(rows) == len(set(rows))
+    return rows
+
+
+def rows_met(
+    bands: DataFrame,
+    order: Sequence[Group],
+    heads: Set[str] = frozenset(),
+    risen: Set[str] = frozenset(),
+    asked: Set[str] = frozenset(),
+) -> DataFrame:
+    """Rows of buckets with what is known of the groups, which have this order."""
+    places = [
+        (DAY + dt.timedelta(days=place // 3), 10**9 - place, f"{place:064}")  # the date tells first, then the pixels
+        for place, _ in enumerate(order)
+    ]
+    nodes = [
+        (g.group_id, g.row[2], *place, g.group_id in heads, g.group_id in risen, g.group_id in asked)
+        for g, place in zip(order, places, strict=True)
+    ]
+    return local_copy(bands.drop("band", "rule_version").join(frame(bands.sparkSession, NODE, nodes), "group_id"))
+
+
+def test_every_group_has_each_band_once_with_its_own_hash(bands: DataFrame) -> None:
     rows = bands.collect()
     assert tuple(bands.columns) == LSH_BANDS.column_names
     wanted = {(group.group_id, band) for group in GROUPS for band in range(SETTINGS.bands)}
     assert len(rows) == len(wanted)
     assert {(row.group_id, row.band) for row in rows} == wanted
-    by_id = {group.group_id: group for group in GROUPS}
-    assert all((row.group_id, row.phash64, bytes(row.phash256)) == by_id[row.group_id].row for row in rows)
+    assert all((row.group_id, row.phash64) == BY_ID[row.group_id].row[:2] for row in rows)
     assert {row.rule_version for row in rows} == {"rule"}
 
 
-def test_edges_are_all_pairs_within_the_thresholds_that_share_a_band(bands: DataFrame, nothing: DataFrame) -> None:
-    wanted = brute_force(GROUPS)
-    assert len(wanted) > 50
-    edges = verified_edges(bands, nothing, SETTINGS, "rule")
-    assert tuple(edges.columns) == DUPLICATE_EDGES.column_names
-    rows = found(edges)
-    assert len(rows) == len(set(rows))
-    assert set(rows) == wanted
-
-
-def test_edges_do_not_depend_on_the_order_or_the_partitions_of_the_rows(bands: DataFrame, nothing: DataFrame) -> None:
-    rows = bands.collect()
-    random.Random(5).shuffle(rows)
-    shuffled = frame(bands.sparkSession, bands.schema, rows).repartition(3)
-    # Batches this small cut almost every bucket in two.
-    bands.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "2")
-    try:
-        again = found(verified_edges(shuffled, nothing, SETTINGS, "rule"))
-    finally:
-        bands.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "256")
-    assert set(again) == brute_force(GROUPS)
-
-
-def test_new_groups_find_among_themselves_and_in_history_what_all_at_once_would(bands: DataFrame) -> None:
+def test_groups_meet_where_one_is_new_and_their_short_hashes_are_near(bands: DataFrame) -> None:
     chance = random.Random(11)
     new = {group.group_id for group in GROUPS if chance.random() < 0.3}
     is_new = bands.group_id.isin(*new)
-    edges = found(verified_edges(bands.where(is_new), bands.where(~is_new), SETTINGS, "rule"))
-    assert len(edges) == len(set(edges))
-    assert set(edges) == {edge for edge in brute_force(GROUPS) if edge[0] in new or edge[1] in new}
+    met = pairs(meeting_rows(bands.where(is_new), bands.where(~is_new), SETTINGS))
+    buckets: dict[int, set[str]] = defaultdict(set)
+    for row in bands.collect():
+        buckets[row.band_key].add(row.group_id)
+    wanted = {
+        (key, end)
+        for key, groups in buckets.items()
+        for pair in combinations(groups, 2)
+        if new.intersection(pair) and (BY_ID[pair[0]].near ^ BY_ID[pair[1]].near).bit_count() <= SETTINGS.max_hamming
+        for end in pair
+    }
+    assert len(wanted) > 100
+    assert set(met) == wanted
 
 
-def test_a_bucket_that_everything_falls_into_loses_no_pair(spark: SparkSession, nothing: DataFrame) -> None:
+def test_earlier_neighbours_are_all_verified_pairs_in_the_order(bands: DataFrame) -> None:
+    order = random.Random(4).sample(GROUPS, len(GROUPS))
+    place = {group.group_id: number for number, group in enumerate(order)}
+    heads = {group.group_id for group in order[: len(order) // 3]}
+    found = pairs(earlier_neighbours(rows_met(bands, order, heads), SETTINGS))
+    both = [(left, right) for left, right, *_ in brute_force(GROUPS)]
+    later_first = [sorted(pair, key=place.__getitem__, reverse=True) for pair in both]
+    wanted = {(later, earlier) for later, earlier in later_first if later not in heads}
+    assert len(wanted) > 30
+    assert set(found) == wanted
+
+
+def test_what_is_found_does_not_depend_on_how_rows_are_cut_into_batches(bands: DataFrame) -> None:
+    rows = rows_met(bands, GROUPS)
+    whole = pairs(earlier_neighbours(rows, SETTINGS))
+    # Batches this small cut almost every bucket in two.
+    bands.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "2")
+    try:
+        again = pairs(earlier_neighbours(rows.repartition(3), SETTINGS))
+    finally:
+        bands.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "256")
+    assert set(again) == set(whole)
+
+
+def test_a_crowd_is_told_of_few_neighbours_each_and_that_there_are_more(spark: SparkSession) -> None:
     chance = random.Random(2)
     base = (chance.getrandbits(64), chance.getrandbits(256))
     crowd = [Group(f"{i:032x}", base[0] ^ (i & 7), flipped(base[1], 256, 20, chance)) for i in range(120)]
-    edges = found(verified_edges(bands_of(spark, crowd), nothing, SETTINGS, "rule"))
-    assert len(edges) == 120 * 119 // 2
-    assert set(edges) == brute_force(crowd)
+    rows = rows_met(bands_of(spark, crowd), crowd)
+    told: dict[str, set[str | None]] = defaultdict(set)
+    for group, earlier in pairs(earlier_neighbours(rows, SETTINGS)):
+        told[group].add(earlier)
+    names = [group.group_id for group in crowd]
+    assert told.keys() == set(names[1:])
+    for place, name in enumerate(names[1:], 1):
+        assert told[name] >= set(names[: min(place, MOST_EARLIER)])
+        assert (None in told[name]) == (place > MOST_EARLIER)
+        # Buckets differ, and each names its own.
+        assert len(told[name]) <= SETTINGS.bands * MOST_EARLIER + 1
+    assert sum(map(len, told.values())) < 120 * 119 // 4
 
 
-def test_touching_edges_are_those_with_either_end_among_the_groups(spark: SparkSession) -> None:
-    pairs = [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]
-    edges = table_frame(
-        spark,
-        "duplicate_edges",
-        [
-            {"left_id": a, "right_id": b, "rule_version": "r", "hamming": 1, "hamming256": 1, "verified_by": "hash"}
-            for a, b in pairs
-        ],
-    )
-    groups = Staged(frame(spark, "group_id string", [("a",), ("b",)]), 2)
-    assert sorted((row.left_id, row.right_id) for row in touching(edges, groups).collect()) == pairs[:3]
-    assert touching(edges, Staged(groups.frame.limit(0), 0)).isEmpty()
+def test_heads_are_told_to_who_was_asked_about_and_new_ones_to_everybody(bands: DataFrame) -> None:
+    chance = random.Random(6)
+    heads, asked = ({g.group_id for g in GROUPS if chance.random() < 0.4} for _ in range(2))
+    risen = {group for group in heads & asked if chance.random() < 0.5}
+    found = pairs(neighbouring_heads(rows_met(bands, GROUPS, heads, risen, asked), SETTINGS))
+    wanted = {
+        (group, head, near, far)
+        for left, right, near, far in brute_force(GROUPS)
+        for group, head in ((left, right), (right, left))
+        if head in heads and (group in asked or head in risen)
+    }
+    assert len(wanted) > 30
+    assert set(found) == wanted
+
+
+def test_buckets_without_a_second_row_have_nothing_to_tell(bands: DataFrame, nothing: DataFrame) -> None:
+    one = bands.where(f.col("group_id") == GROUPS[0].group_id)
+    assert meeting_rows(one, nothing, SETTINGS).isEmpty()
+    assert earlier_neighbours(rows_met(one, GROUPS), SETTINGS).isEmpty()
+    assert neighbouring_heads(rows_met(one, GROUPS), SETTINGS).isEmpty()
 
 
 def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark: SparkSession) -> None:

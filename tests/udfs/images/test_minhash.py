@@ -1,5 +1,6 @@
 """Signatures are datasketch's, the formulas hold, and verification inside buckets loses nothing."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -16,12 +17,13 @@ from schemas.settings import DedupSettings
 from udfs.images.minhash import (
     band_keys,
     candidate_rate,
+    close_pairs,
     hamming64,
     hamming256,
     hash_words,
     recall,
     signatures,
-    verify_within_buckets,
+    verified_pairs,
 )
 
 WORDS = st.integers(0, 2**64 - 1)
@@ -69,8 +71,7 @@ def test_a_bigint_and_its_unsigned_bits_are_one_hash() -> None:
 def test_no_hashes_have_no_signatures_and_no_pairs() -> None:
     rule, none = DedupSettings(), random_hashes(0)
     assert band_keys(signatures(none, rule), rule).shape == (0, rule.bands)
-    left, right = verify_within_buckets(none.view(np.int64), none, none.reshape(0, 4), rule)
-    assert (len(left), len(right)) == (0, 0)
+    assert list(verified_pairs(none.view(np.int64), none, none.reshape(0, 4), rule)) == []
 
 
 def test_band_keys_are_equal_exactly_where_the_rows_of_that_band_are() -> None:
@@ -171,6 +172,11 @@ def brute_force(
     }
 
 
+def listed(blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> list[tuple[int, int]]:
+    """Pairs of row numbers, in the order in which they come."""
+    return [pair for first, second in blocks for pair in zip(first.tolist(), second.tolist(), strict=True)]
+
+
 @given(data=st.data(), pairs_at_once=st.sampled_from([1, 2, 7, 1 << 16]))
 @settings(max_examples=150, deadline=None)
 def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataObject, pairs_at_once: int) -> None:
@@ -182,10 +188,12 @@ def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataO
     rule = DedupSettings(max_hamming=data.draw(st.integers(0, 3)), max_hamming256=data.draw(st.integers(0, 128)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(udfs.images.minhash, "_PAIRS_AT_ONCE", pairs_at_once)
-        left, right = verify_within_buckets(keys, near, far, rule, is_new=is_new)
-    found = list(zip(left.tolist(), right.tolist(), strict=True))
-    assert len(found) == len(set(found))
-    assert set(found) == brute_force(keys, near, far, rule, is_new)
+        found = listed(verified_pairs(keys, near, far, rule, is_new=is_new))
+    ends = [(min(pair), max(pair)) for pair in found]
+    assert len(ends) == len(set(ends))
+    assert set(ends) == brute_force(keys, near, far, rule, is_new)
+    if is_new is None:
+        assert found == sorted(ends)
 
 
 def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
@@ -194,8 +202,8 @@ def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
     planted = np.random.default_rng(5).permutation(count)[:400].reshape(200, 2)
     near[planted[:, 1]] = flipped(near[planted[:, 0]], 6)
     far[planted[:, 1]] = far[planted[:, 0]] ^ np.uint64(0b101)
-    left, right = verify_within_buckets(np.zeros(count, dtype=np.int64), near, far, DedupSettings())
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(min(p), max(p)) for p in planted.tolist()}
+    found = listed(verified_pairs(np.zeros(count, dtype=np.int64), near, far, DedupSettings()))
+    assert set(found) == {(min(p), max(p)) for p in planted.tolist()}
 
 
 def test_old_pairs_cost_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,11 +217,5 @@ def test_old_pairs_cost_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(udfs.images.minhash, "hamming64", counting)
     count, new = 2000, np.arange(2000) % 1000 == 7
-    verify_within_buckets(
-        np.zeros(count, dtype=np.int64),
-        random_hashes(count),
-        np.zeros((count, 4), np.uint64),
-        DedupSettings(),
-        is_new=new,
-    )
+    listed(close_pairs(np.zeros(count, dtype=np.int64), random_hashes(count), 8, is_new=new))
     assert compared == 1999 + 1998

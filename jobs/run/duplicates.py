@@ -1,0 +1,265 @@
+"""Duplicates kept up to date: hashes, bands and clusters after images became live, stopped being so, or moved.
+
+The greedy definition (`jobs.stages.clusters`) is decided again for the groups that a run touches, all others standing
+as they are. A group outside can come out otherwise only where a group before it has become a head, or where the head
+that it stood behind is none any more: such groups are asked about next, until there are none. So a run costs what it
+touches and what flips because of that, however large the clusters around are.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import count
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.run.context import Work
+from jobs.run.names import Dataset, Metric
+from jobs.stages import clusters, dedup
+from jobs.stages.clusters import PLACE
+from jobs.warehouse.history import Staged, near
+from jobs.warehouse.landing import CHANGE
+from schemas.tables import TABLES
+
+_IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
+_HASHES = ("image_id", "phash64", "phash256", "flat")
+
+
+def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
+    """Stage what changes in `image_hashes`, `lsh_bands` and `clusters`.
+
+    `affected` (`image_id`): images that may have become live, stopped being so, or moved in the order. `live`: those of
+    them that are live, with `image_hashes` columns, `first_seen` and `source_pixels` (staged).
+    """
+    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
+    hashes = live.select(*TABLES["image_hashes"].column_names)
+    work.stage_changes("image_hashes", work.past("image_hashes", affected), hashes)
+    was, now = mine.select(*_IMAGE), live.select(*_IMAGE)
+    moved = work.stage(
+        "moved", was.join(now, [*_IMAGE], "left_anti").unionByName(now.join(was, [*_IMAGE], "left_anti"))
+    )
+    Regrouping(work, affected, live, mine, moved).stage()
+
+
+@dataclass
+class Regrouping:
+    """Groups decided again, and what was found out about them so far; see `stage_duplicates`."""
+
+    work: Work
+    affected: Staged
+    live: DataFrame
+    mine: DataFrame
+    """Rows of `clusters` of the affected, as published."""
+    moved: DataFrame
+    """Images that came, went or moved: `_IMAGE`, as published and as they will be."""
+    asked: list[Staged] = field(default_factory=list)
+    """Groups that are decided again (`group_id`), and those that no image is left of."""
+    before: list[DataFrame] = field(default_factory=list)
+    """Rows of `clusters` of their images, as published (staged)."""
+    members: list[DataFrame] = field(default_factory=list)
+    """Their images as they will be (`_IMAGE`)."""
+    nodes: list[DataFrame] = field(default_factory=list)
+    """Those that live on: `group_id`, `PLACE`, `_HASHES`, and `was_head`, in this same place (staged)."""
+    met: list[Staged] = field(default_factory=list)
+    """Rows of `dedup.meeting_rows` of buckets with one of them (staged)."""
+    strangers: list[DataFrame] = field(default_factory=list)
+    """Rows of `clusters` of groups that were met (staged)."""
+    stranger_nodes: list[DataFrame] = field(default_factory=list)
+    """These groups: `group_id`, `PLACE`, `_HASHES`, `was_head` (staged)."""
+    numbers: Iterator[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        self.checkpoint = self.work.checkpoint("settling")
+
+    def stage(self) -> None:
+        """Ask until nothing outside can come out otherwise, and stage where all images stand then."""
+        work = self.work
+        named = work.keys("moved_groups", self.moved.select("group_id"))
+        before, members = self._take(named, "moved_members")
+        fresh, dead = self._moved_groups(named, before, members)
+        new_bands = self._stage_bands(fresh, dead)
+        left = _heads(before).join(clusters.first_images(members), ["group_id", *PLACE], "left_anti")
+        behind = work.keys("behind_moved", self._behind(left, "moved_heads"))
+        before_too, members_too = self._take(behind, "behind_members")
+        before, members = before.unionByName(before_too), members.unionByName(members_too)
+        rounds = 0
+        while True:
+            self._meet(before, members, new_bands, fresh, dead, rounds)
+            heads, covered = self._settle()
+            pairs = self._neighbouring_heads(heads, rounds)
+            reached = work.keys(f"reached_{rounds}", self._reached(covered, pairs, rounds))
+            rounds += 1
+            if reached.rows == 0:
+                break
+            before, members = self._take(reached, f"reached_members_{rounds}")
+        work.metrics[Metric.DEDUP_ROUNDS] = float(rounds)
+        work.metrics[Metric.DEDUP_REACHED] = float(sum(groups.rows for groups in self.asked[1:]))
+        self._assign(heads, pairs)
+
+    def _take(self, groups: Staged, name: str) -> tuple[DataFrame, DataFrame]:
+        """Groups are decided again: rows of `clusters` of their images as published, and their images as they will
+        be."""
+        before = self.work.stage(name, self.work.past("clusters", groups))
+        kept = before.join(self.affected.frame, "image_id", "left_anti").select(*_IMAGE)
+        members = kept.unionByName(near(self.live.select(*_IMAGE), groups))
+        self.asked.append(groups)
+        self.before.append(before)
+        self.members.append(members)
+        return before, members
+
+    def _moved_groups(self, named: Staged, before: DataFrame, members: DataFrame) -> tuple[Staged, Staged]:
+        """Groups that are live from now on, and those without a live image left."""
+        had = before.select("group_id", f.lit(True).alias("had")).distinct()
+        has = members.select("group_id", f.lit(True).alias("has")).distinct()
+        joined = named.frame.join(had, "group_id", "left").join(has, "group_id", "left")
+        fresh = self.work.keys("fresh_groups", joined.where("had is null and has").select("group_id"))
+        return fresh, self.work.keys("dead_groups", joined.where("has is null").select("group_id"))
+
+    def _stage_bands(self, fresh: Staged, dead: Staged) -> DataFrame:
+        """Stage the bands of groups that are live from now on, and the end of those of dead ones; the new rows."""
+        work, settings = self.work, self.work.config.dedup
+        hashed = near(self.live.where("not flat"), fresh).dropDuplicates(["group_id"])
+        signed = dedup.band_rows(hashed, settings, work.versions.rule_version)
+        numbers = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
+        ended = dead.frame.select("group_id", numbers, f.lit("delete").alias(CHANGE))
+        changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
+        return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
+
+    def _behind(self, heads: DataFrame, name: str) -> DataFrame:
+        """`group_id` of the groups, none asked about yet, of whatever stands behind these images."""
+        representatives = self.work.keys(name, heads.select(f.col("image_id").alias("representative_id")))
+        return self._not_asked(self.work.past("clusters", representatives).select("group_id"))
+
+    def _not_asked(self, groups: DataFrame) -> DataFrame:
+        for asked in self.asked:
+            groups = groups.join(asked.frame, "group_id", "left_anti")
+        return groups
+
+    def _meet(
+        self, before: DataFrame, members: DataFrame, new_bands: DataFrame, fresh: Staged, dead: Staged, number: int
+    ) -> None:
+        """Look groups up in the index: what they are, and whom they are near."""
+        work, settings = self.work, self.work.config.dedup
+        nodes = work.stage(f"asked_{number}", self._nodes(before, members, f"asked_images_{number}"))
+        self.nodes.append(nodes)
+        known = nodes.where("not flat").select("group_id", "phash64").join(fresh.frame, "group_id", "left_anti")
+        signing = work.keys(f"known_groups_{number}", known)
+        bands = new_bands if number == 0 else new_bands.where(f.lit(False))
+        if signing.rows:
+            signed = dedup.band_rows(signing.frame, settings, work.versions.rule_version)
+            bands = bands.unionByName(work.stage(f"bands_{number}", signed), allowMissingColumns=True)
+        buckets = work.keys(f"buckets_{number}", bands.select("band", "band_key"))
+        others = work.past("lsh_bands", buckets).join(dead.frame, "group_id", "left_anti")
+        if number:  # those of this run are not in the table
+            others = others.unionByName(near(new_bands.select(*others.columns), buckets))
+        others = others.join(nodes.select("group_id"), "group_id", "left_anti")
+        met = work.counted(f"met_{number}", dedup.meeting_rows(bands, others, settings))
+        self.met.append(met)
+        strangers = self._not_asked(met.frame.select("group_id"))
+        for seen in self.strangers:
+            strangers = strangers.join(seen.select("group_id"), "group_id", "left_anti")
+        rows = work.stage(f"strangers_{number}", work.past("clusters", work.keys(f"met_groups_{number}", strangers)))
+        self.strangers.append(rows)
+        self.stranger_nodes.append(
+            work.stage(
+                f"stranger_groups_{number}", self._nodes(rows, rows.select(*_IMAGE), f"stranger_images_{number}")
+            )
+        )
+
+    def _nodes(self, before: DataFrame, members: DataFrame, name: str) -> DataFrame:
+        """Groups with these members as such: `group_id`, `PLACE`, `_HASHES`, `was_head`."""
+        first = clusters.first_images(members)
+        mine = self.live.select(*_HASHES)
+        others = self.work.keys(name, first.select("image_id").join(mine, "image_id", "left_anti"))
+        hashes = mine.unionByName(self.work.past("image_hashes", others, columns=_HASHES))
+        stood = _heads(before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
+        joined = first.join(hashes, "image_id").join(stood, ["group_id", *PLACE], "left")
+        return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False)))
+
+    def _settle(self) -> tuple[DataFrame, DataFrame]:
+        """Decide what was asked about: the heads, those that stand outside among them (`group_id, PLACE`), and the
+        groups that are none (`group_id`)."""
+        work, columns = self.work, ["group_id", *PLACE]
+        undecided, heads = self._asked_nodes(), self._outside_nodes().where("was_head").select(*columns)
+        covered = undecided.select("group_id").where(f.lit(False))
+        while any(met.rows for met in self.met):
+            number = next(self.numbers)
+            roles = undecided.select(*columns, f.lit(False).alias("is_head")).unionByName(
+                heads.select(*columns, f.lit(True).alias("is_head"))
+            )
+            rows = self._rows_met(roles.join(self._all_nodes().select("group_id", "phash64", "phash256"), "group_id"))
+            pairs = work.counted(f"earlier_{number}", dedup.earlier_neighbours(rows, work.config.dedup))
+            if pairs.rows == 0:
+                break
+            places = undecided.select(*columns)
+            found = clusters.settle(pairs, places, self.checkpoint, clusters.MOST_IN_ONE_TASK)
+            settled = work.stage(f"settled_{number}", found, open=f.col("status") == clusters.OPEN)
+            covered = covered.unionByName(settled.where(f.col("status") == clusters.COVERED).select("group_id"))
+            heads = heads.unionByName(undecided.join(settled, "group_id", "left_anti").select(*columns))
+            still = settled.where(f.col("status") == clusters.OPEN)
+            undecided = undecided.join(still, "group_id", "left_semi")
+            if work.rows(f"settled_{number}").counted["open"] == 0:
+                return heads, covered
+        return heads.unionByName(undecided.select(*columns)), covered
+
+    def _neighbouring_heads(self, heads: DataFrame, number: int) -> DataFrame:
+        """`dedup.neighbouring_heads` of all that were met, the heads being these."""
+        nodes = self._asked_nodes().withColumn("is_asked", f.lit(True))
+        nodes = nodes.unionByName(self._outside_nodes().withColumn("is_asked", f.lit(False)))
+        is_head = heads.select("group_id", f.lit(True).alias("is_head"))
+        nodes = nodes.join(is_head, "group_id", "left").withColumn("is_head", f.coalesce("is_head", f.lit(False)))
+        nodes = nodes.withColumn("is_risen", f.expr("is_asked and is_head and not was_head"))
+        found = dedup.neighbouring_heads(self._rows_met(nodes), self.work.config.dedup)
+        if not any(met.rows for met in self.met):
+            found = found.where(f.lit(False))
+        return self.work.stage(f"neighbouring_heads_{number}", found)
+
+    def _reached(self, covered: DataFrame, pairs: DataFrame, number: int) -> DataFrame:
+        """`group_id` of what may come out otherwise now: heads outside that a head stands before, and whatever stood
+        behind a head that is none any more."""
+        dethroned = self._outside_nodes().where("was_head").join(pairs, "group_id", "left_semi")
+        fallen = self._asked_nodes().where("was_head").join(covered, "group_id", "left_semi")
+        return dethroned.select("group_id").unionByName(self._behind(fallen, f"fallen_heads_{number}"))
+
+    def _assign(self, heads: DataFrame, pairs: DataFrame) -> None:
+        """Stage where the images of these groups stand, and those outside that a new head may be nearer to."""
+        work = self.work
+        nearer = self._not_asked(pairs.select("group_id")).distinct()
+        outside = _union(self.strangers).join(nearer, "group_id", "left_semi")
+        before = work.stage(Dataset.REGROUPED, _union(self.before).unionByName(outside))
+        outside = self._not_asked(before)
+        representatives = work.keys("standing_heads", outside.select(f.col("representative_id").alias("image_id")))
+        placed = work.past("clusters", representatives, columns=PLACE)
+        placed = placed.select(*[f.col(name).alias(f"head_{name}") for name in PLACE])
+        standing = outside.select("image_id", "representative_id", "hamming", "hamming256").join(
+            placed, f.col("representative_id") == f.col("head_image_id")
+        )
+        members = _union(self.members).unionByName(outside.select(*_IMAGE))
+        assigned = clusters.assign(members, pairs, heads, standing, work.versions.rule_version)
+        gone = self.mine.join(self.moved.select("image_id"), "image_id", "left_semi")
+        gone = gone.join(before, "image_id", "left_anti")
+        work.stage_changes("clusters", before.unionByName(gone), assigned)
+
+    def _asked_nodes(self) -> DataFrame:
+        return _union(self.nodes)
+
+    def _outside_nodes(self) -> DataFrame:
+        return self._not_asked(_union(self.stranger_nodes))
+
+    def _all_nodes(self) -> DataFrame:
+        return self._asked_nodes().unionByName(self._outside_nodes())
+
+    def _rows_met(self, nodes: DataFrame) -> DataFrame:
+        """What was met so far, with what is known of these groups."""
+        rows = _union([met.frame for met in self.met])
+        return (rows if len(self.met) == 1 else rows.distinct()).join(nodes, "group_id")
+
+
+def _heads(rows: DataFrame) -> DataFrame:
+    """Rows of `clusters` of representatives."""
+    return rows.where("image_id = representative_id")
+
+
+def _union(frames: Iterable[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)
