@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run.context import Work
-from jobs.run.names import Dataset, Metric
+from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import clusters, dedup
 from jobs.stages.clusters import PLACE
 from jobs.warehouse.history import Staged, near
@@ -60,13 +60,13 @@ class Regrouping:
     members: list[DataFrame] = field(default_factory=list)
     """Their images as they will be (`_IMAGE`)."""
     nodes: list[DataFrame] = field(default_factory=list)
-    """Those that live on: `group_id`, `PLACE`, `_HASHES`, and `was_head`, in this same place (staged)."""
+    """Those that live on: `group_id, group_number`, `PLACE`, `_HASHES`, and `was_head`, in this same place (staged)."""
     met: list[Staged] = field(default_factory=list)
     """Rows of `dedup.meeting_rows` of buckets with one of them (staged)."""
     strangers: list[DataFrame] = field(default_factory=list)
     """Rows of `clusters` of groups that were met (staged)."""
     stranger_nodes: list[DataFrame] = field(default_factory=list)
-    """These groups: `group_id`, `PLACE`, `_HASHES`, `was_head` (staged)."""
+    """These groups, with the same columns (staged)."""
     numbers: Iterator[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
@@ -79,6 +79,10 @@ class Regrouping:
         before, members = self._take(named, "moved_members")
         fresh, dead = self._moved_groups(named, before, members)
         new_bands = self._stage_bands(fresh, dead)
+        if named.rows == 0:
+            nothing = work.stage(Dataset.REGROUPED, before)
+            work.stage_changes("clusters", nothing, nothing)
+            return
         left = _heads(before).join(clusters.first_images(members), ["group_id", *PLACE], "left_anti")
         behind = work.keys("behind_moved", self._behind(left, "moved_heads"))
         before_too, members_too = self._take(behind, "behind_members")
@@ -122,7 +126,7 @@ class Regrouping:
         hashed = near(self.live.where("not flat"), fresh).dropDuplicates(["group_id"])
         signed = dedup.band_rows(hashed, settings, work.versions.rule_version)
         numbers = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
-        ended = dead.frame.select("group_id", numbers, f.lit("delete").alias(CHANGE))
+        ended = dead.frame.select(dedup.group_number(), numbers, f.lit("delete").alias(CHANGE))
         changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
         return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
 
@@ -140,42 +144,52 @@ class Regrouping:
         self, before: DataFrame, members: DataFrame, new_bands: DataFrame, fresh: Staged, dead: Staged, number: int
     ) -> None:
         """Look groups up in the index: what they are, and whom they are near."""
-        work, settings = self.work, self.work.config.dedup
+        work = self.work
         nodes = work.stage(f"asked_{number}", self._nodes(before, members, f"asked_images_{number}"))
         self.nodes.append(nodes)
-        known = nodes.where("not flat").select("group_id", "phash64").join(fresh.frame, "group_id", "left_anti")
-        signing = work.keys(f"known_groups_{number}", known)
-        bands = new_bands if number == 0 else new_bands.where(f.lit(False))
-        if signing.rows:
-            signed = dedup.band_rows(signing.frame, settings, work.versions.rule_version)
-            bands = bands.unionByName(work.stage(f"bands_{number}", signed), allowMissingColumns=True)
-        buckets = work.keys(f"buckets_{number}", bands.select("band", "band_key"))
-        others = work.past("lsh_bands", buckets).join(dead.frame, "group_id", "left_anti")
+        bands = self._bands_of(nodes, new_bands, fresh, number)
+        buckets = Staged(bands.frame.select("band", "band_key"), bands.rows)
+        others = work.past("lsh_bands", buckets)
         if number:  # those of this run are not in the table
             others = others.unionByName(near(new_bands.select(*others.columns), buckets))
-        others = others.join(nodes.select("group_id"), "group_id", "left_anti")
-        met = work.counted(f"met_{number}", dedup.meeting_rows(bands, others, settings))
+        gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
+        others = others.join(gone, "group_number", "left_anti")
+        met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
         self.met.append(met)
-        strangers = self._not_asked(met.frame.select("group_id"))
-        for seen in self.strangers:
-            strangers = strangers.join(seen.select("group_id"), "group_id", "left_anti")
-        rows = work.stage(f"strangers_{number}", work.past("clusters", work.keys(f"met_groups_{number}", strangers)))
+        strangers = met.frame.select("group_number")
+        for known in (*self.nodes, *self.stranger_nodes):
+            strangers = strangers.join(known.select("group_number"), "group_number", "left_anti")
+        numbered = work.landing.read("clusters").withColumn("group_number", dedup.group_number())
+        named = near(numbered, work.keys(f"met_groups_{number}", strangers))
+        rows = work.stage(f"strangers_{number}", named.drop("group_number"))
         self.strangers.append(rows)
-        self.stranger_nodes.append(
-            work.stage(
-                f"stranger_groups_{number}", self._nodes(rows, rows.select(*_IMAGE), f"stranger_images_{number}")
-            )
-        )
+        known = self._nodes(rows, rows.select(*_IMAGE), f"stranger_images_{number}")
+        self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
+
+    def _bands_of(self, nodes: DataFrame, new_bands: DataFrame, fresh: Staged, number: int) -> Staged:
+        """Rows of `lsh_bands` of groups asked about: of those that are live from now on, which are all asked about at
+        first, they are staged already."""
+        work = self.work
+        staged = Staged(new_bands, work.rows("lsh_bands").counted[Count.INSERTS])
+        if number:
+            staged = Staged(new_bands.where(f.lit(False)), 0)
+        old = nodes.where("not flat").select("group_id", "phash64").join(fresh.frame, "group_id", "left_anti")
+        signing = work.keys(f"known_groups_{number}", old)
+        if signing.rows == 0:
+            return staged
+        rows = dedup.band_rows(signing.frame, work.config.dedup, work.versions.rule_version)
+        signed = work.counted(f"bands_{number}", rows)
+        return Staged(staged.frame.unionByName(signed.frame, allowMissingColumns=True), staged.rows + signed.rows)
 
     def _nodes(self, before: DataFrame, members: DataFrame, name: str) -> DataFrame:
-        """Groups with these members as such: `group_id`, `PLACE`, `_HASHES`, `was_head`."""
+        """Groups with these members as such: `group_id, group_number`, `PLACE`, `_HASHES`, `was_head`."""
         first = clusters.first_images(members)
         mine = self.live.select(*_HASHES)
         others = self.work.keys(name, first.select("image_id").join(mine, "image_id", "left_anti"))
         hashes = mine.unionByName(self.work.past("image_hashes", others, columns=_HASHES))
         stood = _heads(before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
         joined = first.join(hashes, "image_id").join(stood, ["group_id", *PLACE], "left")
-        return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False)))
+        return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False))).select("*", dedup.group_number())
 
     def _settle(self) -> tuple[DataFrame, DataFrame]:
         """Decide what was asked about: the heads, those that stand outside among them (`group_id, PLACE`), and the
@@ -188,7 +202,9 @@ class Regrouping:
             roles = undecided.select(*columns, f.lit(False).alias("is_head")).unionByName(
                 heads.select(*columns, f.lit(True).alias("is_head"))
             )
-            rows = self._rows_met(roles.join(self._all_nodes().select("group_id", "phash64", "phash256"), "group_id"))
+            rows = self._rows_met(
+                roles.join(self._all_nodes().select("group_id", "group_number", "phash64", "phash256"), "group_id")
+            )
             pairs = work.counted(f"earlier_{number}", dedup.earlier_neighbours(rows, work.config.dedup))
             if pairs.rows == 0:
                 break
@@ -253,7 +269,7 @@ class Regrouping:
     def _rows_met(self, nodes: DataFrame) -> DataFrame:
         """What was met so far, with what is known of these groups."""
         rows = _union([met.frame for met in self.met])
-        return (rows if len(self.met) == 1 else rows.distinct()).join(nodes, "group_id")
+        return (rows if len(self.met) == 1 else rows.distinct()).join(nodes, "group_number")
 
 
 def _heads(rows: DataFrame) -> DataFrame:

@@ -101,7 +101,6 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "bands_",
             "behind_members",
             "behind_moved",
-            "buckets_",
             Dataset.CLUSTERS,
             Dataset.CLUSTERS_BEFORE,
             "dead_groups",

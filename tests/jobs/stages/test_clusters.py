@@ -189,9 +189,9 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
             assert row.source_pixels == own.source_pixels
         hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "flat").collect()
         assert {row.image_id for row in hashes} == dates.keys()
-        hashed = {row.group_id for row in hashes if not row.flat}
-        bands = in_memory.tables["lsh_bands"].groupBy("group_id").count().collect()
-        assert {row.group_id: row["count"] for row in bands} == dict.fromkeys(hashed, SETTINGS.bands)
+        hashed = {int(row.group_id[:16], 16) for row in hashes if not row.flat}
+        bands = in_memory.tables["lsh_bands"].groupBy("group_number").count().collect()
+        assert {row.group_number % 2**64: row["count"] for row in bands} == dict.fromkeys(hashed, SETTINGS.bands)
 
 
 def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: SparkSession, in_memory: InMemory) -> None:

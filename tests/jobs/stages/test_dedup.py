@@ -43,6 +43,10 @@ class Group:
     far: int
 
     @property
+    def number(self) -> int:
+        return signed(int(self.group_id[:16], 16))
+
+    @property
     def row(self) -> tuple[str, int, bytes]:
         return self.group_id, signed(self.near), self.far.to_bytes(32, "big")
 
@@ -101,9 +105,9 @@ def bands_of(spark: SparkSession, groups: list[Group]) -> DataFrame:
 
 
 GROUPS = planted(seed=3)
-BY_ID = {group.group_id: group for group in GROUPS}
+BY_NUMBER = {group.number: group for group in GROUPS}
 NODE = (
-    "group_id string, phash256 binary, first_seen date, source_pixels bigint, image_id string, "
+    "group_id string, group_number bigint, phash256 binary, first_seen date, source_pixels bigint, image_id string, "
     "is_head boolean, is_risen boolean, is_asked boolean"
 )
 
@@ -138,35 +142,36 @@ def rows_met(
         for place, _ in enumerate(order)
     ]
     nodes = [
-        (g.group_id, g.row[2], *place, g.group_id in heads, g.group_id in risen, g.group_id in asked)
+        (g.group_id, g.number, g.row[2], *place, g.group_id in heads, g.group_id in risen, g.group_id in asked)
         for g, place in zip(order, places, strict=True)
     ]
-    return local_copy(bands.drop("band", "rule_version").join(frame(bands.sparkSession, NODE, nodes), "group_id"))
+    return local_copy(bands.drop("band", "rule_version").join(frame(bands.sparkSession, NODE, nodes), "group_number"))
 
 
 def test_every_group_has_each_band_once_with_its_own_hash(bands: DataFrame) -> None:
     rows = bands.collect()
     assert tuple(bands.columns) == LSH_BANDS.column_names
-    wanted = {(group.group_id, band) for group in GROUPS for band in range(SETTINGS.bands)}
+    wanted = {(group.number, band) for group in GROUPS for band in range(SETTINGS.bands)}
     assert len(rows) == len(wanted)
-    assert {(row.group_id, row.band) for row in rows} == wanted
-    assert all((row.group_id, row.phash64) == BY_ID[row.group_id].row[:2] for row in rows)
+    assert {(row.group_number, row.band) for row in rows} == wanted
+    assert all(row.phash64 == BY_NUMBER[row.group_number].row[1] for row in rows)
     assert {row.rule_version for row in rows} == {"rule"}
 
 
 def test_groups_meet_where_one_is_new_and_their_short_hashes_are_near(bands: DataFrame) -> None:
     chance = random.Random(11)
-    new = {group.group_id for group in GROUPS if chance.random() < 0.3}
-    is_new = bands.group_id.isin(*new)
+    new = {group.number for group in GROUPS if chance.random() < 0.3}
+    is_new = bands.group_number.isin(*new)
     met = pairs(meeting_rows(bands.where(is_new), bands.where(~is_new), SETTINGS))
-    buckets: dict[int, set[str]] = defaultdict(set)
+    buckets: dict[int, set[int]] = defaultdict(set)
     for row in bands.collect():
-        buckets[row.band_key].add(row.group_id)
+        buckets[row.band_key].add(row.group_number)
     wanted = {
         (key, end)
         for key, groups in buckets.items()
         for pair in combinations(groups, 2)
-        if new.intersection(pair) and (BY_ID[pair[0]].near ^ BY_ID[pair[1]].near).bit_count() <= SETTINGS.max_hamming
+        if new.intersection(pair)
+        and (BY_NUMBER[pair[0]].near ^ BY_NUMBER[pair[1]].near).bit_count() <= SETTINGS.max_hamming
         for end in pair
     }
     assert len(wanted) > 100
@@ -200,7 +205,7 @@ def test_what_is_found_does_not_depend_on_how_rows_are_cut_into_batches(bands: D
 def test_a_crowd_is_told_of_few_neighbours_each_and_that_there_are_more(spark: SparkSession) -> None:
     chance = random.Random(2)
     base = (chance.getrandbits(64), chance.getrandbits(256))
-    crowd = [Group(f"{i:032x}", base[0] ^ (i & 7), flipped(base[1], 256, 20, chance)) for i in range(120)]
+    crowd = [Group(f"{i:016x}{i:016x}", base[0] ^ (i & 7), flipped(base[1], 256, 20, chance)) for i in range(120)]
     rows = rows_met(bands_of(spark, crowd), crowd)
     told: dict[str, set[str | None]] = defaultdict(set)
     for group, earlier in pairs(earlier_neighbours(rows, SETTINGS)):
@@ -231,7 +236,7 @@ def test_heads_are_told_to_who_was_asked_about_and_new_ones_to_everybody(bands: 
 
 
 def test_buckets_without_a_second_row_have_nothing_to_tell(bands: DataFrame, nothing: DataFrame) -> None:
-    one = bands.where(f.col("group_id") == GROUPS[0].group_id)
+    one = bands.where(f.col("group_number") == GROUPS[0].number)
     assert meeting_rows(one, nothing, SETTINGS).isEmpty()
     assert earlier_neighbours(rows_met(one, GROUPS), SETTINGS).isEmpty()
     assert neighbouring_heads(rows_met(one, GROUPS), SETTINGS).isEmpty()
