@@ -14,7 +14,7 @@ from pyspark.sql import functions as f
 
 from jobs.run import contents
 from jobs.run.context import Work, merged
-from jobs.run.duplicates import stage_duplicates
+from jobs.run.duplicates import stage_afresh, stage_duplicates
 from jobs.run.names import Count, Dataset
 from jobs.stages import dedup, feed, queue, state
 from jobs.warehouse.history import Staged, near
@@ -147,6 +147,12 @@ def group_duplicates(run: ChangesFacts) -> None:
     """Duplicates among what became live or stopped being so."""
     touched = _touched(run)
     stage_duplicates(run.work, touched.affected, touched.live)
+
+
+def group_all(run: ChangesFacts) -> None:
+    """Duplicates among all live images, under another rule."""
+    touched = _touched(run)
+    stage_afresh(run.work, touched.affected, touched.live)
 
 
 def _touched(run: ChangesFacts) -> Touched:

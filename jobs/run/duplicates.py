@@ -6,7 +6,7 @@ that it stood behind is none any more: such groups are asked about next, until t
 touches and what flips because of that, however large the clusters around are.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import count
@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run.context import Work
-from jobs.run.names import Count, Dataset, Metric
+from jobs.run.names import Dataset, Metric
 from jobs.stages import clusters, dedup
 from jobs.stages.clusters import PLACE
 from jobs.warehouse.history import Staged, near
@@ -42,6 +42,16 @@ def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
     Regrouping(work, affected, live, mine, moved).stage()
 
 
+def stage_afresh(work: Work, affected: Staged, live: DataFrame) -> None:
+    """The same for all live images under another rule: whatever is stored was made by the old one and counts for
+    nothing but as what has to change."""
+    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
+    hashes = live.select(*TABLES["image_hashes"].column_names)
+    work.stage_changes("image_hashes", work.landing.read("image_hashes"), hashes)
+    moved = work.stage("moved", live.select(*_IMAGE))
+    Regrouping(work, affected, live, mine, moved, afresh=True).stage()
+
+
 @dataclass
 class Regrouping:
     """Groups decided again, and what was found out about them so far; see `stage_duplicates`."""
@@ -53,6 +63,8 @@ class Regrouping:
     """Rows of `clusters` of the affected, as published."""
     moved: DataFrame
     """Images that came, went or moved: `_IMAGE`, as published and as they will be."""
+    afresh: bool = False
+    """Whether nothing counts that is stored."""
     asked: list[Staged] = field(default_factory=list)
     """Groups that are decided again (`group_id`), and those that no image is left of."""
     before: list[DataFrame] = field(default_factory=list)
@@ -101,10 +113,14 @@ class Regrouping:
         work.metrics[Metric.DEDUP_REACHED] = float(sum(groups.rows for groups in self.asked[1:]))
         self._assign(heads, pairs)
 
+    def _past(self, table: str, keys: Staged, *by: str, columns: Sequence[str] = ()) -> DataFrame:
+        """`Work.past` of what counts."""
+        return self.work.past(table, Staged(keys.frame, 0) if self.afresh else keys, *by, columns=columns)
+
     def _take(self, groups: Staged, name: str) -> tuple[DataFrame, DataFrame]:
         """Groups are decided again: rows of `clusters` of their images as published, and their images as they will
         be."""
-        before = self.work.stage(name, self.work.past("clusters", groups))
+        before = self.work.stage(name, self._past("clusters", groups))
         kept = before.join(self.affected.frame, "image_id", "left_anti").select(*_IMAGE)
         members = kept.unionByName(near(self.live.select(*_IMAGE), groups))
         self.asked.append(groups)
@@ -125,6 +141,9 @@ class Regrouping:
         work, settings = self.work, self.work.config.dedup
         hashed = near(self.live.where("not flat"), fresh).dropDuplicates(["group_id"])
         signed = dedup.band_rows(hashed, settings, work.versions.rule_version)
+        if self.afresh:
+            staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
+            return staged.where(f.col(CHANGE) != "delete")
         numbers = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
         ended = dead.frame.select(dedup.group_number(), numbers, f.lit("delete").alias(CHANGE))
         changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
@@ -133,7 +152,7 @@ class Regrouping:
     def _behind(self, heads: DataFrame, name: str) -> DataFrame:
         """`group_id` of the groups, none asked about yet, of whatever stands behind these images."""
         representatives = self.work.keys(name, heads.select(f.col("image_id").alias("representative_id")))
-        return self._not_asked(self.work.past("clusters", representatives).select("group_id"))
+        return self._not_asked(self._past("clusters", representatives).select("group_id"))
 
     def _not_asked(self, groups: DataFrame) -> DataFrame:
         for asked in self.asked:
@@ -149,7 +168,7 @@ class Regrouping:
         self.nodes.append(nodes)
         bands = self._bands_of(nodes, new_bands, fresh, number)
         buckets = Staged(bands.frame.select("band", "band_key"), bands.rows)
-        others = work.past("lsh_bands", buckets)
+        others = self._past("lsh_bands", buckets)
         if number:  # those of this run are not in the table
             others = others.unionByName(near(new_bands.select(*others.columns), buckets))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
@@ -170,7 +189,7 @@ class Regrouping:
         """Rows of `lsh_bands` of groups asked about: of those that are live from now on, which are all asked about at
         first, they are staged already."""
         work = self.work
-        staged = Staged(new_bands, work.rows("lsh_bands").counted[Count.INSERTS])
+        staged = Staged(new_bands, work.rows("lsh_bands").rows)
         if number:
             staged = Staged(new_bands.where(f.lit(False)), 0)
         old = nodes.where("not flat").select("group_id", "phash64").join(fresh.frame, "group_id", "left_anti")
@@ -186,7 +205,7 @@ class Regrouping:
         first = clusters.first_images(members)
         mine = self.live.select(*_HASHES)
         others = self.work.keys(name, first.select("image_id").join(mine, "image_id", "left_anti"))
-        hashes = mine.unionByName(self.work.past("image_hashes", others, columns=_HASHES))
+        hashes = mine.unionByName(self._past("image_hashes", others, columns=_HASHES))
         stood = _heads(before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
         joined = first.join(hashes, "image_id").join(stood, ["group_id", *PLACE], "left")
         return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False))).select("*", dedup.group_number())
@@ -246,7 +265,7 @@ class Regrouping:
         before = work.stage(Dataset.REGROUPED, _union(self.before).unionByName(outside))
         outside = self._not_asked(before)
         representatives = work.keys("standing_heads", outside.select(f.col("representative_id").alias("image_id")))
-        placed = work.past("clusters", representatives, columns=PLACE)
+        placed = self._past("clusters", representatives, columns=PLACE)
         placed = placed.select(*[f.col(name).alias(f"head_{name}") for name in PLACE])
         standing = outside.select("image_id", "representative_id", "hamming", "hamming256").join(
             placed, f.col("representative_id") == f.col("head_image_id")

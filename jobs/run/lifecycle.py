@@ -211,6 +211,11 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
             f"the feed is under another {what} ({'; '.join(differing.values())}): run python -m jobs.reembed first, or "
             "name what it is under"
         )
+    if list(differing) == ["rule_version"]:
+        raise UsageError(
+            f"the warehouse is under other dedup settings ({differing['rule_version']}): run python -m jobs.rededup "
+            "first, or go back to those"
+        )
     if differing:
         raise UsageError(
             "the warehouse was published under other settings than these "

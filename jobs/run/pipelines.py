@@ -13,12 +13,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from jobs.run import contents
 from jobs.run.context import Work
-from jobs.run.derived import ChangesFacts, find_live_images, group_duplicates, update_feed
+from jobs.run.derived import ChangesFacts, find_live_images, group_all, group_duplicates, update_feed
 from jobs.run.filling import FillImages, FillTexts
 from jobs.run.ingest import Night
 from jobs.run.names import Count, Dataset, outcome
 from jobs.run.redecision import Redecision, Refetch
-from jobs.run.switch import Switch
+from jobs.run.switch import RuleSwitch, Switch
 from schemas.outcomes import Outcome
 
 
@@ -299,6 +299,16 @@ SWITCH: tuple[Step[Switch], ...] = (
 )
 """The feed under another model, whose vectors are there."""
 
+_LIVENESS, _DEDUP, _FEED = DERIVED
+
+RULE_SWITCH: tuple[Step[RuleSwitch], ...] = (
+    _LIVENESS,
+    Step(_DEDUP.name, group_all, _DEDUP.reads, _DEDUP.writes, ACCEPTED),
+    _FEED,
+    Step("audit", RuleSwitch.audit, (Dataset.CLUSTERS,), ()),
+)
+"""All live images under another rule of what near-duplicates are."""
+
 FILL_IMAGES: tuple[Step[FillImages], ...] = (
     Step("embed", FillImages.embed, ("embeddings", "images"), (Dataset.VECTORS,)),
 )
@@ -312,6 +322,7 @@ PIPELINES: dict[str, Sequence[Step[Any]]] = {
     "refetch": REFETCH,
     "re-decision": REDECISION,
     "switch of models": SWITCH,
+    "switch of rules": RULE_SWITCH,
     "vectors of stored images": FILL_IMAGES,
     "vectors of stored texts": FILL_TEXTS,
 }

@@ -1,4 +1,5 @@
-"""The switch of the feed to another model: what follows from every live image is worked out again under it."""
+"""The switch of the feed to another model, or of the clusters to another rule: what follows from every live image is
+worked out again under it."""
 
 from dataclasses import dataclass
 
@@ -6,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
-from jobs.run import contents
+from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Count, Dataset
@@ -58,3 +59,30 @@ class Switch:
         failed = self.work.staged(Dataset.WITHOUT_VECTOR) if self.other_model else None
         live = self.work.landing.read("clusters").select("image_id")
         return Redecision(self.work, concerned, failed, live)
+
+
+@dataclass
+class RuleSwitch:
+    """The staging of a switch to another rule of what near-duplicates are. No sighting changes."""
+
+    work: Work
+    touched: Touched | None = None
+
+    def facts(self) -> Facts:
+        """All live images."""
+        work, sightings = self.work, self.work.landing.read("sightings")
+        none = f.lit(False)
+        return Facts(
+            old=sightings.where(none).select("url_id", "outcome", "image_id", "text_id"),
+            new=sightings.where(none),
+            before=sightings,
+            kept=lambda rows: rows,
+            embeddings=work.landing.read("embeddings").where(none).select("image_id", "vector"),
+            texts=work.landing.read("text_embeddings").where(none).select("text_id", "vector"),
+            crawled=None,
+            images=work.landing.read("clusters").select("image_id"),
+        )
+
+    def audit(self) -> None:
+        """No representative is a member elsewhere."""
+        audit.check_clusters(self.work.staged(Dataset.CLUSTERS))

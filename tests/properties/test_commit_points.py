@@ -1,8 +1,9 @@
 """A run that is killed at any of its commit points, one after the other, and run again ends in one state; readers see
 the state before it until it is published."""
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _die(*_: object) -> None:
     raise Killed
 
 
-def _planned(warehouse: Path) -> Sequence[Path]:
-    """Datasets of the one run that is prepared there."""
+def _planned(warehouse: Path) -> list[dict[str, Any]]:
+    """What the one run that is prepared there writes into tables."""
     (folder,) = (warehouse / "_staging").iterdir()
-    return [path for path in folder.iterdir() if path.is_dir()]
+    return [line for line in json.loads((folder / "plan.json").read_text()) if line["rows"]]

@@ -1,0 +1,83 @@
+"""Another rule of what near-duplicates are, over what is stored: as if the nights had been under it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from demo.pictures import make_pictures
+from jobs import rededup
+from jobs.digest import table_digests
+from jobs.warehouse.landing import Landing
+from lensfeed.snapshot import Snapshot
+from tests.e2e.small import DAYS, SmallWorld, small_world
+
+pytestmark = pytest.mark.spark
+
+FIRST, SECOND, _ = DAYS
+STRICT = ("dedup.max_hamming=0", "dedup.max_hamming256=0", "dedup.bands=4")
+"""Only equal hashes are duplicates; other bands, too."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
+    """Images with copies: some near, some not by the strict rule; one date, or two."""
+    with small_world(tmp_path_factory.mktemp("world")) as made:
+        made.settings = ["crawl.retries=0"]
+        for number, picture in enumerate(make_pictures()[:8]):
+            made.picture(picture, [FIRST, SECOND] if number % 3 else [SECOND], title=f"Number {number}")
+        yield made
+
+
+def members(warehouse: Path) -> int:
+    """Images that stand behind another one."""
+    rows = Snapshot.open(str(warehouse)).rows("clusters", ["image_id", "representative_id"]).to_pylist()
+    return sum(row["image_id"] != row["representative_id"] for row in rows)
+
+
+def switch(small: SmallWorld, warehouse: Path, *settings: str) -> int:
+    return rededup.main(small.arguments(warehouse, *settings))
+
+
+def test_a_switched_warehouse_is_as_if_it_had_always_been_under_the_rule(
+    spark: SparkSession, small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loose, strict = tmp_path / "loose", tmp_path / "strict"
+    assert small.night(FIRST, loose) == 0
+    assert small.night(FIRST, strict, settings=STRICT) == 0
+    was = table_digests(Landing(spark, str(loose)))
+    wanted = table_digests(Landing(spark, str(strict)))
+    assert members(loose) > members(strict)
+
+    assert small.night(SECOND, loose, settings=STRICT) == 2
+    assert "python -m jobs.rededup" in capsys.readouterr().err
+    assert table_digests(Landing(spark, str(loose))) == was
+
+    assert switch(small, loose, *STRICT) == 0
+    assert table_digests(Landing(spark, str(loose))) == wanted
+    run_id = Snapshot.open(str(loose)).run_id
+    assert switch(small, loose, *STRICT) == 0
+    assert Snapshot.open(str(loose)).run_id == run_id
+
+    # Nights go on under it, and back is as good as never gone.
+    assert small.night(SECOND, strict, settings=STRICT) == 0
+    assert small.night(SECOND, loose, settings=STRICT) == 0
+    assert table_digests(Landing(spark, str(loose))) == table_digests(Landing(spark, str(strict)))
+
+
+def test_back_is_as_if_never_gone(spark: SparkSession, small: SmallWorld, tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    assert small.night(FIRST, warehouse) == 0
+    was = table_digests(Landing(spark, str(warehouse)))
+    assert switch(small, warehouse, *STRICT) == 0
+    assert table_digests(Landing(spark, str(warehouse))) != was
+    assert switch(small, warehouse) == 0
+    assert table_digests(Landing(spark, str(warehouse))) == was
+
+
+def test_there_is_nothing_to_group_where_nothing_was_published(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert switch(small, tmp_path / "none") == 1
+    assert "no published run" in capsys.readouterr().err
