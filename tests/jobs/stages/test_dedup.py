@@ -223,7 +223,7 @@ def test_a_crowd_is_told_of_few_neighbours_each_and_that_there_are_more(spark: S
 def test_heads_are_told_to_who_was_asked_about_and_new_ones_to_everybody(bands: DataFrame) -> None:
     chance = random.Random(6)
     heads, asked = ({g.group_id for g in GROUPS if chance.random() < 0.4} for _ in range(2))
-    risen = {group for group in heads & asked if chance.random() < 0.5}
+    risen = {group for group in sorted(heads & asked) if chance.random() < 0.5}
     found = pairs(neighbouring_heads(rows_met(bands, GROUPS, heads, risen, asked), SETTINGS))
     wanted = {
         (group, head, near, far)
@@ -231,7 +231,7 @@ def test_heads_are_told_to_who_was_asked_about_and_new_ones_to_everybody(bands: 
         for group, head in ((left, right), (right, left))
         if head in heads and (group in asked or head in risen)
     }
-    assert len(wanted) > 30
+    assert len(wanted) > 20
     assert set(found) == wanted
 
 
