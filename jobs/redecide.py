@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 from jobs.config.command import add_config_arguments, run_command
-from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held, summary
@@ -47,11 +46,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
     """Decide every sighting again under the warehouse's policy. Raises RunError where nothing was ever published."""
-    published = warehouse.ledger.last_published()
-    if published is None:
-        raise RunError(
-            f"the warehouse {warehouse.landing.storage.root} has no published run: there is nothing to decide"
-        )
+    warehouse.last_published("decide")
     work = warehouse.work()
     run = Redecision(work, warehouse.landing.read("sightings"))
     if dry_run:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 from jobs.config.command import add_config_arguments, run_command
-from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held
@@ -45,11 +44,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def rededup(warehouse: Warehouse) -> None:
     """Switch the warehouse to the rule of its configuration. Raises RunError where nothing was ever published."""
-    published = warehouse.ledger.last_published()
-    if published is None:
-        raise RunError(
-            f"the warehouse {warehouse.landing.storage.root} has no published run: there is nothing to group"
-        )
+    published = warehouse.last_published("group")
     if published.rule_version == warehouse.versions.rule_version:
         log.info("rededup: the warehouse is under this rule already (%s)", published.rule_version)
         return

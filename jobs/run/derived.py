@@ -1,8 +1,9 @@
 """From changed sightings to everything that follows from them: state of URLs, live images, duplicates, feed, queue.
 
-What changes in derived tables is computed for what the run touches: its URLs, their images, the connected components of
-their duplicates, the feed rows of those. The keys of each are staged, and history is read by them alone
-(`jobs.warehouse.history`). Whoever changes sightings, a night or a re-decision, ends with these steps.
+What changes in derived tables is computed for what the run touches: its URLs, their images, the groups of
+duplicates that these or a flip among them reach, the feed rows of those. The keys of each are staged, and history is
+read by them alone (`jobs.warehouse.history`). Whoever changes sightings, a night or a re-decision, ends with these
+steps.
 """
 
 from collections.abc import Callable

@@ -130,11 +130,9 @@ class Regrouping:
 
     def _moved_groups(self, named: Staged, before: DataFrame, members: DataFrame) -> tuple[Staged, Staged]:
         """Groups that are live from now on, and those without a live image left."""
-        had = before.select("group_id", f.lit(True).alias("had")).distinct()
-        has = members.select("group_id", f.lit(True).alias("has")).distinct()
-        joined = named.frame.join(had, "group_id", "left").join(has, "group_id", "left")
-        fresh = self.work.keys("fresh_groups", joined.where("had is null and has").select("group_id"))
-        return fresh, self.work.keys("dead_groups", joined.where("has is null").select("group_id"))
+        had, has = before.select("group_id"), members.select("group_id")
+        fresh = self.work.keys("fresh_groups", has.join(had, "group_id", "left_anti"))
+        return fresh, self.work.keys("dead_groups", named.frame.join(has, "group_id", "left_anti"))
 
     def _stage_bands(self, fresh: Staged, dead: Staged) -> DataFrame:
         """Stage the bands of groups that are live from now on, and the end of those of dead ones; the new rows."""
@@ -211,32 +209,29 @@ class Regrouping:
         return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False))).select("*", dedup.group_number())
 
     def _settle(self) -> tuple[DataFrame, DataFrame]:
-        """Decide what was asked about: the heads, those that stand outside among them (`group_id, PLACE`), and the
-        groups that are none (`group_id`)."""
-        work, columns = self.work, ["group_id", *PLACE]
-        undecided, heads = self._asked_nodes(), self._outside_nodes().where("was_head").select(*columns)
+        """Decide what was asked about: the heads, those that stand outside among them (columns as of `nodes`), and
+        the groups that are none (`group_id`)."""
+        work = self.work
+        undecided, heads = self._asked_nodes(), self._outside_nodes().where("was_head")
         covered = undecided.select("group_id").where(f.lit(False))
         while any(met.rows for met in self.met):
             number = next(self.numbers)
-            roles = undecided.select(*columns, f.lit(False).alias("is_head")).unionByName(
-                heads.select(*columns, f.lit(True).alias("is_head"))
+            roles = undecided.withColumn("is_head", f.lit(False)).unionByName(heads.withColumn("is_head", f.lit(True)))
+            pairs = work.counted(
+                f"earlier_{number}", dedup.earlier_neighbours(self._rows_met(roles), work.config.dedup)
             )
-            rows = self._rows_met(
-                roles.join(self._all_nodes().select("group_id", "group_number", "phash64", "phash256"), "group_id")
-            )
-            pairs = work.counted(f"earlier_{number}", dedup.earlier_neighbours(rows, work.config.dedup))
             if pairs.rows == 0:
                 break
-            places = undecided.select(*columns)
+            places = undecided.select("group_id", *PLACE)
             found = clusters.settle(pairs, places, self.checkpoint, clusters.MOST_IN_ONE_TASK)
-            settled = work.stage(f"settled_{number}", found, open=f.col("status") == clusters.OPEN)
-            covered = covered.unionByName(settled.where(f.col("status") == clusters.COVERED).select("group_id"))
-            heads = heads.unionByName(undecided.join(settled, "group_id", "left_anti").select(*columns))
-            still = settled.where(f.col("status") == clusters.OPEN)
-            undecided = undecided.join(still, "group_id", "left_semi")
-            if work.rows(f"settled_{number}").counted["open"] == 0:
+            is_open = f.col("status") == clusters.OPEN
+            settled = work.stage(f"settled_{number}", found, None, **{clusters.OPEN: is_open})
+            covered = covered.unionByName(settled.where(~is_open).select("group_id"))
+            heads = heads.unionByName(undecided.join(settled, "group_id", "left_anti"))
+            undecided = undecided.join(settled.where(is_open), "group_id", "left_semi")
+            if work.rows(f"settled_{number}").counted[clusters.OPEN] == 0:
                 return heads, covered
-        return heads.unionByName(undecided.select(*columns)), covered
+        return heads.unionByName(undecided), covered
 
     def _neighbouring_heads(self, heads: DataFrame, number: int) -> DataFrame:
         """`dedup.neighbouring_heads` of all that were met, the heads being these."""
@@ -281,9 +276,6 @@ class Regrouping:
 
     def _outside_nodes(self) -> DataFrame:
         return self._not_asked(_union(self.stranger_nodes))
-
-    def _all_nodes(self) -> DataFrame:
-        return self._asked_nodes().unionByName(self._outside_nodes())
 
     def _rows_met(self, nodes: DataFrame) -> DataFrame:
         """What was met so far, with what is known of these groups."""

@@ -60,6 +60,15 @@ class Warehouse:
         progress = Progress(self.progress.prefix, run_id)
         return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
 
+    def last_published(self, purpose: str) -> Event:
+        """The last published run. Raises RunError where there is none, and so nothing to do for that purpose."""
+        published = self.ledger.last_published()
+        if published is None:
+            raise RunError(
+                f"the warehouse {self.landing.storage.root} has no published run: there is nothing to {purpose}"
+            )
+        return published
+
     def publish(
         self,
         work: Work,

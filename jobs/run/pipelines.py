@@ -3,7 +3,7 @@
 A step is a function of the run's state. It reads tables of the warehouse as published, and datasets that earlier steps
 have staged; it writes datasets, which the run's plan may name. A step's name is what progress lines say and what the
 ledger keeps its seconds under. `tests/e2e/test_steps.py` holds `reads` and `writes` to what the steps do;
-docs/pipelines.md is made from here (`python -m jobs.run.pipelines`).
+the list in docs/architecture.md is made from here (`python -m jobs.run.pipelines`).
 """
 
 import sys
