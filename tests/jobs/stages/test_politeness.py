@@ -21,6 +21,8 @@ pytestmark = pytest.mark.spark
 
 TASKS = 2
 ROWS = 40
+# How fast a page comes is not the point here, and a machine may be busy with other things.
+PATIENT = SETTINGS.model_copy(update={"connect_timeout_s": 60, "request_timeout_s": 60, "row_deadline_s": 600})
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_no_host_sees_more_requests_at_once_than_configured(
     spark: SparkSession, server: HostileServer, limit: int
 ) -> None:
     by_host = pages(server)
-    settings = SETTINGS.model_copy(update={"per_host_concurrency": limit, "row_deadline_s": 30})
+    settings = PATIENT.model_copy(update={"per_host_concurrency": limit})
     rows = crawl(spark, [url for urls in by_host.values() for url in urls], settings)
     assert all(row["fetched"] for row in rows), Counter(row["failure_code"] for row in rows)
     assert {host: server.most_at_once[host] for host in by_host if server.most_at_once[host] > limit} == {}
@@ -78,7 +80,7 @@ def test_no_host_sees_more_requests_at_once_than_configured(
 
 def test_no_host_sees_more_requests_a_second_than_configured(spark: SparkSession, server: HostileServer) -> None:
     by_host = {host: urls[::2] for host, urls in pages(server).items()}
-    settings = SETTINGS.model_copy(update={"per_host_rate": 20.0, "row_deadline_s": 30})
+    settings = PATIENT.model_copy(update={"per_host_rate": 20.0})
     rows = crawl(spark, [url for urls in by_host.values() for url in urls], settings)
     assert all(row["fetched"] for row in rows), Counter(row["failure_code"] for row in rows)
     for host in by_host:
