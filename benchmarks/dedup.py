@@ -113,7 +113,7 @@ class Tables:
         """Images with these hashes become live, on a date of their own; what that costs."""
         landing, run_id = self.landing, f"night-{self.nights}"
         spark = landing.spark
-        versions = Versions("policy", "model", "text", "rule", "canonical")
+        versions = Versions("policy", "gate", "model", "text", "rule", "canonical")
         policy = Policy.model_construct(name="none", rules=())
         work = Work(spark, landing, self.config, policy, versions, run_id, Progress("dedup"))
         live = self._live(work, bits)

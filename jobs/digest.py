@@ -60,7 +60,7 @@ def table_digests(landing: Landing) -> dict[str, str]:
     digests = {}
     for table in TABLES.values():
         if table.digested:
-            rows = landing.read(table.name, versions[table.name])
+            rows = landing.read(table.name, versions.get(table.name, 0))  # a table may be new
             if table.kind == "content":
                 key, alive = ("text_id", texts) if table.name == "text_embeddings" else ("image_id", live)
                 rows = rows.join(alive, key, "left_semi")

@@ -17,7 +17,7 @@ from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held, summary
 from jobs.run.pipelines import REDECISION, stage_run
-from jobs.run.redecision import Redecision, flips
+from jobs.run.redecision import Redecision, tell_flips
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     policy, versions = check(config)
     spark = open_session(config)
     with held(
-        spark, config, policy, versions, job="redecide", what="redecide", may_differ=("policy_version",)
+        spark, config, policy, versions, job="redecide", what="redecide", may_differ=("policy_version", "gate_version")
     ) as warehouse:
         redecide(warehouse, dry_run=options.dry_run)
 
@@ -51,19 +51,12 @@ def redecide(warehouse: Warehouse, *, dry_run: bool) -> None:
     run = Redecision(work, warehouse.landing.read("sightings"))
     if dry_run:
         stage_run(run, REDECISION)
-        _tell(f"would flip under policy {warehouse.versions.policy_version}", flips(work))
+        tell_flips(f"would flip under policy {warehouse.versions.policy_version}", work)
         warehouse.landing.discard(work.run_id)
         return
     event = warehouse.publish(work, lambda: stage_run(run, REDECISION))
     if event is not None:
         log.info("redecide %s", summary(event))
-
-
-def _tell(title: str, found: Sequence[tuple[str, str, str, int]]) -> None:
-    total = sum(count for *_, count in found)
-    sys.stdout.write(f"{total} sightings {title}\n")
-    for before, after, why, count in found:
-        sys.stdout.write(f"  {count:>8}  {before} -> {after}{f' ({why})' if why else ''}\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ HashKind = Literal["phash256", "pdq"]
 
 NSFW = "nsfw"
 """The name of open_nsfw, the detector that is always there."""
+TAKEN_DOWN = "taken_down"
+"""The reason of what somebody asked to be taken down (udfs.gate.takedowns); no rule of a policy file may have it."""
+TAKEN_DOWN_ID = "taken-down-"
+"""How ids of the rules begin that come of takedowns."""
 HASH_BYTES = 32
 """Of a SHA-256, a 256-bit pHash and a PDQ hash alike."""
 LIST_FIELDS = {"domain": "domains", "url": "urls", "sha256": "hashes", "perceptual": "hashes"}
@@ -268,13 +272,19 @@ class Policy(Settings):
         repeated = sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1})
         if repeated:
             raise ValueError(f"rule ids must be unique; repeated: {repeated}")
+        for rule in self.rules:
+            if rule.reason == TAKEN_DOWN or rule.id.startswith(TAKEN_DOWN_ID):
+                raise ValueError(
+                    f"rule {rule.id}: the reason {TAKEN_DOWN} and ids {TAKEN_DOWN_ID}... are those of takedowns "
+                    "(jobs.takedown); take others"
+                )
         if not any(rule.kind == "nsfw" and rule.action == "block" for rule in self.rules):
             raise ValueError("no rule on nsfw blocks: the gate would let everything through")
         return self
 
     @property
     def version(self) -> str:
-        """The policy's part of `policy_version`: digest over everything but the comments and the order of a rule's
+        """`policy_version`: digest over everything but the comments and the order of a rule's
         entries, which decide nothing; over the entries of a list, not over where it lies."""
         canonical = {"name": self.name, "rules": [_unordered(rule.model_dump(mode="json")) for rule in self.rules]}
         for rule in canonical["rules"]:

@@ -48,6 +48,10 @@ class Table:
     hashes that only accepted contents may have, or follows from such. Other tables hold evidence (what was given, asked
     for and decided), which stays after a block: their old files say nothing that the new ones do not."""
 
+    tells_texts: bool = False
+    """Whether the table holds what was said about images beside evidence of them: its old files leave the disk where a
+    takedown of contents has erased that."""
+
     sorted_by: str | None = None
     """The column by which rows are sorted within each file that is appended: a small run then finds single rows of a
     large file without reading the rest (`jobs.warehouse.history`)."""
@@ -95,6 +99,7 @@ SIGHTINGS = Table(
     kind="dated",
     keys=("ingest_date", "source_file", "row_number"),
     partition_by=("ingest_date",),
+    tells_texts=True,
     sorted_by="url_id",
     columns=(
         Column("ingest_date", "date", "date of the manifest", nullable=False),
@@ -339,6 +344,7 @@ URL_STATE = Table(
     row="URL with at least one conclusive sighting: the last of them in date order",
     kind="derived",
     keys=("url_id",),
+    tells_texts=True,
     sorted_by="url_id",
     columns=(
         _id("url_id", "SHA-256 of the normalised URL"),
@@ -510,6 +516,26 @@ OVERRIDES = Table(
     },
 )
 
+TAKEDOWNS = Table(
+    name="takedowns",
+    row="URL, domain, content or hash that somebody asked to be taken down",
+    kind="request",
+    keys=("kind", "subject"),
+    columns=(
+        Column("kind", "string", "url, domain, image, phash256 or pdq", nullable=False),
+        Column("subject", "string", "normalised URL without credentials, host, image_id, or 64 hex characters", False),
+        Column("max_distance", "int", "of the hashes: differing bits of 256 up to which a content is the same"),
+        Column("in_force", "boolean", "false once it was lifted", nullable=False),
+        Column("reference", "string", "of who asked for it, or for its lifting", nullable=False, volatile=True),
+        Column("decided_at", "timestamp", "when it was taken (UTC)", nullable=False, volatile=True),
+        _RUN_ID,
+    ),
+    constraints={
+        "kind_known": "kind in ('url', 'domain', 'image', 'phash256', 'pdq')",
+        "distance_of_hashes": "(max_distance is not null) = (kind in ('phash256', 'pdq'))",
+    },
+)
+
 REFETCH_QUEUE = Table(
     name="refetch_queue",
     row="URL of a date that is owed a fetch: deferred, or newly allowed by a re-decision",
@@ -559,7 +585,8 @@ RUNS = Table(
         Column("metrics", "map<string,double>", "seconds a stage, rates, what any cap lost"),
         Column("config_digest", "string", "digest of the effective configuration"),
         Column("inputs_digest", "string", "digest of the manifest's rows"),
-        Column("policy_version", "string", "digest of the policy"),
+        Column("policy_version", "string", "digest of the policy and its lists"),
+        Column("gate_version", "string", "digest of the detectors, as `detector_version` in content_signals"),
         Column("model_version", "string", "visual model"),
         Column("text_model_version", "string", "text model"),
         Column("rule_version", "string", "dedup rule"),
@@ -590,6 +617,7 @@ TABLES: dict[str, Table] = {
         FEED_MEMBERS,
         FEED_IDS,
         OVERRIDES,
+        TAKEDOWNS,
         REFETCH_QUEUE,
         RUNS,
     )
@@ -599,8 +627,16 @@ TABLES: dict[str, Table] = {
 PURGED: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.purged)
 """Tables whose old files leave the disk as soon as a run takes contents out."""
 
+TELLING_TEXTS: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.tells_texts)
+"""Tables whose old files leave the disk, too, where a takedown has erased what was said of contents."""
+
 PUBLISHED: tuple[str, ...] = tuple(name for name in TABLES if name != "runs")
 """Tables whose version a published event names."""
+
+ERASED: tuple[str, ...] = ("title", "alt_text", "description", "tags", "attributes", "text_id", "language")
+"""Columns of `sightings` that are null where the row showed a content that was taken down: what was said of it goes
+with it, when it is taken down and whenever the manifest is read again. Key, URLs, licence and outcome stay, as
+evidence."""
 
 MANIFEST_COLUMNS: dict[str, str] = {
     "url": "string",

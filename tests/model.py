@@ -19,6 +19,7 @@ class Content:
     image_id: str
     decision: str  # allow, review, block
     reasons: tuple[str, ...] = ()
+    taken_down: bool = False  # by a request of its own; then decision is block
     failure: str | None = None  # decode, bomb, ...: then there is no decision
     source_pixels: int = 0
     phash64: int = 0
@@ -146,6 +147,8 @@ def sight(row: Row, answer: Answer | None, combined: Sequence[Combined] = ()) ->
         return made("failed", withdrawn, "hash_mismatch")
     if content.decision == "allow" and not content.has_vector:
         return made("failed", withdrawn, "embed_error")
+    if content.taken_down:  # nothing that was said of it counts, for it is erased
+        return made("blocked", "content", reasons=["taken_down"])
     met = [rule for rule in combined if rule.id in row.halves and rule.id in content.halves]
     met = [rule for rule in met if rule.action == "block" or rule.reason not in row.cleared]
     own = max([row.decision, *(rule.action for rule in met)], key=STRICTNESS.index)

@@ -119,7 +119,7 @@ def recorded_answers(
         fresh = crawled.where("decision is not null").dropDuplicates(["image_id"])
         fresh = fresh.select("image_id", "decision", "content_reasons", "content_halves")
         judged = fresh.unionByName(verdicts(work, seen.join(fresh, "image_id", "left_anti")))
-    joined = recorded.join(judged, "image_id", "left").withColumn("refused", _refused(work.policy)(f.col("hops")))
+    joined = recorded.join(judged, "image_id", "left").withColumn("refused", refused(work.policy)(f.col("hops")))
     unknown = f.col("deferred").isNull()
     lifted = f.col("blocked_reason").isNotNull() & f.col("refused").isNull()
     judgeable = f.col("image_id").isNotNull() & f.col("failure_code").isNull() & f.col("refused").isNull()
@@ -135,7 +135,7 @@ def recorded_answers(
     return work.stage(Dataset.ANSWERS, answers)
 
 
-def _refused(policy: Policy) -> Callable[[Column], Column]:
+def refused(policy: Policy) -> Callable[[Column], Column]:
     """A column of URLs (an array, or null) -> the reason why the policy refuses one of them, or null."""
     check = refused_url(policy)
 

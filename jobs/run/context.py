@@ -136,6 +136,10 @@ class Work:
         count = self.rows(keys).counted[counted]
         self.plan.append(StagedTable(table, keys, count, where=where, removes=True))
 
+    def plan_files(self, table: str, most_small: int) -> None:
+        """Plan that a table's small files are put together where a partition has more than so many."""
+        self.plan.append(StagedTable(table, "", 0, most_small=most_small))
+
     def after(self, table: str, changed: DataFrame) -> DataFrame:
         """A keyed table as it will be once the staged changes are applied."""
         return merged(table, self.landing.read(table), changed)

@@ -7,7 +7,7 @@ whatever an earlier run left.
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -20,6 +20,7 @@ from jobs.config.profile import Config
 from jobs.config.progress import Progress
 from jobs.manifests.files import ManifestFiles
 from jobs.run.context import Work
+from jobs.run.denylist import in_force
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
 from jobs.run.names import Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
@@ -29,10 +30,15 @@ from jobs.stages import queue
 from jobs.warehouse.fencing import check_fenced, lease_files
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.lease import Lease
-from jobs.warehouse.ledger import Event, Ledger, Versions
+from jobs.warehouse.ledger import TEXTS_ERASED, Event, Ledger, Versions
 from schemas.policy import Policy
+from schemas.tables import PURGED, TELLING_TEXTS
 from udfs.credentials import redact_text
+from udfs.gate.content import missing_signals
+from udfs.gate.takedowns import Takedown, with_takedowns
 
+DECIDING = {"policy_version": "another policy", "gate_version": "other detectors"}
+"""Versions under which what is stored may be decided again (jobs.redecide), in words."""
 SWITCHED = {
     "model_version": "embedding model",
     "text_model_version": "text model",
@@ -48,6 +54,7 @@ class Warehouse:
     spark: SparkSession
     config: Config
     policy: Policy
+    """As the policy file has it; what runs judge by has the takedowns as well (`judging`)."""
     versions: Versions
     job: str
     landing: Landing
@@ -58,7 +65,15 @@ class Warehouse:
         """A new run."""
         run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         progress = Progress(self.progress.prefix, run_id)
-        return Work(self.spark, self.landing, self.config, self.policy, self.versions, run_id, progress)
+        policy = self.judging(in_force(self.landing))
+        return Work(self.spark, self.landing, self.config, policy, self.versions, run_id, progress)
+
+    def judging(self, takedowns: Sequence[Takedown]) -> Policy:
+        """The policy under takedowns. Raises UsageError where the gate does not make a hash that one of them needs."""
+        policy = with_takedowns(self.policy, takedowns)
+        if missing := missing_signals(policy, self.config.policy):
+            raise UsageError(f"what is taken down in the warehouse {self.landing.storage.root}: {'; '.join(missing)}")
+        return policy
 
     def last_published(self, purpose: str) -> Event:
         """The last published run. Raises RunError where there is none, and so nothing to do for that purpose."""
@@ -128,7 +143,8 @@ class Warehouse:
         with self.progress.stage("purge"):
             try:
                 self._discard(event.run_id for event in self.ledger.events if event.event == "published")
-                self.landing.purge()
+                erased = any((event.counts or {}).get(TEXTS_ERASED) for event in owing)
+                self.landing.purge((*PURGED, *TELLING_TEXTS) if erased else PURGED)
             except RunError:
                 raise
             except Exception as error:
@@ -209,10 +225,11 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
         for field in fields(versions)
         if getattr(published, field.name) != getattr(versions, field.name) and field.name not in may_differ
     }
-    if list(differing) == ["policy_version"]:
+    if differing and differing.keys() <= DECIDING.keys():
+        what = " and ".join(DECIDING[name] for name in differing)
         raise UsageError(
-            f"the warehouse is under another policy, or other detectors ({differing['policy_version']}): "
-            "run python -m jobs.redecide --policy FILE first, or name the policy file that it is under"
+            f"the warehouse is under {what} ({'; '.join(differing.values())}): run python -m jobs.redecide --policy "
+            "FILE first, or name what it is under"
         )
     if differing and differing.keys() <= SWITCHED.keys():
         what = " and ".join(SWITCHED[name] for name in differing)

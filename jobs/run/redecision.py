@@ -5,9 +5,10 @@ the signals of the content, of the policy and of people's verdicts. All of these
 change later: whatever differs afterwards is written, and what follows from it derived, in one published run.
 """
 
+import sys
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run import audit, contents
@@ -18,8 +19,9 @@ from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
+from jobs.warehouse.ledger import TEXTS_ERASED
 from schemas.outcomes import TRANSIENT, FailureCode
-from schemas.tables import TABLES
+from schemas.tables import ERASED, TABLES
 
 NOT_STORED = "url: its credentials are not stored; --force asks for it by its manifest"
 """Of a row that is owed a fetch whose URL had credentials in its path or query."""
@@ -173,11 +175,14 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     version = work.versions.policy_version
     decided = outcomes.decide_outcomes(rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id)
     before = work.past("sightings", Staged(rows.select(*_KEYS), work.rows(Dataset.ROWS).rows))
-    old = before.select(*_KEYS, f.struct(*_TELLING).alias("_old"))
-    differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(f.struct(*_TELLING)))
+    telling = f.struct(*_TELLING, _says().alias("says"))
+    old = before.select(*_KEYS, telling.alias("_old"))
+    differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(telling))
     columns = TABLES["sightings"].column_names
-    told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in _OLD]
-    compared = work.stage(Dataset.COMPARED, differing.select(*columns, *told))
+    told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in (*_OLD, "says")]
+    erased = f.col("old_says") & ~_says()
+    compared = work.stage(Dataset.COMPARED, differing.select(*columns, *told), texts_erased=erased)
+    work.counts[TEXTS_ERASED] = work.rows(Dataset.COMPARED).counted[TEXTS_ERASED]
     audit.check_distinct(compared)
     work.dates = dates_of(compared)
     new = compared.select(*columns, f.lit("update").alias(CHANGE))
@@ -185,6 +190,11 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     _log(work, staged, answers)
     accepted = staged.where("outcome = 'accepted'").select(*_KEYS)
     contents.embed_texts_of(work, rows.join(accepted, _KEYS, "left_semi"))
+
+
+def _says() -> Column:
+    """Whether a sighting holds anything of what a takedown erases."""
+    return f.array_contains(f.array(*[f.col(name).isNotNull() for name in ERASED]), f.lit(True))
 
 
 def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
@@ -218,9 +228,12 @@ def changed_facts(
     )
 
 
-def flips(work: Work) -> list[tuple[str, str, str, int]]:
-    """What a staged re-decision changes: `(outcome before, outcome after, reasons, sightings)`, most first."""
+def tell_flips(title: str, work: Work) -> None:
+    """Say on standard output what a staged re-decision changes: outcomes, reasons and sightings, most first."""
     changed = work.staged(Dataset.COMPARED)
     why = f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))
     found = changed.groupBy("old_outcome", "outcome", why.alias("why")).count().orderBy(f.desc("count"), "why")
-    return [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
+    rows = [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
+    sys.stdout.write(f"{sum(count for *_, count in rows)} sightings {title}\n")
+    for before, after, reasons, count in rows:
+        sys.stdout.write(f"  {count:>8}  {before} -> {after}{f' ({reasons})' if reasons else ''}\n")

@@ -10,8 +10,8 @@ from pyspark.sql import functions as f
 
 from jobs.stages.review import sighting_id
 from schemas.outcomes import WITHDRAWALS, Decision, FailureCode, Outcome
-from schemas.policy import CombinedRule, Policy
-from schemas.tables import DECISIONS, SIGHTINGS
+from schemas.policy import TAKEN_DOWN, CombinedRule, Policy
+from schemas.tables import DECISIONS, ERASED, SIGHTINGS
 from udfs.gate.overrides import REVIEWER_BLOCKED, People, judge_with_people
 from udfs.gate.rules import ContentSignals, MissingScore, Verdict
 
@@ -65,9 +65,15 @@ def decide_outcomes(
     joined = joined.withColumn("own_decision", _strictest(_own_decision(), *(verdict for verdict, _ in combined)))
     joined = joined.withColumn("end", _first_of(_ladder(pre_blocked)))
     reasons = _all_reasons([reason for _, reason in combined])
+    taken = f.array(f.lit(TAKEN_DOWN))
     return (
         joined.select("*", "end.*")
         .withColumn("reasons", f.when(f.col("outcome").isin("blocked", "review"), reasons).otherwise(_none()))
+        # What was said of the content goes with it; the reasons cannot rest on what is not there any more.
+        .withColumn(
+            "reasons", f.when(shows_taken_down() & (f.col("outcome") == "blocked"), taken).otherwise(f.col("reasons"))
+        )
+        .withColumns({name: f.when(~shows_taken_down(), f.col(name)) for name in ERASED})
         .withColumn("normalised_url", f.expr("nullif(normalised_url, url)"))
         .withColumn("not_modified", f.coalesce("not_modified", f.lit(False)))
         .withColumn("state_effect", _state_effect())
@@ -135,6 +141,11 @@ def _text(value: Column | str | None) -> Column:
 
 def _none() -> Column:
     return f.array().cast("array<string>")
+
+
+def shows_taken_down() -> Column:
+    """Of answers, and of rows joined with them: whether they showed a content that is taken down itself."""
+    return f.coalesce(f.array_contains("content_reasons", TAKEN_DOWN), f.lit(False))
 
 
 def _own_decision() -> Column:

@@ -20,7 +20,7 @@ from udfs.embedding.text import text_dimension, text_model_version
 from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
 from udfs.gate.content import gate_version, missing_signals
 from udfs.images.canonical import canonical_version
-from udfs.images.minhash import recall
+from udfs.images.minhash import bands_needed, recall
 
 _PACKAGED_MODEL, _PACKAGED_DIMENSION = "tf_efficientnet_lite0", 1280
 
@@ -64,9 +64,9 @@ def check(config: Config) -> tuple[Policy, Versions]:
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
-    decided_by = hashlib.sha256(f"{policy.version} {gate_version(config.policy)}".encode()).hexdigest()[:16]
     return policy, Versions(
-        policy_version=decided_by,
+        policy_version=policy.version,
+        gate_version=gate_version(config.policy),
         model_version=visual,
         text_model_version=texts,
         rule_version=rule,
@@ -139,5 +139,6 @@ def _check_recall(config: Config) -> None:
         raise UsageError(
             f"dedup.bands={rule.bands} x dedup.rows={rule.rows} find {reached:.3f} of the pairs at "
             f"dedup.max_hamming={rule.max_hamming}, less than dedup.target_recall={rule.target_recall}; "
-            "take more bands or fewer rows"
+            f"{bands_needed(rule.max_hamming, rule.rows, rule.target_recall)} bands would do, or fewer rows "
+            "(jobs.tune_dedup says what each costs)"
         )

@@ -62,6 +62,9 @@ _CONFLICTS = (
 """What Delta raises where another writer's commit came in between: only one that has lost its lease can be that."""
 _TRIES = 3
 
+SMALL_FILE, LARGE_FILE = 32 * 2**20, 128 * 2**20
+"""Bytes: files below the one are put together, into files of up to the other."""
+
 TABLE_PROPERTIES: dict[str, str] = {
     # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
     "delta.enableDeletionVectors": "false",
@@ -112,6 +115,9 @@ class StagedTable:
     """Whether the rows are keys whose rows leave the table."""
     changes: bool = False
     """Whether the rows say in `CHANGE` what becomes of their keys."""
+    most_small: int = 0
+    """Where it is not 0 the line is about files and no rows: the table's small ones are put together where a partition
+    has more than so many."""
 
 
 class Landing:
@@ -252,6 +258,42 @@ class Landing:
         self.check_held()
         DeltaTable.forPath(self.spark, self.path(table)).optimize().executeCompaction()
         return True
+
+    def crowded(self, table: str, most_small: int) -> tuple[int, int]:
+        """The files smaller than `SMALL_FILE` of partitions that have more than so many: how many, and their bytes."""
+        if self.version(table) < 0:
+            return 0, 0
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        files = DataFrame(log.unsafeVolatileSnapshot().allFiles().toDF(), self.spark)
+        by_place = files.where(f.col("size") < SMALL_FILE).groupBy(f.to_json("partitionValues"))
+        small = by_place.agg(f.count("*").alias("files"), f.sum("size").alias("bytes"))
+        found = small.where(f.col("files") > most_small).agg(f.sum("files"), f.sum("bytes")).first()
+        return (int(found[0] or 0), int(found[1] or 0)) if found else (0, 0)
+
+    def put_together(self, table: str, most_small: int) -> None:
+        """Put a table's small files together where a partition has more than so many. No row changes, and no consumer
+        of change data sees anything of it.
+
+        What is large enough stays as it is, so that what this costs follows what was written since the last time. Runs
+        of rows that are sorted by key stay such inside the new file: a page of it is found as well as a file was. May
+        be killed anywhere and called again.
+        """
+        if self.crowded(table, most_small)[0]:
+            session = self.spark.newSession()
+            session.conf.set("spark.databricks.delta.optimize.minFileSize", str(SMALL_FILE))
+            session.conf.set("spark.databricks.delta.optimize.maxFileSize", str(LARGE_FILE))
+            DeltaTable.forPath(session, self.path(table)).optimize().executeCompaction()
+
+    def vacuum(self, table: str, retention_hours: float) -> tuple[int, int]:
+        """Delete what no version of the table of the last hours needs; how many files that were, and their bytes."""
+        self.check_held()
+        if self.version(table) < 0:
+            return 0, 0
+        before = self.storage.size(table)
+        DeltaTable.forPath(self.spark, self.path(table)).vacuum(retention_hours)
+        after = self.storage.size(table)
+        return before[0] - after[0], before[1] - after[1]
 
     def recorded_version(self, table: str) -> int:
         """The highest version given to `append`, 0 where none was."""
@@ -427,6 +469,8 @@ class Landing:
         of the files that it touches, whole: what is there already is merged, what is new is appended.
         """
         table = TABLES[line.table]
+        if line.most_small:
+            return {"files": partial(self.put_together, table.name, line.most_small)}
         if line.rows == 0 and (table.kind != "dated" or line.changes):
             return {}
         rows = self._planned(run_id, line, session)
@@ -485,16 +529,16 @@ class Landing:
         on = " and ".join(f"live.{key} = gone.{key}" for key in keys.columns)
         target.alias("live").merge(keys.alias("gone"), on).whenMatchedDelete().execute()
 
-    def purge(self) -> None:
-        """Delete from disk all that no live row of the tables of contents, and of those that follow from them, needs:
-        old files, change data, what killed writers left.
+    def purge(self, tables: Iterable[str] = PURGED) -> None:
+        """Delete from disk all that no live row of these tables needs: old files, change data, what killed writers
+        left.
 
         No table changes by it, and its published versions with the newest rows stay readable; older ones do not. May be
         killed anywhere and called again. For the holder of the lease, when it has nothing unfinished: a file that is
         being written looks like one that nobody needs.
         """
         self.check_held()
-        self._in_parallel(self._vacuum, [name for name in PURGED if self.version(name) > 0])
+        self._in_parallel(self._vacuum, [name for name in tables if self.version(name) > 0])
 
     def _vacuum(self, table: str) -> None:
         self.check_held()

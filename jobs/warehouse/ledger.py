@@ -28,7 +28,8 @@ class Versions:
     """The versions of everything that decides what a warehouse holds."""
 
     policy_version: str
-    """Of what decides verdicts: the policy (`Policy.version`) together with the gate's signals (`gate_version`)."""
+    gate_version: str
+    """Of the detectors, by whose signals the policy decides contents."""
     model_version: str
     text_model_version: str
     rule_version: str
@@ -39,6 +40,8 @@ class Versions:
 
 REMOVED = ("contents_removed", "texts_removed")
 """Counts of what a run takes out of the tables, and thereby owes to the disk."""
+TEXTS_ERASED = "texts_erased"
+"""Count of sightings of which a run erased what was said, for a content that was taken down: owed to the disk, too."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Event:
     config_digest: str | None = None
     inputs_digest: str | None = None
     policy_version: str | None = None
+    gate_version: str | None = None
     model_version: str | None = None
     text_model_version: str | None = None
     rule_version: str | None = None
@@ -124,7 +128,7 @@ class Ledger:
     def owing(self) -> list[Event]:
         """The `published` events of runs whose removals are still owed to the disk, oldest first."""
         last = {event.run_id: event for event in self.events if event.event in {"published", "purged"}}
-        owing = [e for e in last.values() if e.event == "published" and any((e.counts or {}).get(n) for n in REMOVED)]
+        owing = [e for e in last.values() if e.event == "published" and _owes(e)]
         return sorted(owing, key=lambda event: event.seq)
 
     def last_published(self) -> Event | None:
@@ -164,3 +168,7 @@ class Ledger:
         if not keep_staging:
             self.landing.discard(prepared.run_id)
         return published
+
+
+def _owes(published: Event) -> bool:
+    return any((published.counts or {}).get(name) for name in (*REMOVED, TEXTS_ERASED))

@@ -125,6 +125,14 @@ class Storage:
                 found.append(path)
         return sorted(found)
 
+    def size(self, *parts: str) -> tuple[int, int]:
+        """How many files there are in a folder and below it, and their bytes; none where it does not exist."""
+        path = self._path(*parts)
+        if not self._fs.exists(path):
+            return 0, 0
+        found = self._fs.getContentSummary(path)
+        return int(found.getFileCount()), int(found.getLength())
+
     def make_folder(self, *parts: str) -> None:
         """Create the folder and its parents."""
         self._fs.mkdirs(self._path(*parts))

@@ -72,9 +72,9 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     purges: list[str] = []
     purge = Landing.purge
 
-    def counted(landing: Landing) -> None:
+    def counted(landing: Landing, *tables: Any) -> None:
         purges.append("purge")
-        purge(landing)
+        purge(landing, *tables)
 
     def looked(*_: Any) -> None:
         raise AssertionError("staged rows were read a second time")

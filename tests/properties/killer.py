@@ -7,7 +7,18 @@ from typing import Any
 
 from jobs.warehouse.landing import Landing
 
-COMMITS = ("append", "write_plan", "_write", "_merge", "_remove", "versions", "purge", "discard")
+COMMITS = (
+    "append",
+    "write_plan",
+    "_write",
+    "_merge",
+    "_remove",
+    "versions",
+    "put_together",
+    "vacuum",
+    "purge",
+    "discard",
+)
 """Methods of `Landing` around which a job may be killed."""
 
 

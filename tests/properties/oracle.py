@@ -73,6 +73,8 @@ class Oracle:
         manifests: rows by date, in order.
         recorded: by date and path, what was asked for.
         stored: image_ids with pixels.
+        taken_down: kind (`image`, `url`) and subject (an image_id, a path) of what was asked to be taken down.
+        erased: sightings of which nothing that was said is stored.
     """
 
     web: Callable[[str, dt.date], Page]
@@ -83,18 +85,21 @@ class Oracle:
     recorded: dict[tuple[dt.date, str], Recorded] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
     people: dict[tuple[str, str], Person] = field(default_factory=dict)
+    taken_down: set[tuple[str, str]] = field(default_factory=set)
+    erased: set[model.Key] = field(default_factory=set)
 
     # What jobs do ------------------------------------------------------------------------------------------------
 
     def run_date(self, date: dt.date, now: dt.date) -> None:
         """A date from its manifest, whether for the first time or forced."""
         states = model.url_states(self.sightings())
-        wanted = {row.path for key, row in self._rows(date) if not self._is_refused(key, row)}
+        wanted = {row.path for key, row in self._manifested(date) if not self._is_refused(key, row)}
         known = {path for day, path in self.recorded if day == date}
         asked = wanted - (model.carried_over(date, known, states) if date in self.published else set())
         for path in asked:
             self.recorded[date, path] = self._ask(path, now)
         self.published.add(date)
+        self.erased = {key for key in self.erased if key[0] != date}
         self._keep({self.recorded[date, path].image for path in asked})
 
     def drain(self, now: dt.date) -> None:
@@ -126,6 +131,11 @@ class Oracle:
         else:
             cleared = before.cleared if before and not before.block else frozenset()
             self.people[kind, subject] = Person(said == "block", cleared | seen if said == "allow" else frozenset())
+        self._keep(set())
+
+    def take_down(self, kind: str, subject: str, lift: bool) -> None:
+        """Somebody's request, or its lifting."""
+        (self.taken_down.discard if lift else self.taken_down.add)((kind, subject))
         self._keep(set())
 
     # What follows ------------------------------------------------------------------------------------------------
@@ -166,7 +176,7 @@ class Oracle:
         page, hops = self.web(path, now), []
         while page.redirect is not None:
             hops.append(page.redirect)
-            if page.redirect in self.rules.refused_paths:
+            if self._refused(page.redirect):
                 return Recorded(hops=tuple(hops), stopped=True)
             page = self.web(page.redirect, now)
         return Recorded(page.image, page.failure, tuple(hops))
@@ -189,15 +199,21 @@ class Oracle:
         self._keep(seen)
 
     def _keep(self, seen: set[str | None]) -> None:
-        """Pixels are kept only with an accepted sighting."""
+        """Pixels are kept only with an accepted sighting, what was said only of what is not taken down."""
+        for date in self.published:
+            for key, row in self._rows(date):
+                image = self._shown(key, row)
+                if image and ("image", image) in self.taken_down:
+                    self.erased.add(key)
         self.stored = (self.stored | {image for image in seen if image}) & self.accepted()
 
     def _answer(self, date: dt.date, path: str) -> model.Answer:
         known = self.recorded.get((date, path))
         if known is None:
             return model.Answer(deferred=True)
-        if any(hop in self.rules.refused_paths for hop in known.hops):
-            return model.Answer(blocked_reason="path_refused")
+        reason = next((reason for hop in known.hops if (reason := self._refused(hop))), None)
+        if reason:
+            return model.Answer(blocked_reason=reason)
         if known.stopped:
             return model.Answer(deferred=True)
         if known.failure:
@@ -215,9 +231,26 @@ class Oracle:
         if person.block:
             reasons = (*(reasons if decision == "block" else ()), "reviewer_blocked")
             decision = "block"
+        if ("image", image) in self.taken_down:
+            return replace(self.contents[image], decision="block", reasons=("taken_down",), taken_down=True)
         return replace(self.contents[image], decision=decision, reasons=reasons)
 
+    def _shown(self, key: model.Key, row: Manifested) -> str | None:
+        """The image that a sighting showed, whatever became of it."""
+        answer = model.Answer() if self._is_refused(key, row) else self._answer(key[0], row.path)
+        return answer.content.image_id if answer.content else None
+
+    def _refused(self, path: str) -> str | None:
+        """Why a path is not to be asked for; the policy's own reason comes first."""
+        if path in self.rules.refused_paths:
+            return "path_refused"
+        return "taken_down" if ("url", path) in self.taken_down else None
+
     def _rows(self, date: dt.date) -> Iterator[tuple[model.Key, Manifested]]:
+        """As they are stored."""
+        return ((key, replace(row, title="") if key in self.erased else row) for key, row in self._manifested(date))
+
+    def _manifested(self, date: dt.date) -> Iterator[tuple[model.Key, Manifested]]:
         return (((date, f"{date}.jsonl", number), row) for number, row in enumerate(self.manifests[date]))
 
     def _own_verdict(self, row: Manifested) -> tuple[str, tuple[str, ...], bool]:
@@ -226,6 +259,8 @@ class Oracle:
             reasons.append("licence_refused")
         if row.path in self.rules.refused_paths:
             reasons.append("path_refused")
+        if ("url", row.path) in self.taken_down:
+            reasons.append("taken_down")
         withdraws = bool(reasons)
         if self.rules.refused_word and self.rules.refused_word in row.title.split():
             reasons.append("word_refused")

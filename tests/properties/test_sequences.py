@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 
 from demo.pictures import ORIGINAL, Picture, make_pictures
 from demo.site import Answer, show
-from jobs import nightly, redecide, reembed, review
+from jobs import maintain, nightly, redecide, reembed, review, takedown
 from jobs.config.profile import load
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot, SnapshotError
@@ -178,9 +178,9 @@ class Sequences(RuleBasedStateMachine):
         """Any of them, nights most often; one rule, for of several Hypothesis leaves some out of a whole sequence."""
         jobs = [self._night] * 3
         if self.oracle.published:
-            jobs += [self._night, self._retry, self._redecide, self._redecide, self._switch]
+            jobs += [self._night, self._retry, self._redecide, self._redecide, self._switch, self._maintain]
         if any(s.image_id for s in self.oracle.sightings()):
-            jobs += [self._review, self._review]
+            jobs += [self._review, self._review, self._take_down, self._take_down]
         kill = data.draw(st.one_of(st.none(), st.none(), st.integers(1, 50)), "killed at")
         data.draw(st.sampled_from(jobs), "job")(data, kill)
 
@@ -233,10 +233,27 @@ class Sequences(RuleBasedStateMachine):
         effect = Effect(lambda: self.oracle.review(kind, subject, said, seen))
         self._run("review", review, ["import", str(file)], kill, DAYS[0], [effect])
 
+    def _take_down(self, data: st.DataObject, kill: int | None) -> None:
+        """What somebody asked for by content or URL, or its lifting where something stands."""
+        standing = sorted(self.oracle.taken_down)
+        lift = bool(standing) and data.draw(st.booleans(), "lift")
+        images = sorted({s.image_id for s in self.oracle.sightings() if s.image_id})
+        every = [*(("image", image) for image in images), *(("url", path) for path in PATHS)]
+        kind, subject = data.draw(st.sampled_from(standing if lift else every), "subject")
+        named = subject if kind == "image" else self.small.site.url(subject)
+        more = [f"--{kind}", named, "--reference", "r", *["--lift"] * lift]
+        effect = Effect(lambda: self.oracle.take_down(kind, subject, lift))
+        self._run("lift" if lift else "takedown", takedown, more, kill, DAYS[0], [effect])
+
     def _switch(self, data: st.DataObject, kill: int | None) -> None:
         """A model, most often the other one."""
         chosen = data.draw(st.sampled_from([1 - self.model, 1 - self.model, self.model]), "model")
         self._run("switch", reembed, [], kill, DAYS[0], [], model=chosen)
+
+    def _maintain(self, data: st.DataObject, kill: int | None) -> None:
+        """Small files are put together, old ones deleted: nothing changes for anybody."""
+        most = data.draw(st.sampled_from(["1", "3"]), "most small")
+        self._run("maintain", maintain, ["--retention-hours", "0", "--most-small", most], kill, DAYS[0], [])
 
     # Running and comparing ---------------------------------------------------------------------------------------
 
@@ -339,6 +356,10 @@ class Sequences(RuleBasedStateMachine):
         assert found == {
             s.key: (s.outcome, s.failure, s.reasons, s.image_id if s.outcome == "accepted" else None) for s in expected
         }
+        for row in read["sightings"]:
+            key = row["ingest_date"], row["source_file"], row["row_number"]
+            said = "" if key in oracle.erased else oracle.manifests[key[0]][key[2]].title
+            assert (row["title"] or "") == said, key
         path_of = {row["url_id"]: row["url"].removeprefix(self.small.site.url("")) for row in read["sightings"]}
         states = model.url_states(expected)
         assert {path_of[row["url_id"]]: (row["ingest_date"], row["outcome"]) for row in read["url_state"]} == {
@@ -380,10 +401,12 @@ class Sequences(RuleBasedStateMachine):
 
     def _title(self, sightings: Sequence[model.Sighting], image: str) -> str:
         first = min(s.key for s in sightings if s.outcome == "accepted" and s.image_id == image)
+        if first in self.oracle.erased:
+            return ""
         return self.oracle.manifests[first[0]][first[2]].title
 
 
-OF_ORACLE = frozenset({"nightly", "redecide", "review"})
+OF_ORACLE = frozenset({"nightly", "redecide", "review", "takedown"})
 """Jobs whose runs change what the oracle knows; a switch of models changes nothing there."""
 
 COMPARED = ("sightings", "url_state", "refetch_queue", "clusters", "index_feed", "feed_members", "images", "embeddings")

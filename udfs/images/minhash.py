@@ -11,7 +11,7 @@ Hashes come as uint64 or, as Spark keeps them, int64; only the bits count.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import comb
+from math import ceil, comb, log1p
 from typing import cast
 
 import numpy as np
@@ -40,6 +40,22 @@ def recall(hamming: int, bands: int, rows: int) -> float:
     """Probability that two hashes at this Hamming distance (0 to 64) share at least one of the bands."""
     jaccard = (HASH_BITS - hamming) / (HASH_BITS + hamming)
     return float(1 - (1 - jaccard**rows) ** bands)
+
+
+def bands_needed(hamming: int, rows: int, target_recall: float) -> int:
+    """The fewest bands of so many rows by which pairs at this distance share a bucket with at least that probability.
+
+    Raises ValueError for a recall outside (0, 1) and a distance outside 0 to 63, which no number of bands reaches.
+    """
+    if not 0 < target_recall < 1:
+        raise ValueError(f"target recall: expected a number between 0 and 1, found {target_recall}")
+    if not 0 <= hamming < HASH_BITS:
+        raise ValueError(f"distance: expected 0 to {HASH_BITS - 1} bits, found {hamming}")
+    one = recall(hamming, 1, rows)
+    if one >= 1:
+        return 1
+    found = ceil(log1p(-target_recall) / log1p(-one))
+    return max(1, found if recall(hamming, found, rows) >= target_recall else found + 1)
 
 
 def candidate_rate(bands: int, rows: int) -> float:

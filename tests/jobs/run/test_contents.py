@@ -61,7 +61,7 @@ def test_validators_come_with_their_url_and_content_from_earlier_dates_and_of_wh
     }
     monkeypatch.setattr(landing, "read", tables.__getitem__)
     config, policy = load("conf/local.yaml"), Policy.model_construct(rules=())
-    work = Work(spark, landing, config, policy, Versions("p", "m", "t", "r", "c"), "run", Progress("test"))
+    work = Work(spark, landing, config, policy, Versions("p", "g", "m", "t", "r", "c"), "run", Progress("test"))
     requests = frame(
         spark, "url_id string, url string, host string", [(url, f"http://{url}/", url) for url in "abcdefghi"]
     )

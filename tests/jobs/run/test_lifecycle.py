@@ -15,6 +15,7 @@ from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, held
+from jobs.run.upkeep import UpkeepPlan, maintain, survey
 from jobs.warehouse.landing import Landing, StagedTable
 from jobs.warehouse.ledger import Event, Ledger, Versions
 from schemas.policy import Policy
@@ -23,7 +24,7 @@ from tests.jobs.frames import frame, table_frame
 pytestmark = pytest.mark.spark
 
 TEXTS = ["0" * 64, "1" * 64, "2" * 64]
-VERSIONS = Versions("policy", "model", "text model", "rule", "canonical")
+VERSIONS = Versions("policy", "gate", "model", "text model", "rule", "canonical")
 _RULE = {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.9, "comment": "test"}
 POLICY = Policy.model_validate({"name": "test", "rules": [_RULE]})
 
@@ -240,3 +241,80 @@ def _add_empty(work: Work) -> None:
     work.stage("texts", table_frame(work.spark, "text_embeddings", [row]), {"text_embeddings": "true"})
     work.plan_rows("text_embeddings", "texts")
     work.write_plan()
+
+
+# Upkeep -------------------------------------------------------------------------------------------------------------
+
+MORE = ["4" * 64, "5" * 64]
+
+
+@pytest.fixture
+def crowded(holding: Holding, warehouse: Path) -> Path:
+    """Two more nights' files: three in all."""
+    for text in MORE:
+        with holding() as held_once:
+            work = held_once.work()
+            assert held_once.publish(work, lambda work=work, text=text: add(work, [text])) is not None
+    return warehouse
+
+
+def vectors(landing: Landing, version: int | None = None) -> list[str]:
+    return sorted(row["text_id"] for row in landing.read("text_embeddings", version).select("text_id").collect())
+
+
+def files(landing: Landing) -> int:
+    return len(landing.read("text_embeddings").inputFiles())
+
+
+def test_small_files_are_put_together_and_old_ones_stay_for_as_long_as_they_are_asked_for(
+    spark: SparkSession, holding: Holding, crowded: Path
+) -> None:
+    landing = Landing(spark, str(crowded))
+    before = landing.version("text_embeddings")
+    assert files(landing) == 3
+    with holding() as looked:
+        found = {one.name: one for one in survey(looked, UpkeepPlan(0, 2))}
+    assert (found["text_embeddings"].crowded, found["images"].crowded) == (3, 0)
+    assert maintain(holding, UpkeepPlan(0, 3)).put_together == 0  # three are not too many
+
+    done = maintain(holding, UpkeepPlan(168, 2))
+    assert (done.put_together, done.deleted) == (3, 0)
+    landing = Landing(spark, str(crowded))
+    assert (files(landing), vectors(landing)) == (1, sorted([*TEXTS, *MORE]))
+    published = Ledger(landing, 0).load().last_published()
+    assert published is not None
+    assert published.table_versions == landing.versions()  # readers go by what is put together
+    assert vectors(landing, before) == sorted([*TEXTS, *MORE])
+
+    events = len(Ledger(landing, 0).load().events)
+    done = maintain(holding, UpkeepPlan(0, 2))
+    assert (done.put_together, done.deleted >= 3, done.freed > 0) == (0, True, True)
+    assert len(Ledger(landing, 0).load().events) == events  # nothing to publish
+    assert len(list((crowded / "text_embeddings").glob("*.parquet"))) == 1
+    assert vectors(Landing(spark, str(crowded))) == sorted([*TEXTS, *MORE])
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Landing, "put_together"), (Landing, "versions"), (Landing, "vacuum")])
+def test_upkeep_that_is_killed_takes_nothing_that_readers_go_by(
+    spark: SparkSession, holding: Holding, crowded: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    with monkeypatch.context() as killing:
+        killing.setattr(owner, name, after(0, getattr(owner, name)))
+        with pytest.raises(Killed):
+            maintain(holding, UpkeepPlan(0, 2))
+    with holding() as following:
+        remove_one(following)  # after which all old files are deleted
+    landing = Landing(spark, str(crowded))
+    published = Ledger(landing, 0).load().last_published()
+    assert published is not None
+    assert published.table_versions == landing.versions()
+    assert vectors(landing) == sorted({*TEXTS, *MORE} - {TEXTS[1]})
+    assert maintain(holding, UpkeepPlan(0, 2)).put_together in {0, 3}
+    assert vectors(Landing(spark, str(crowded))) == sorted({*TEXTS, *MORE} - {TEXTS[1]})
+
+
+def test_nothing_is_put_together_where_nothing_is_published(
+    spark: SparkSession, holding: Holding, warehouse: Path
+) -> None:
+    shutil.rmtree(warehouse)
+    assert maintain(holding, UpkeepPlan(0, 1)).put_together == 0

@@ -61,7 +61,7 @@ FETCHES: dict[str, Fetch | None] = {
 
 @pytest.fixture
 def work(spark: SparkSession, landing: Landing) -> Work:
-    versions = Versions("p", "model", "t", "r", "c")
+    versions = Versions("p", "g", "model", "t", "r", "c")
     made = Work(spark, landing, load("conf/local.yaml"), POLICY, versions, "run", Progress("test"), dates=(DAY,))
     made.overrides = Overrides(table_frame(spark, "overrides", []))
     return made

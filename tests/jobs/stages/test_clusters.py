@@ -125,7 +125,7 @@ def in_memory(spark: SparkSession, warehouse: object) -> InMemory:
 def night(landing: InMemory, number: int) -> Work:
     config = load("conf/local.yaml").model_copy(update={"dedup": SETTINGS})
     policy = Policy.model_construct(rules=())
-    versions = Versions("policy", "model", "text", "rule", "canonical")
+    versions = Versions("policy", "gate", "model", "text", "rule", "canonical")
     return Work(landing.spark, landing, config, policy, versions, f"run{number}", Progress("test"))
 
 

@@ -78,6 +78,7 @@ def test_a_sound_configuration_passes_and_leaves_nothing_behind(tmp_path: Path) 
         ("text", {"max_tokens": 64}, {"text_model_version"}),
         ("dedup", {"max_hamming": 6}, {"rule_version"}),
         ("dedup", {"target_recall": 0.5}, set()),
+        ("policy", {"hashes": ("pdq",)}, {"gate_version"}),
         ("crawl", {"retries": 1, "max_bytes": 1000}, set()),
     ],
 )
@@ -88,7 +89,7 @@ def test_a_setting_changes_the_versions_that_depend_on_it_and_no_others(
     assert {name for name, version in vars(before).items() if vars(after)[name] != version} == changed
 
 
-def test_the_policy_version_follows_policy_and_detector_but_not_their_places(tmp_path: Path) -> None:
+def test_the_policy_version_follows_the_policy_and_not_its_place(tmp_path: Path) -> None:
     text = (ROOT / "conf" / "policy.yaml").read_text(encoding="utf-8")
     moved, stricter = tmp_path / "moved.yaml", tmp_path / "stricter.yaml"
     moved.write_text(text, encoding="utf-8")
@@ -237,7 +238,7 @@ def test_bands_and_rows_that_miss_the_recall_are_refused_with_what_they_reach_an
     # datasketch's own choice for a threshold of 0.9 and 128 permutations
     assert line == (
         "dedup.bands=5 x dedup.rows=25 find 0.045 of the pairs at dedup.max_hamming=6, less than "
-        "dedup.target_recall=0.99; take more bands or fewer rows"
+        "dedup.target_recall=0.99; 505 bands would do, or fewer rows (jobs.tune_dedup says what each costs)"
     )
 
 

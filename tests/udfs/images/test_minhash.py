@@ -16,6 +16,7 @@ import udfs.images.minhash
 from schemas.settings import DedupSettings
 from udfs.images.minhash import (
     band_keys,
+    bands_needed,
     candidate_rate,
     close_pairs,
     hamming64,
@@ -219,3 +220,23 @@ def test_old_pairs_cost_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     count, new = 2000, np.arange(2000) % 1000 == 7
     listed(close_pairs(np.zeros(count, dtype=np.int64), random_hashes(count), 8, is_new=new))
     assert compared == 1999 + 1998
+
+
+@pytest.mark.parametrize("rows", [8, 10, 12, 16])
+@pytest.mark.parametrize("hamming", [0, 2, 4, 6, 8, 20])
+def test_the_bands_needed_reach_the_recall_and_one_fewer_do_not(hamming: int, rows: int) -> None:
+    for target in (0.5, 0.9, 0.99, 0.999):
+        bands = bands_needed(hamming, rows, target)
+        assert recall(hamming, bands, rows) >= target
+        assert bands == 1 or recall(hamming, bands - 1, rows) < target
+
+
+@pytest.mark.parametrize(("hamming", "rows", "bands"), [(4, 10, 14), (6, 12, 42), (8, 12, 92), (6, 16, 91)])
+def test_known_figures(hamming: int, rows: int, bands: int) -> None:
+    assert bands_needed(hamming, rows, 0.99) == pytest.approx(bands, abs=1)
+
+
+@pytest.mark.parametrize(("hamming", "target"), [(64, 0.9), (-1, 0.9), (4, 0.0), (4, 1.0)])
+def test_what_no_number_of_bands_reaches_is_refused(hamming: int, target: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        bands_needed(hamming, 12, target)

@@ -1,0 +1,73 @@
+"""Keep a warehouse quick: put small files together, and delete what no reader of the last days needs.
+
+    python -m jobs.maintain --profile conf/local.yaml [--retention-hours 168] [--dry-run]
+
+Every night adds files, and leaves the old ones of what it changed. This puts the small ones of each table together,
+which changes no row, publishes the new versions, and then deletes files that only versions older than
+`--retention-hours` hold: readers that opened a snapshot within that time go on. `--retention-hours 0` keeps the newest
+version alone. The warehouse is let go in between, so that a night that waits for it need not wait long. What a block or
+a takedown took out does not wait for this: it leaves the disk at once. Exit codes as for every job.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from jobs.config.command import add_config_arguments, run_command
+from jobs.config.errors import UsageError
+from jobs.config.profile import load
+from jobs.config.progress import log
+from jobs.run.lifecycle import held
+from jobs.run.upkeep import UpkeepPlan, maintain, survey
+from jobs.startup.assets import local_assets
+from jobs.startup.preflight import check
+from jobs.startup.session import open_session
+
+MOST_SMALL = 7
+"""Two or three nights' files of a partition: with fewer, the next nights' would be put together with them anyway."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jobs.maintain", description="Put small files together, delete old ones.")
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--retention-hours",
+        type=float,
+        default=168,
+        metavar="H",
+        help="how long a reader may go on with a snapshot that is not the newest any more (168, a week)",
+    )
+    parser.add_argument(
+        "--most-small",
+        type=int,
+        default=MOST_SMALL,
+        metavar="N",
+        help=f"small files that a partition may keep ({MOST_SMALL})",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print each table's files")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _run(options), debug=options.debug)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if not 0 <= options.retention_hours < float("inf"):
+        raise UsageError(f"--retention-hours {options.retention_hours:g}: expected a number of hours, 0 or more")
+    if options.most_small < 1:
+        raise UsageError(f"--most-small {options.most_small}: expected 1 or more")
+    config = local_assets(load(options.profile, options.set))
+    policy, versions = check(config)
+    hold = partial(held, open_session(config), config, policy, versions, job="maintain", what="maintain")
+    plan = UpkeepPlan(options.retention_hours, options.most_small)
+    if not options.dry_run:
+        log.info("maintain: %s", maintain(hold, plan))
+        return
+    with hold() as warehouse:
+        sys.stdout.write(f"{'table':<16}{'files':>8}{'MB':>12}{'to put together':>18}\n")
+        for one in survey(warehouse, plan):
+            sys.stdout.write(f"{one.name:<16}{one.files:>8}{one.bytes / 1e6:>12.1f}{one.crowded:>18}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
