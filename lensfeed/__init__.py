@@ -6,8 +6,8 @@
 from collections.abc import Mapping
 from os import PathLike
 
-from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
 from lensfeed.feed import FeedEntry, SeenAt, feed_vectors, lookup, text_vectors
+from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
 from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError
 
 __all__ = [
