@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from os import PathLike
 
-from lensfeed.feed import FeedEntry, SeenAt, feed_vectors, lookup, text_vectors
+from lensfeed.feed import FeedEntry, SeenAt, feed_vectors, lookup, search, text_vectors
 from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
 from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError
 
@@ -23,6 +23,7 @@ __all__ = [
     "feed_vectors",
     "lookup",
     "open_feed",
+    "search",
     "text_vectors",
 ]
 

@@ -7,7 +7,7 @@ first expressed in deviations above what unrelated pairs have (`Scale`, measured
     weights = load_weights(Path("conf/rerank.yaml"))
     check_models(weights, snapshot)
     feed_ids, items = feed_signals(snapshot)
-    best = feed_ids[rerank(query, items, weights)]
+    best = rerank_ids(Query(vector=vector), index.search(vector), feed_ids, items, weights)
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from lensfeed.feed import feed_vectors, text_vectors
+from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors
 from lensfeed.snapshot import Snapshot
 from schemas.settings import Settings
 
@@ -65,8 +65,22 @@ class Weights(Settings):
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is known of a query: one of the two at least. What is null adds nothing to a score."""
+
+    vector: Vectors | None = None
+    """(D,) visual unit vector, of a picture."""
+    text: Vectors | None = None
+    """(T,) text unit vector."""
+
+    def __post_init__(self) -> None:
+        if self.vector is None and self.text is None:
+            raise RerankError("a query: expected a vector, a text or both, found neither")
+
+
+@dataclass(frozen=True)
 class Signals:
-    """What is known of N items, or of one query (N = 1)."""
+    """What is known of N items."""
 
     vectors: NDArray[np.float32]
     """(N, D) visual unit vectors."""
@@ -85,6 +99,10 @@ class Signals:
         """Some of the items, in that order."""
         names = ("vectors", "texts", "has_text", "sharpness", "members", "domains")
         return Signals(*(getattr(self, name)[rows] for name in names))
+
+    def query(self, row: int) -> Query:
+        """The item's vectors, to ask with."""
+        return Query(self.vectors[row], self.texts[row] if self.has_text[row] else None)
 
 
 def load_weights(path: Path) -> Weights:
@@ -137,10 +155,28 @@ def feed_signals(snapshot: Snapshot) -> tuple[NDArray[np.int64], Signals]:
     return feed_ids, Signals(vectors, texts, has_text, sharpness, members, domains)
 
 
-def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64]:
+def rerank_ids(query: Query, found: Ids, feed_ids: Ids, items: Signals, weights: Weights) -> Ids:
+    """The ids that an index found, best first: re-ordered as `rerank` does, none added and none left out.
+
+    `found` (K,): different ids in the order in which the index gave them, -1 where it found fewer than it was asked for
+    (as FAISS does), which is dropped; `feed_ids` (N,) and `items`: of `feed_signals`. Raises KeyError for ids that are
+    not among `feed_ids`: the index is of another run.
+    """
+    found = found[found != -1]
+    order = np.argsort(feed_ids)
+    at = np.searchsorted(feed_ids, found, sorter=order)
+    rows = order[np.minimum(at, len(feed_ids) - 1)] if len(feed_ids) else np.zeros(0, np.intp)
+    unknown = found[feed_ids[rows] != found] if len(rows) else found
+    if len(unknown):
+        raise KeyError(f"not in the feed: {unknown[:10].tolist()} ({len(unknown)} of {len(found)} ids)")
+    return found[rerank(query, items.take(rows), weights)]
+
+
+def rerank(query: Query, items: Signals, weights: Weights) -> NDArray[np.int64]:
     """Rows of `items` (N,) for one query, best first: the `depth` visually nearest by fused score, then the rest.
 
-    Equal scores stay in visual order, and equal cosines in the order of the items.
+    Equal scores stay in visual order, and equal cosines in the order of the items, which is all the order there is for
+    a query without a vector.
     """
     features = query_features(query, items, weights)
     nearest = np.argsort(-features[:, 0], kind="stable")
@@ -149,19 +185,26 @@ def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64
     return np.concatenate([head[np.argsort(-scores, kind="stable")], nearest[weights.depth :]])
 
 
-def query_features(query: Signals, items: Signals, weights: Weights) -> Floats:
+def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
     """The signals (N, 5) of `items` for one query in the order of `Weights.SIGNALS`, before they are weighted."""
-    visual = (items.vectors @ query.vectors[0] - weights.visual_scale.mean) / weights.visual_scale.deviation
-    text = (items.texts @ query.texts[0] - weights.text_scale.mean) / weights.text_scale.deviation
     columns = [
-        visual,
-        np.where(items.has_text & query.has_text[0], text, 0.0),
+        _standardised(query.vector, items.vectors, weights.visual_scale),
+        np.where(items.has_text, _standardised(query.text, items.texts, weights.text_scale), 0.0),
         items.sharpness / 100,
         np.log(items.members),
         np.log(items.domains),
     ]
     features: Floats = np.stack(columns, axis=1).astype(np.float64)
     return features
+
+
+def _standardised(query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
+    if query is None:
+        return np.zeros(len(vectors), np.float32)
+    if query.shape != vectors.shape[1:]:
+        raise RerankError(f"a query: expected a vector of shape {vectors.shape[1:]}, found {query.shape}")
+    standardised: NDArray[np.float32] = (vectors @ query - scale.mean) / scale.deviation
+    return standardised
 
 
 def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:
