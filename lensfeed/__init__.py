@@ -8,11 +8,14 @@ from os import PathLike
 
 from lensfeed.feed import FeedEntry, SeenAt, feed_vectors, lookup, search, text_vectors
 from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
+from lensfeed.feed_export import Export, ExportError, export, load_export
 from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError
 
 __all__ = [
     "Changes",
     "ChangesGoneError",
+    "Export",
+    "ExportError",
     "FeedEntry",
     "SeenAt",
     "Snapshot",
@@ -20,7 +23,9 @@ __all__ = [
     "SnapshotGoneError",
     "changes",
     "changes_to",
+    "export",
     "feed_vectors",
+    "load_export",
     "lookup",
     "open_feed",
     "search",
