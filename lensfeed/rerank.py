@@ -6,8 +6,8 @@ first expressed in deviations above what unrelated pairs have (`Scale`, measured
 
     weights = load_weights(Path("conf/rerank.yaml"))
     check_models(weights, snapshot)
-    feed_ids, items = feed_signals(snapshot)
-    best = rerank_ids(Query(vector=vector), index.search(vector), feed_ids, items, weights)
+    found = ids_that_an_index_returned(vector)
+    best = rerank_ids(Query(vector=vector), found, *feed_signals(snapshot, found), weights)
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors
+from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors, vector_matrix
 from lensfeed.snapshot import Snapshot
 from schemas.settings import Settings
 
@@ -143,16 +145,33 @@ def check_models(weights: Weights, snapshot: Snapshot) -> None:
             )
 
 
-def feed_signals(snapshot: Snapshot) -> tuple[NDArray[np.int64], Signals]:
-    """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`.
+def feed_signals(snapshot: Snapshot, feed_ids: Ids | None = None) -> tuple[Ids, Signals]:
+    """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`; or of
+    those asked for, different ones, in that order (-1, with which FAISS fills up, is dropped).
 
-    All in memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length.
+    Memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length, KeyError for ids
+    that are not in the snapshot: the index is of another run.
     """
-    feed_ids, vectors = feed_vectors(snapshot)
-    _, has_text, texts = text_vectors(snapshot)
-    rows = snapshot.rows("index_feed", ["sharpness", "member_count", "domain_count"])
-    sharpness, members, domains = (rows[name].to_numpy() for name in rows.column_names)
-    return feed_ids, Signals(vectors, texts, has_text, sharpness, members, domains)
+    names = ["feed_id", "vector", "text_vector", "has_text", "sharpness", "member_count", "domain_count"]
+    if feed_ids is None:
+        all_ids, vectors = feed_vectors(snapshot)
+        _, has_text, texts = text_vectors(snapshot)
+        rows = snapshot.rows("index_feed", names[-3:])
+        return all_ids, Signals(vectors, texts, has_text, *(rows[name].to_numpy() for name in names[-3:]))
+    wanted = feed_ids[feed_ids != -1]
+    rows = snapshot.rows("index_feed", names, pc.field("feed_id").isin(pa.array(wanted))).combine_chunks()
+    found = rows["feed_id"].to_numpy()
+    if unknown := sorted(set(wanted.tolist()) - set(found.tolist())):
+        raise KeyError(
+            f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(wanted)} ids)"
+        )
+    if not len(found):
+        empty = np.empty((0, 0), np.float32)
+        return found, Signals(empty, empty, *(rows[name].to_numpy() for name in names[-4:]))
+    vectors, texts = (vector_matrix(rows[name].combine_chunks(), name) for name in ("vector", "text_vector"))
+    signals = Signals(vectors, texts, *(rows[name].to_numpy() for name in names[-4:]))
+    order = np.argsort(found)[np.argsort(np.argsort(wanted))]
+    return found[order], signals.take(order)
 
 
 def rerank_ids(query: Query, found: Ids, feed_ids: Ids, items: Signals, weights: Weights) -> Ids:

@@ -187,9 +187,9 @@ class Snapshot:
             return None
         return _dataset(TABLES[table], delta, self.filesystem(table))
 
-    def filesystem(self, table: str) -> fs.FileSystem:
-        """The file system whose root is the table's folder."""
-        return _filesystem(f"{self.warehouse}/{table}", self.storage_options)
+    def filesystem(self, folder: str) -> fs.FileSystem:
+        """The file system whose root is a folder of the warehouse, a table's mostly."""
+        return _filesystem(f"{self.warehouse}/{folder}", self.storage_options)
 
     def _until(self, table: str) -> ds.Expression | None:
         """Which rows are the snapshot's; null for all. The ledger is no table that a run publishes a version of."""

@@ -151,6 +151,18 @@ def test_signals_of_a_feed_are_each_representatives_own_in_the_order_of_its_vect
     assert signals.texts.shape == (4, TEXT_DIMENSION)
 
 
+def test_signals_of_some_ids_come_in_the_order_asked_for(snapshot: Snapshot) -> None:
+    feed_ids, signals = feed_signals(snapshot)
+    for wanted in ([3, 0, 4], [2], [4, 3, 2, 0, -1, -1], [-1], []):
+        found, some = feed_signals(snapshot, np.array(wanted, np.int64))
+        assert found.tolist() == [number for number in wanted if number != -1]
+        rows = [feed_ids.tolist().index(number) for number in found.tolist()]
+        for name in ("vectors", "texts", "has_text", "sharpness", "members", "domains"):
+            assert np.array_equal(getattr(some, name).ravel(), getattr(signals, name)[rows].ravel())
+    with pytest.raises(KeyError, match=r"not in the feed of run 'run': \[1, 9\] \(2 of 3 ids\)"):
+        feed_signals(snapshot, np.array([9, 0, 1]))
+
+
 def test_an_item_of_the_feed_finds_itself_first(snapshot: Snapshot) -> None:
     _, signals = feed_signals(snapshot)
     for row in range(4):
