@@ -178,3 +178,9 @@ print(len(encoder.text("a cat")))
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "384\n"
+
+
+def test_an_environment_that_cannot_embed_is_told_the_extra() -> None:
+    script = "import sys; sys.modules['selectolax'] = None; import lensfeed.encoder"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ImportError: lensfeed.encoder needs what the job embeds with: pip install 'lensfeed[encoder]'" in ran.stderr
