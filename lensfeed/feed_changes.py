@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -79,7 +79,7 @@ class _File(NamedTuple):
     """What all of its rows are; null for change data, whose rows say so themselves."""
 
 
-def changes(snapshot: Snapshot | str | Path, since_run: str) -> Changes:
+def changes(snapshot: Snapshot | str | PathLike[str], since_run: str) -> Changes:
     """What happened to the feed from the published run `since_run` to the run of `snapshot` (of a warehouse: the newest
     published one).
 

@@ -221,7 +221,7 @@ class Snapshot:
     def files(self, table: str) -> list[str]:
         """Paths (URIs where the warehouse is one) of exactly the Parquet files that hold the table's rows, sorted.
 
-        Partition columns are not in the files; `rows` restores them.
+        Partition columns are not in the files; `rows` restores them. Those of `runs` hold what came later, too.
         """
         delta = self._delta(_known(table).name)
         return [] if delta is None else [f"{self.warehouse}/{table}/{action['path']}" for action in _live_files(delta)]
