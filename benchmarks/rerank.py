@@ -154,7 +154,7 @@ def tuned(
         members=0.0,
         domains=0.0,
     )
-    features = [query_features(signals.take([n]), signals, weights) for n in range(len(gains))]
+    features = [query_features(signals.query(n), signals, weights) for n in range(len(gains))]
 
     def merit(*chosen: float) -> float:
         counted = np.array([1.0, *chosen, 0.0])
@@ -178,7 +178,7 @@ def _descending(values: Floats) -> NDArray[np.int64]:
 
 def scores(signals: Signals, gains: Floats, weights: Weights) -> Floats:
     """nDCG of every picture as the query, ranked by `lensfeed.rerank.rerank`."""
-    orders = [rerank(signals.take([n]), signals, weights) for n in range(len(gains))]
+    orders = [rerank(signals.query(n), signals, weights) for n in range(len(gains))]
     ranked = np.stack([gains[n][order[order != n]] for n, order in enumerate(orders)])
     return ndcg(ranked, gains, CUTOFF)
 

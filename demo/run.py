@@ -237,7 +237,7 @@ def _summary(
         summary.feed_text(snapshot),
         summary.speed(summary.published_runs(snapshot.warehouse)),
         summary.where_tables_are(snapshot),
-        summary.look_up(snapshot, config.embedding, config.images, queries),
+        summary.look_up(snapshot, Path(config.embedding.weights.path).parent, config.images, queries),
     ]
     return "\n\n".join(parts)
 

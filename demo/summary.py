@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
@@ -17,10 +17,11 @@ from demo.pictures import HARD_VARIANTS, ORIGINAL, VARIANTS, Picture
 from demo.site import Truth
 from jobs.run.names import Count, seconds
 from jobs.run.pipelines import NIGHT
-from lensfeed.feed import feed_vectors, lookup, nearest
+from lensfeed.encoder import Encoder
+from lensfeed.feed import feed_vectors, lookup, search
 from lensfeed.snapshot import Snapshot
 from schemas.outcomes import Outcome
-from schemas.settings import CrawlSettings, EmbeddingSettings, ImageSettings
+from schemas.settings import ImageSettings
 from schemas.tables import PUBLISHED
 
 NEIGHBOURS = 5
@@ -214,16 +215,14 @@ def feed_text(snapshot: Snapshot) -> str:
     )
 
 
-def look_up(
-    snapshot: Snapshot, settings: EmbeddingSettings, images: ImageSettings, queries: Mapping[str, bytes]
-) -> str:
+def look_up(snapshot: Snapshot, assets: Path, images: ImageSettings, queries: Mapping[str, bytes]) -> str:
     """The nearest neighbours in the feed of each query picture (name to file), by cosine."""
-    feed_ids, vectors = feed_vectors(snapshot)
-    if not len(feed_ids):
+    if not snapshot.row_count("index_feed"):
         return "Nearest neighbours: the feed is empty, there is nothing to look up"
+    encoder = Encoder.of(snapshot, assets, images=images)
     parts = []
     for name, data in queries.items():
-        found, cosines = nearest(embed(data, settings, images), feed_ids, vectors, NEIGHBOURS)
+        found, cosines = search(snapshot, encoder.image(data), NEIGHBOURS)
         entries = lookup(snapshot, found.tolist())
         rows = [
             (f"{cosine:.3f}", entry.title or "(no title)", entry.urls[0].url)
@@ -231,20 +230,6 @@ def look_up(
         ]
         parts.append(section(f"  query: {name}", *(f"    {'  '.join(row)}" for row in rows)))
     return section("Nearest neighbours in the feed, looked up through the reader (cosine, title, URL)", *parts)
-
-
-def embed(data: bytes, settings: EmbeddingSettings, images: ImageSettings) -> Any:
-    """The unit vector (D,) float32 of a picture file, made as the job makes them; ValueError where that fails."""
-    from udfs.embedding.embed import embed_batches
-    from udfs.images.canonical import canonicalise
-
-    pixels = canonicalise(data, images, CrawlSettings()).pixels
-    batch = pa.RecordBatch.from_pydict({"image_id": ["query"], "pixels": pa.array([pixels], pa.binary())})
-    (embedded,) = embed_batches([batch], settings)
-    row = embedded.to_pylist()[0]
-    if row["error"]:
-        raise ValueError(f"the query picture cannot be embedded: {row['error']}")
-    return embedded.column("vector")[0].values.to_numpy()
 
 
 def took(seconds: float) -> str:

@@ -4,6 +4,7 @@ import datetime as dt
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lensfeed.snapshot import Snapshot, SnapshotError
+
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 SCORES_AT_ONCE = 2**22
 """Scores (queries x vectors) that `nearest` holds at a time, so that memory does not grow with the feed: 16 MiB."""
@@ -44,7 +48,7 @@ class FeedEntry:
     """Canonical JPEG of the representative; null unless asked for."""
 
 
-def feed_vectors(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def feed_vectors(snapshot: Snapshot) -> tuple[Ids, Vectors]:
     """Ids (N,) and visual unit vectors (N, D), float32, of the live representatives.
 
     Memory: the result and a few batches. D is 0 where the feed is empty. Raises SnapshotError where vectors differ in
@@ -54,7 +58,7 @@ def feed_vectors(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.floa
     return feed_ids, vectors
 
 
-def text_vectors(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]:
+def text_vectors(snapshot: Snapshot) -> tuple[Ids, NDArray[np.bool_], Vectors]:
     """Ids (N,), has_text (N,) and text vectors (N, D), float32, in the order of `feed_vectors`.
 
     A vector is unit where has_text is true and zeros elsewhere. Raises SnapshotError where vectors differ in length.
@@ -62,11 +66,11 @@ def text_vectors(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.bool
     return _vectors(snapshot, "text_vector")
 
 
-def _vectors(snapshot: Snapshot, column: str) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]:
+def _vectors(snapshot: Snapshot, column: str) -> tuple[Ids, NDArray[np.bool_], Vectors]:
     count = snapshot.row_count("index_feed")
     feed_ids = np.empty(count, np.int64)
     has_text = np.empty(count, np.bool_)
-    vectors: NDArray[np.float32] = np.empty((count, 0), np.float32)
+    vectors: Vectors = np.empty((count, 0), np.float32)
     start = 0
     for batch in snapshot.batches("index_feed", ["feed_id", "has_text", column]):
         end = start + batch.num_rows
@@ -82,7 +86,7 @@ def _vectors(snapshot: Snapshot, column: str) -> tuple[NDArray[np.int64], NDArra
     return feed_ids, has_text, vectors
 
 
-def vector_matrix(lists: pa.ListArray, name: str) -> NDArray[np.float32]:
+def vector_matrix(lists: pa.ListArray, name: str) -> Vectors:
     """The lists (N > 0, all of length D, no nulls) as a matrix (N, D) over the same memory.
 
     Raises SnapshotError, naming the column `name`, where lengths differ or an element is null.
@@ -93,7 +97,7 @@ def vector_matrix(lists: pa.ListArray, name: str) -> NDArray[np.float32]:
     values = lists.flatten()
     if values.null_count:
         raise SnapshotError(f"expected numbers in {name}, found {values.null_count} nulls")
-    matrix: NDArray[np.float32] = values.to_numpy().reshape(len(lists), lengths["min"])
+    matrix: Vectors = values.to_numpy().reshape(len(lists), lengths["min"])
     return matrix
 
 
@@ -136,53 +140,83 @@ def _pixels(snapshot: Snapshot, image_ids: Sequence[str]) -> dict[str, bytes]:
     return dict(zip(rows["image_id"].to_pylist(), rows["pixels"].to_pylist(), strict=True))
 
 
-def nearest(
-    query: NDArray[np.float32], feed_ids: NDArray[np.int64], vectors: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `k` ids of highest cosine to each query, exactly: what an approximate index is measured against.
+def search(
+    snapshot: Snapshot, query: Vectors, k: int, *, column: Literal["vector", "text_vector"] = "vector"
+) -> tuple[Ids, Vectors]:
+    """The `k` rows of the feed of highest cosine to each query, exactly: the oracle of any index built from it.
+
+    `query` (D,) or (Q, D): of the model whose vectors `column` holds; of `text_vector`, rows without a text are no
+    candidates. Ids and cosines come as from `nearest`. The feed is streamed, so that memory grows with Q and k and not
+    with it. Raises ValueError as `nearest`, SnapshotError where the feed's vectors differ in length.
+    """
+    best = _Best(query, k)
+    where = pc.field("has_text") if column == "text_vector" else None
+    for batch in snapshot.batches("index_feed", ["feed_id", column], where):
+        best.offer(batch.column("feed_id").to_numpy(), vector_matrix(batch.column(column), column))
+    return best.found()
+
+
+def nearest(query: Vectors, feed_ids: Ids, vectors: Vectors, k: int) -> tuple[Ids, Vectors]:
+    """The `k` ids of highest cosine to each query, exactly, among vectors in memory.
 
     `query` (D,) or (Q, D), any length but zero; `feed_ids` (N,); `vectors` (N, D), where a vector of zeros has cosine
     0 to everything. Returns ids and cosines, each (min(k, N),) or (Q, min(k, N)), best first, equal cosines by id.
     Raises ValueError where shapes do not fit, `k` < 1, or a query is zero or holds a number that is not finite.
     """
-    queries = np.atleast_2d(np.asarray(query, np.float32))
-    if vectors.ndim != 2 or queries.shape[1:] != vectors.shape[1:] or len(feed_ids) != len(vectors):
-        raise ValueError(
-            f"expected query (D,) or (Q, D), feed_ids (N,), vectors (N, D), "
-            f"found {query.shape}, {feed_ids.shape}, {vectors.shape}"
-        )
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, found {k}")
-    if not np.isfinite(queries).all():
-        raise ValueError(f"query: expected finite numbers, found {int((~np.isfinite(queries)).sum())} that are not")
-    lengths: NDArray[np.float32] = np.linalg.norm(queries, axis=1, keepdims=True)
-    if not lengths.all():
-        raise ValueError(f"query: expected no zero vector, found {int((lengths == 0).sum())}")
-    queries = queries / lengths
-    ids = np.empty((len(queries), 0), np.int64)
-    cosines = np.empty((len(queries), 0), np.float32)
-    rows = max(1, SCORES_AT_ONCE // len(queries))
-    for start in range(0, len(vectors), rows):
-        block = vectors[start : start + rows]
-        block_ids = np.broadcast_to(feed_ids[start : start + rows], (len(queries), len(block)))
-        ids = np.concatenate([ids, block_ids], axis=1)
-        cosines = np.concatenate([cosines, _cosines(queries, block)], axis=1)
-        ids, cosines = _best(ids, cosines, k)
-    return (ids[0], cosines[0]) if np.ndim(query) == 1 else (ids, cosines)
+    best = _Best(query, k)
+    best.offer(feed_ids, vectors)
+    return best.found()
 
 
-def _cosines(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+class _Best:
+    """The best `k` ids for each query of all that was offered so far."""
+
+    def __init__(self, query: Vectors, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, found {k}")
+        queries = np.atleast_2d(np.asarray(query, np.float32))
+        if queries.ndim != 2:
+            raise ValueError(f"expected query (D,) or (Q, D), found {np.shape(query)}")
+        if not np.isfinite(queries).all():
+            raise ValueError(f"query: expected finite numbers, found {int((~np.isfinite(queries)).sum())} that are not")
+        lengths: Vectors = np.linalg.norm(queries, axis=1, keepdims=True)
+        if not lengths.all():
+            raise ValueError(f"query: expected no zero vector, found {int((lengths == 0).sum())}")
+        self._single = np.ndim(query) == 1
+        self._queries = queries / lengths
+        self._k = k
+        self._ids: Ids = np.empty((len(queries), 0), np.int64)
+        self._cosines: Vectors = np.empty((len(queries), 0), np.float32)
+
+    def offer(self, feed_ids: Ids, vectors: Vectors) -> None:
+        queries = self._queries
+        if vectors.ndim != 2 or queries.shape[1:] != vectors.shape[1:] or len(feed_ids) != len(vectors):
+            raise ValueError(
+                f"expected query (D,) or (Q, D), feed_ids (N,), vectors (N, D), "
+                f"found {queries[0].shape if self._single else queries.shape}, {feed_ids.shape}, {vectors.shape}"
+            )
+        rows = max(1, SCORES_AT_ONCE // max(1, len(queries)))
+        for start in range(0, len(vectors), rows):
+            block = vectors[start : start + rows]
+            block_ids = np.broadcast_to(feed_ids[start : start + rows], (len(queries), len(block)))
+            ids = np.concatenate([self._ids, block_ids], axis=1)
+            cosines = np.concatenate([self._cosines, _cosines(queries, block)], axis=1)
+            self._ids, self._cosines = _best(ids, cosines, self._k)
+
+    def found(self) -> tuple[Ids, Vectors]:
+        return (self._ids[0], self._cosines[0]) if self._single else (self._ids, self._cosines)
+
+
+def _cosines(queries: Vectors, vectors: Vectors) -> Vectors:
     """Cosines (Q, B) of unit queries (Q, D) to vectors (B, D)."""
     lengths = np.linalg.norm(vectors, axis=1)
     lengths[lengths == 0] = 1
-    cosines: NDArray[np.float32] = queries @ vectors.T
+    cosines: Vectors = queries @ vectors.T
     cosines /= lengths
     return cosines
 
 
-def _best(
-    ids: NDArray[np.int64], cosines: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _best(ids: Ids, cosines: Vectors, k: int) -> tuple[Ids, Vectors]:
     """The k best of each row of (Q, M) candidates, highest cosine first, equal ones by id: (Q, min(k, M))."""
     kept = min(k, ids.shape[1])
     best_ids = np.empty((len(ids), kept), np.int64)

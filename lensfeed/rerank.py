@@ -6,8 +6,8 @@ first expressed in deviations above what unrelated pairs have (`Scale`, measured
 
     weights = load_weights(Path("conf/rerank.yaml"))
     check_models(weights, snapshot)
-    feed_ids, items = feed_signals(snapshot)
-    best = feed_ids[rerank(query, items, weights)]
+    found = ids_that_an_index_returned(vector)
+    best = rerank_ids(Query(vector=vector), found, *feed_signals(snapshot, found), weights)
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from lensfeed.feed import feed_vectors, text_vectors
+from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors, vector_matrix
 from lensfeed.snapshot import Snapshot
 from schemas.settings import Settings
 
@@ -65,8 +67,22 @@ class Weights(Settings):
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is known of a query: one of the two at least. What is null adds nothing to a score."""
+
+    vector: Vectors | None = None
+    """(D,) visual unit vector, of a picture."""
+    text: Vectors | None = None
+    """(T,) text unit vector."""
+
+    def __post_init__(self) -> None:
+        if self.vector is None and self.text is None:
+            raise RerankError("a query: expected a vector, a text or both, found neither")
+
+
+@dataclass(frozen=True)
 class Signals:
-    """What is known of N items, or of one query (N = 1)."""
+    """What is known of N items."""
 
     vectors: NDArray[np.float32]
     """(N, D) visual unit vectors."""
@@ -85,6 +101,10 @@ class Signals:
         """Some of the items, in that order."""
         names = ("vectors", "texts", "has_text", "sharpness", "members", "domains")
         return Signals(*(getattr(self, name)[rows] for name in names))
+
+    def query(self, row: int) -> Query:
+        """The item's vectors, to ask with."""
+        return Query(self.vectors[row], self.texts[row] if self.has_text[row] else None)
 
 
 def load_weights(path: Path) -> Weights:
@@ -125,22 +145,57 @@ def check_models(weights: Weights, snapshot: Snapshot) -> None:
             )
 
 
-def feed_signals(snapshot: Snapshot) -> tuple[NDArray[np.int64], Signals]:
-    """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`.
+def feed_signals(snapshot: Snapshot, feed_ids: Ids | None = None) -> tuple[Ids, Signals]:
+    """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`; or of
+    those asked for, different ones, in that order (-1, with which FAISS fills up, is dropped).
 
-    All in memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length.
+    Memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length, KeyError for ids
+    that are not in the snapshot: the index is of another run.
     """
-    feed_ids, vectors = feed_vectors(snapshot)
-    _, has_text, texts = text_vectors(snapshot)
-    rows = snapshot.rows("index_feed", ["sharpness", "member_count", "domain_count"])
-    sharpness, members, domains = (rows[name].to_numpy() for name in rows.column_names)
-    return feed_ids, Signals(vectors, texts, has_text, sharpness, members, domains)
+    names = ["feed_id", "vector", "text_vector", "has_text", "sharpness", "member_count", "domain_count"]
+    if feed_ids is None:
+        all_ids, vectors = feed_vectors(snapshot)
+        _, has_text, texts = text_vectors(snapshot)
+        rows = snapshot.rows("index_feed", names[-3:])
+        return all_ids, Signals(vectors, texts, has_text, *(rows[name].to_numpy() for name in names[-3:]))
+    wanted = feed_ids[feed_ids != -1]
+    rows = snapshot.rows("index_feed", names, pc.field("feed_id").isin(pa.array(wanted))).combine_chunks()
+    found = rows["feed_id"].to_numpy()
+    if unknown := sorted(set(wanted.tolist()) - set(found.tolist())):
+        raise KeyError(
+            f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(wanted)} ids)"
+        )
+    if not len(found):
+        empty = np.empty((0, 0), np.float32)
+        return found, Signals(empty, empty, *(rows[name].to_numpy() for name in names[-4:]))
+    vectors, texts = (vector_matrix(rows[name].combine_chunks(), name) for name in ("vector", "text_vector"))
+    signals = Signals(vectors, texts, *(rows[name].to_numpy() for name in names[-4:]))
+    order = np.argsort(found)[np.argsort(np.argsort(wanted))]
+    return found[order], signals.take(order)
 
 
-def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64]:
+def rerank_ids(query: Query, found: Ids, feed_ids: Ids, items: Signals, weights: Weights) -> Ids:
+    """The ids that an index found, best first: re-ordered as `rerank` does, none added and none left out.
+
+    `found` (K,): different ids in the order in which the index gave them, -1 where it found fewer than it was asked for
+    (as FAISS does), which is dropped; `feed_ids` (N,) and `items`: of `feed_signals`. Raises KeyError for ids that are
+    not among `feed_ids`: the index is of another run.
+    """
+    found = found[found != -1]
+    order = np.argsort(feed_ids)
+    at = np.searchsorted(feed_ids, found, sorter=order)
+    rows = order[np.minimum(at, len(feed_ids) - 1)] if len(feed_ids) else np.zeros(0, np.intp)
+    unknown = found[feed_ids[rows] != found] if len(rows) else found
+    if len(unknown):
+        raise KeyError(f"not in the feed: {unknown[:10].tolist()} ({len(unknown)} of {len(found)} ids)")
+    return found[rerank(query, items.take(rows), weights)]
+
+
+def rerank(query: Query, items: Signals, weights: Weights) -> NDArray[np.int64]:
     """Rows of `items` (N,) for one query, best first: the `depth` visually nearest by fused score, then the rest.
 
-    Equal scores stay in visual order, and equal cosines in the order of the items.
+    Equal scores stay in visual order, and equal cosines in the order of the items, which is all the order there is for
+    a query without a vector.
     """
     features = query_features(query, items, weights)
     nearest = np.argsort(-features[:, 0], kind="stable")
@@ -149,19 +204,26 @@ def rerank(query: Signals, items: Signals, weights: Weights) -> NDArray[np.int64
     return np.concatenate([head[np.argsort(-scores, kind="stable")], nearest[weights.depth :]])
 
 
-def query_features(query: Signals, items: Signals, weights: Weights) -> Floats:
+def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
     """The signals (N, 5) of `items` for one query in the order of `Weights.SIGNALS`, before they are weighted."""
-    visual = (items.vectors @ query.vectors[0] - weights.visual_scale.mean) / weights.visual_scale.deviation
-    text = (items.texts @ query.texts[0] - weights.text_scale.mean) / weights.text_scale.deviation
     columns = [
-        visual,
-        np.where(items.has_text & query.has_text[0], text, 0.0),
+        _standardised(query.vector, items.vectors, weights.visual_scale),
+        np.where(items.has_text, _standardised(query.text, items.texts, weights.text_scale), 0.0),
         items.sharpness / 100,
         np.log(items.members),
         np.log(items.domains),
     ]
     features: Floats = np.stack(columns, axis=1).astype(np.float64)
     return features
+
+
+def _standardised(query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
+    if query is None:
+        return np.zeros(len(vectors), np.float32)
+    if query.shape != vectors.shape[1:]:
+        raise RerankError(f"a query: expected a vector of shape {vectors.shape[1:]}, found {query.shape}")
+    standardised: NDArray[np.float32] = (vectors @ query - scale.mean) / scale.deviation
+    return standardised
 
 
 def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:

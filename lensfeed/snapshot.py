@@ -10,8 +10,9 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -25,11 +26,17 @@ from pyarrow import fs
 from schemas.arrow import arrow_type
 from schemas.tables import RUNS, TABLES, Table
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
 """Delta reader features under which a live file's rows are the table's rows, by their own column names."""
 
 NEWEST_SHOWN = 5
 """Published runs that an error message lists."""
+
+# 16 Ki vectors of 1280 float32 are 80 MiB; Arrow's defaults would hold gigabytes of them.
+_LITTLE_AT_ONCE = {"batch_size": 16_384, "batch_readahead": 2, "fragment_readahead": 1}
 
 _SPARK_NAMES = {"integer": "int", "long": "bigint"}
 
@@ -92,13 +99,18 @@ class Snapshot:
     storage_options: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def open(cls, warehouse: str, run_id: str | None = None, storage_options: Mapping[str, str] | None = None) -> Self:
+    def open(
+        cls,
+        warehouse: str | PathLike[str],
+        run_id: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> Self:
         """The snapshot of the newest published run, or of the run named.
 
         `warehouse`: path or URI; `storage_options`: what delta-rs needs to reach it (credentials, endpoint).
         Raises SnapshotError if there is no warehouse, if nothing is published yet, or if that run is not published.
         """
-        root = _normalised(warehouse)
+        root = _normalised(fspath(warehouse))
         events = _events(root, storage_options)
         published = sorted((e for e in events if e["event"] == "published"), key=lambda e: -e["seq"])
         if not published:
@@ -130,7 +142,8 @@ class Snapshot:
 
         `columns`: which, in that order; null for all in the order of `schemas.tables`. `where`: a pyarrow expression
         over any columns of the table, used to skip files and row groups too. Types are those of `arrow_schema`.
-        Rows come file by file in the order of the files' paths: the same on every call. Raises SnapshotError for a
+        Rows come file by file in the order of the files' paths: the same on every call. Of `runs`, the ledger, there
+        are the events up to the snapshot's own. Raises SnapshotError for a
         table or column that is not known, no columns, a condition that cannot be evaluated, and where the table's
         columns are not those of `schemas.tables` or a value is null that may not be.
         """
@@ -145,7 +158,7 @@ class Snapshot:
         schema = arrow_schema(_known(table), columns)
         if where is not None and not isinstance(where, ds.Expression):
             raise SnapshotError(f"where: expected a pyarrow expression, as pc.field('feed_id') < 10, found {where!r}")
-        dataset = self._dataset(table)
+        dataset = self.dataset(table)
         if dataset is None:
             return iter(())
         try:
@@ -153,45 +166,73 @@ class Snapshot:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             names, problem = list(TABLES[table].column_names), str(error).split("\n")[0]
             raise SnapshotError(f"where: table {table} cannot be asked {where}: {problem}; it has {names}") from error
-        return self._scanned(table, dataset, schema, where)
+        return self._scanned(table, dataset, schema, _both(where, self._until(table)))
+
+    def pandas(
+        self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
+    ) -> "pd.DataFrame":
+        """What `rows` gives, as a pandas frame; lists become numpy arrays. Raises ImportError without pandas."""
+        try:
+            import pandas  # noqa: F401 - what pyarrow would miss without a word on where it comes from
+        except ModuleNotFoundError as error:
+            raise ImportError(f"Snapshot.pandas needs pandas: pip install pandas ({error})", name="pandas") from error
+        frame: pd.DataFrame = self.rows(table, columns, where).to_pandas()
+        return frame
+
+    def dataset(self, table: str) -> ds.FileSystemDataset | None:
+        """The table's live files as an Arrow dataset, for DuckDB, Polars and the like; None where the table did not
+        exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`."""
+        delta = self._delta(_known(table).name)
+        if delta is None:
+            return None
+        return _dataset(TABLES[table], delta, self.filesystem(table))
+
+    def filesystem(self, folder: str) -> fs.FileSystem:
+        """The file system whose root is a folder of the warehouse, a table's mostly."""
+        return _filesystem(f"{self.warehouse}/{folder}", self.storage_options)
+
+    def _until(self, table: str) -> ds.Expression | None:
+        """Which rows are the snapshot's; null for all. The ledger is no table that a run publishes a version of."""
+        return pc.field("seq") <= self.seq if table == RUNS.name else None
 
     def _scanned(
         self, table: str, dataset: ds.FileSystemDataset, schema: pa.Schema, where: ds.Expression | None
     ) -> Iterator[pa.RecordBatch]:
         try:
             scan = dataset.to_batches(
-                columns=schema.names,
-                filter=where,
-                # 16 Ki vectors of 1280 float32 are 80 MiB; Arrow's defaults would hold gigabytes of them.
-                batch_size=16_384,
-                use_threads=_is_local(self.warehouse),
-                batch_readahead=2,
-                fragment_readahead=1,
+                columns=schema.names, filter=where, use_threads=_is_local(self.warehouse), **_LITTLE_AT_ONCE
             )
             for batch in scan:
                 if batch.num_rows:
-                    yield _checked(table, batch, schema)
+                    yield checked_batch(table, batch, schema)
         except FileNotFoundError as error:
             raise self.gone(table, error) from error
 
     def row_count(self, table: str) -> int:
         """Number of rows at the published version."""
-        dataset = self._dataset(_known(table).name)
+        dataset, until = self.dataset(table), self._until(table)
         try:
-            return 0 if dataset is None else int(dataset.count_rows(use_threads=_is_local(self.warehouse)))
+            return (
+                0 if dataset is None else int(dataset.count_rows(filter=until, use_threads=_is_local(self.warehouse)))
+            )
         except FileNotFoundError as error:
             raise self.gone(table, error) from error
 
     def files(self, table: str) -> list[str]:
         """Paths (URIs where the warehouse is one) of exactly the Parquet files that hold the table's rows, sorted.
 
-        Partition columns are not in the files; `rows` restores them.
+        Partition columns are not in the files; `rows` restores them. Those of `runs` hold what came later, too.
         """
         delta = self._delta(_known(table).name)
         return [] if delta is None else [f"{self.warehouse}/{table}/{action['path']}" for action in _live_files(delta)]
 
     def _delta(self, table: str) -> DeltaTable | None:
         """The table at its published version, its protocol and columns checked; None where it did not exist yet."""
+        if table == RUNS.name:
+            delta = open_delta(f"{self.warehouse}/{table}", None, self.storage_options)
+            _check_protocol(table, delta)
+            _check_columns(RUNS, delta)
+            return delta
         if table not in self.table_versions:
             known = sorted(self.table_versions)
             raise SnapshotError(f"run {self.run_id!r} published no version of table {table}; it published {known}")
@@ -205,12 +246,6 @@ class Snapshot:
         _check_protocol(table, delta)
         _check_columns(TABLES[table], delta)
         return delta
-
-    def _dataset(self, table: str) -> ds.FileSystemDataset | None:
-        delta = self._delta(table)
-        if delta is None:
-            return None
-        return _dataset(TABLES[table], delta, _filesystem(f"{self.warehouse}/{table}", self.storage_options))
 
     def gone(self, table: str, error: Exception) -> SnapshotGoneError:
         """What to raise where the table's log or files turn out to be missing at the published version."""
@@ -344,17 +379,37 @@ def _simple_string(delta_type: Any) -> str:
 
 def _dataset(table: Table, delta: DeltaTable, filesystem: fs.FileSystem) -> ds.FileSystemDataset:
     """The live files as one dataset; a partition column's value is the same for all rows of a file."""
-    # Spark writes timestamps as INT96, which would be read as nanoseconds and overflow outside 1677-2262.
-    parquet = ds.ParquetFileFormat(
-        read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"),
-        default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False),
-    )
+    parquet = _parquet()
     fragments = [
         parquet.make_fragment(action["path"], filesystem, partition_expression=_partition(table, action))
         for action in _live_files(delta)
     ]
     schema = pa.schema([pa.field(c.name, arrow_type(c.type)) for c in table.columns])
     return ds.FileSystemDataset(fragments, schema, parquet, filesystem)
+
+
+def _parquet() -> ds.ParquetFileFormat:
+    # Spark writes timestamps as INT96, which would be read as nanoseconds and overflow outside 1677-2262.
+    return ds.ParquetFileFormat(
+        read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"),
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False),
+    )
+
+
+def scanned_file(
+    filesystem: fs.FileSystem, path: str, schema: pa.Schema, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """One Parquet file of a table, a batch at a time: `columns` of `schema`, null where the file is older than the
+    column. Raises FileNotFoundError."""
+    fragment = _parquet().make_fragment(path, filesystem)
+    threads = isinstance(filesystem, fs.SubTreeFileSystem)  # see `_is_local`
+    return iter(fragment.to_batches(schema=schema, columns=list(columns), use_threads=threads, **_LITTLE_AT_ONCE))
+
+
+def _both(one: ds.Expression | None, other: ds.Expression | None) -> ds.Expression | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def _live_files(delta: DeltaTable) -> list[dict[str, Any]]:
@@ -371,7 +426,7 @@ def _partition(table: Table, action: Mapping[str, Any]) -> ds.Expression:
     return everything
 
 
-def _checked(table: str, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def checked_batch(table: str, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch under `schema`, whose nullability Arrow itself does not enforce."""
     for column in schema:
         if not column.nullable and batch.column(column.name).null_count:

@@ -17,13 +17,21 @@ HEAVY = {"pyspark", "delta-spark", "torch", "petastorm", "keras", "pandas"}
 READ = """
 import json, sys
 from importlib.metadata import distributions
-from lensfeed import feed_vectors, lookup, open_feed
+from lensfeed import changes, export, feed_vectors, load_export, lookup, open_feed, search
 
+try:
+    import lensfeed.encoder
+except ImportError as error:
+    refused = str(error)
 snapshot = open_feed(sys.argv[1])
 ids, vectors = feed_vectors(snapshot)
 print(json.dumps({
     "ids": ids.tolist(),
     "shape": vectors.shape,
+    "refused": refused,
+    "changed": len(changes(snapshot, snapshot.run_id)),
+    "nearest": search(snapshot, vectors, 1)[0][:, 0].tolist(),
+    "exported": export(snapshot, sys.argv[2]) == load_export(sys.argv[2]).manifest,
     "urls": [[seen.url for seen in entry.urls] for entry in lookup(snapshot, ids)],
     "installed": sorted({d.metadata["Name"].lower() for d in distributions()}),
     "prefix": sys.prefix,
@@ -62,10 +70,12 @@ def test_the_wheel_with_readers_alone_reads_a_published_warehouse(tmp_path: Path
     python = str(tmp_path / "fresh/bin/python")
     # -I: PYTHONPATH may name this checkout, which pip would take for an installed lensfeed.
     run(python, "-I", "-m", "pip", "install", "--quiet", f"{wheel}[readers]", cwd=tmp_path)
-    read = json.loads(run(python, "-I", "-c", READ, str(warehouse.root), cwd=tmp_path))
+    read = json.loads(run(python, "-I", "-c", READ, str(warehouse.root), str(tmp_path / "out"), cwd=tmp_path))
 
     assert read["ids"] == [0, 1, 2]
     assert read["shape"] == [3, 8]
+    assert "pip install 'lensfeed[encoder]'" in read["refused"]
+    assert (read["changed"], read["nearest"], read["exported"]) == (0, read["ids"], True)
     assert read["urls"] == [[f"https://pictures.example/{n}.jpg"] for n in range(3)]
     assert not set(read["installed"]) & HEAVY
     conf = Path(read["prefix"]) / "share/lensfeed/conf"

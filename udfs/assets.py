@@ -53,8 +53,10 @@ def sha256_of(path: Path) -> str:
 
 
 def _shipped(settings: AssetSettings) -> Path | None:
-    from pyspark import SparkFiles, TaskContext
-
+    try:
+        from pyspark import SparkFiles, TaskContext
+    except ModuleNotFoundError:  # a reader that embeds queries
+        return None
     if TaskContext.get() is None:
         return None
     path = Path(SparkFiles.get(shipped_name(settings)))

@@ -35,8 +35,10 @@ def claim_device(wanted: Wanted) -> Device:
 
 def _assigned_gpus() -> str | None:
     """The addresses that Spark assigned to the running task, comma-separated; None without any."""
-    from pyspark import TaskContext
-
+    try:
+        from pyspark import TaskContext
+    except ModuleNotFoundError:  # a reader that embeds queries
+        return None
     context = TaskContext.get()
     gpus = context.resources().get("gpu") if context is not None else None
     return ",".join(gpus.addresses) if gpus is not None else None

@@ -33,7 +33,8 @@ def golden_of_texts(storage: Storage, settings: TextSettings, text_model_version
     """The golden vectors of a text model version; made and stored if there are none. RunError for a damaged file."""
 
     def record() -> dict[str, Any]:
-        return {"max_tokens": settings.max_tokens}
+        tokenizer = settings.tokenizer
+        return {"max_tokens": settings.max_tokens, "tokenizer_sha256": tokenizer.sha256 if tokenizer else None}
 
     return _golden(storage, settings, text_model_version, lambda: golden_text_vectors(settings), record)
 

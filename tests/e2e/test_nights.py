@@ -5,12 +5,14 @@ import gzip
 import io
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import imagehash
 import numpy as np
 import onnxruntime
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -20,6 +22,8 @@ from demo.site import DATES, misbehaving_pages
 from demo.site import cast as parts_of
 from demo.summary import image_id, planted_copies, unexpected
 from jobs.config.profile import load
+from lensfeed import changes, changes_to, open_feed
+from lensfeed.encoder import Encoder
 from lensfeed.feed import feed_vectors, lookup, nearest
 from lensfeed.loaders import feed_loader
 from tests import model
@@ -237,6 +241,34 @@ def test_readers_see_exactly_the_live_rows(in_order: Nights) -> None:
     assert np.allclose(cosines[:, 0], 1, atol=1e-5)
     for entry in lookup(snapshot, ids[:5].tolist()):
         assert entry.urls
+
+
+def test_the_changes_of_nights_lead_from_the_feed_before_to_the_feed_after(in_order: Nights) -> None:
+    runs = in_order.snapshot.rows("runs", ["seq", "run_id"], pc.field("event") == "published").sort_by("seq")
+    snapshots = [open_feed(in_order.warehouse, run=run_id) for run_id in runs["run_id"].to_pylist()[:3]]
+    feeds = [{row["feed_id"]: row for row in one.rows("index_feed").to_pylist()} for one in snapshots]
+    for (since, before), (until, after) in combinations(zip(snapshots, feeds, strict=True), 2):
+        found = changes(until, since.run_id)
+        assert len(found.inserted)
+        assert len(found.updated)
+        upserts = {row["feed_id"]: row for batch in found.upserts() for row in batch.to_pylist()}
+        assert sorted(upserts) == found.upserted.tolist()
+        assert {n: row for n, row in before.items() if n not in found.deleted} | upserts == after
+        held = since.rows("index_feed", ["feed_id", "row_digest"])
+        known = changes_to(until, held["feed_id"].to_numpy(), held["row_digest"].to_numpy())
+        assert [*map(list, (known.inserted, known.updated, known.deleted))] == [
+            *map(list, (found.inserted, found.updated, found.deleted))
+        ]
+
+
+def test_a_picture_that_is_shown_is_encoded_to_the_vector_that_executors_made(in_order: Nights, world: World) -> None:
+    snapshot = in_order.snapshot
+    encoder = Encoder.of(snapshot, ".assets")
+    stored = {row["image_id"]: row["vector"] for row in snapshot.rows("embeddings").to_pylist()}
+    shown = [picture for picture in world.pictures if image_id(picture) in stored][::20]
+    assert len(shown) > 5
+    for picture in shown:
+        assert encoder.image(picture.data) @ np.array(stored[image_id(picture)], np.float32) > 0.9999
 
 
 def test_a_published_date_is_left_alone_and_reported(

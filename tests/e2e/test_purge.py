@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from demo.pictures import Picture
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Ledger
+from lensfeed import ChangesGoneError, changes, changes_to
 from lensfeed.snapshot import Snapshot, SnapshotGoneError
 from schemas.tables import PURGED, TABLES
 from tests.e2e.conftest import World
@@ -85,6 +86,7 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     assert purges == []  # a night that takes nothing out pays nothing
     before = Snapshot.open(str(warehouse))
     assert image in contents_on_disk(warehouse)
+    held = before.rows("index_feed", ["feed_id", "row_digest"])
     text = next(row["text_id"] for row in before.rows("sightings").to_pylist() if row["image_id"] == image)
     assert text in before.rows("text_embeddings").column("text_id").to_pylist()
 
@@ -109,6 +111,10 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     with pytest.raises(SnapshotGoneError, match=r"index_feed at version .* taken out for good"):
         before.rows("index_feed")
     assert Snapshot.open(str(warehouse)).rows("index_feed").num_rows == 2
+    with pytest.raises(ChangesGoneError, match="Take a new snapshot"):
+        changes(warehouse, before.run_id)
+    since = changes_to(Snapshot.open(warehouse), held["feed_id"].to_numpy(), held["row_digest"].to_numpy())
+    assert (len(since.deleted), len(since.upserted)) == (1, 0)
     ledger = Ledger(Landing(spark, str(warehouse)), 0).load()
     assert [event.event for event in ledger.events[-4:]] == ["started", "prepared", "published", "purged"]
     assert ledger.events[-2].table_versions == ledger.landing.versions()

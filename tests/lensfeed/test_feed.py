@@ -1,6 +1,6 @@
 """What index builders take: ids beside vectors, the way back from an id, and exact nearest neighbours."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensfeed import feed
-from lensfeed.feed import SeenAt, feed_vectors, lookup, nearest, text_vectors, vector_matrix
+from lensfeed.feed import SeenAt, feed_vectors, lookup, nearest, search, text_vectors, vector_matrix
 from lensfeed.snapshot import Snapshot, SnapshotError
 from tests.lensfeed.tiny_warehouse import (
     DAY,
@@ -197,3 +197,38 @@ def test_a_query_that_is_not_finite_is_refused() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="query: expected finite numbers, found 1 that are not"):
             nearest(np.array([1, value, 0], np.float32), np.arange(3), vectors, 1)
+
+
+@pytest.mark.parametrize("column", ["vector", "text_vector"])
+def test_search_streams_the_feed_and_finds_what_all_of_it_in_memory_gives(
+    warehouse: TinyWarehouse, column: Literal["vector", "text_vector"]
+) -> None:
+    for start in range(0, 40, 8):
+        warehouse.write("index_feed", [feed_row(n) for n in range(start, start + 8)])
+    warehouse.delete("index_feed", "feed_id", 6)
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(warehouse.root)
+    if column == "vector":
+        feed_ids, vectors = feed_vectors(snapshot)
+    else:
+        feed_ids, has_text, vectors = text_vectors(snapshot)
+        feed_ids, vectors = feed_ids[has_text], vectors[has_text]
+    queries = np.random.default_rng(3).normal(size=(3, vectors.shape[1])).astype(np.float32)
+    for query in (queries, queries[0]):
+        found, cosines = search(snapshot, query, 5, column=column)
+        expected, expected_cosines = nearest(query, feed_ids, vectors, 5)
+        assert found.tolist() == expected.tolist()
+        assert cosines == pytest.approx(expected_cosines, abs=1e-6)
+    assert 6 not in search(snapshot, queries[0], 100, column=column)[0]
+
+
+def test_search_in_an_empty_feed_finds_nothing_and_refuses_what_makes_no_sense(warehouse: TinyWarehouse) -> None:
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(warehouse.root)
+    assert search(snapshot, np.ones(DIMENSION, np.float32), 3)[0].tolist() == []
+    with pytest.raises(ValueError, match="k: expected at least 1"):
+        search(snapshot, np.ones(DIMENSION, np.float32), 0)
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("run", "published")
+    with pytest.raises(ValueError, match=r"found \(3,\), \(1,\), \(1, 8\)"):
+        search(Snapshot.open(warehouse.root), np.ones(3, np.float32), 3)

@@ -16,7 +16,8 @@ def test_the_newest_published_feed_is_opened(warehouse: TinyWarehouse) -> None:
     warehouse.write("index_feed", [feed_row(3)])
     warehouse.event("third", "prepared")
     snapshot = open_feed(str(warehouse.root))
-    assert snapshot == Snapshot.open(str(warehouse.root), "second")
+    assert snapshot == Snapshot.open(str(warehouse.root), "second") == open_feed(warehouse.root, run="second")
+    assert open_feed(warehouse.root, run="first").row_count("index_feed") == 1
     ids, vectors = feed_vectors(snapshot)
     assert sorted(ids.tolist()) == [1, 2]  # file by file; the files' names are random
     assert np.array_equal(vectors[ids == 2], np.array([unit_vector(2, DIMENSION)], np.float32))

@@ -10,6 +10,7 @@ import yaml
 from jobs.config.profile import load
 from lensfeed.feed import feed_vectors
 from lensfeed.rerank import (
+    Query,
     RerankError,
     Scale,
     Signals,
@@ -19,6 +20,7 @@ from lensfeed.rerank import (
     load_weights,
     measured_scale,
     rerank,
+    rerank_ids,
     save_weights,
 )
 from lensfeed.snapshot import Snapshot
@@ -52,14 +54,7 @@ def items() -> Signals:
     )
 
 
-QUERY = Signals(
-    vectors=np.array([[1, 0]], np.float32),
-    texts=np.array([[1, 0]], np.float32),
-    has_text=np.array([True]),
-    sharpness=np.array([50.0]),
-    members=np.array([1]),
-    domains=np.array([1]),
-)
+QUERY = Query(vector=np.array([1, 0], np.float32), text=np.array([1, 0], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +69,34 @@ def test_each_signal_moves_what_it_favours_to_the_top(changed: dict[str, float],
 
 def test_the_mask_takes_text_out_of_the_score() -> None:
     weights = VISUAL_ONLY.model_copy(update={"text": 2.0})
-    silent = Signals(QUERY.vectors, QUERY.texts, np.array([False]), QUERY.sharpness, QUERY.members, QUERY.domains)
-    assert rerank(silent, items(), weights).tolist() == [0, 1, 2, 3]
+    assert rerank(Query(vector=QUERY.vector), items(), weights).tolist() == [0, 1, 2, 3]
+
+
+def test_a_query_of_text_alone_keeps_the_order_of_the_items_where_the_rest_is_equal() -> None:
+    texts = Query(text=QUERY.text)
+    assert rerank(texts, items(), VISUAL_ONLY).tolist() == [0, 1, 2, 3]
+    assert rerank(texts, items(), VISUAL_ONLY.model_copy(update={"text": 2.0})).tolist() == [2, 1, 0, 3]
+
+
+def test_the_ids_of_an_index_are_reordered_and_nothing_is_invented() -> None:
+    feed_ids = np.array([40, 10, 30, 20])
+    weights = VISUAL_ONLY.model_copy(update={"text": 2.0})
+    found = np.array([10, 40, 20, -1, -1])
+    assert rerank_ids(QUERY, found, feed_ids, items(), weights).tolist() == [10, 40, 20]
+    assert rerank_ids(Query(vector=QUERY.vector), found, feed_ids, items(), weights).tolist() == [40, 10, 20]
+    assert rerank_ids(QUERY, np.array([-1]), feed_ids, items(), weights).tolist() == []
+    assert rerank_ids(QUERY, np.empty(0, np.int64), np.empty(0, np.int64), items().take([]), weights).tolist() == []
+    with pytest.raises(KeyError, match=r"not in the feed: \[11\] \(1 of 2 ids\)"):
+        rerank_ids(QUERY, np.array([10, 11]), feed_ids, items(), weights)
+    with pytest.raises(KeyError, match="not in the feed"):
+        rerank_ids(QUERY, np.array([10]), np.empty(0, np.int64), items().take([]), weights)
+
+
+def test_a_query_of_nothing_or_of_another_length_is_refused() -> None:
+    with pytest.raises(RerankError, match="expected a vector, a text or both, found neither"):
+        Query()
+    with pytest.raises(RerankError, match=r"expected a vector of shape \(2,\), found \(3,\)"):
+        rerank(Query(vector=np.ones(3, np.float32)), items(), VISUAL_ONLY)
 
 
 def test_an_item_without_text_scores_as_unrelated_text_does() -> None:
@@ -130,10 +151,22 @@ def test_signals_of_a_feed_are_each_representatives_own_in_the_order_of_its_vect
     assert signals.texts.shape == (4, TEXT_DIMENSION)
 
 
+def test_signals_of_some_ids_come_in_the_order_asked_for(snapshot: Snapshot) -> None:
+    feed_ids, signals = feed_signals(snapshot)
+    for wanted in ([3, 0, 4], [2], [4, 3, 2, 0, -1, -1], [-1], []):
+        found, some = feed_signals(snapshot, np.array(wanted, np.int64))
+        assert found.tolist() == [number for number in wanted if number != -1]
+        rows = [feed_ids.tolist().index(number) for number in found.tolist()]
+        for name in ("vectors", "texts", "has_text", "sharpness", "members", "domains"):
+            assert np.array_equal(getattr(some, name).ravel(), getattr(signals, name)[rows].ravel())
+    with pytest.raises(KeyError, match=r"not in the feed of run 'run': \[1, 9\] \(2 of 3 ids\)"):
+        feed_signals(snapshot, np.array([9, 0, 1]))
+
+
 def test_an_item_of_the_feed_finds_itself_first(snapshot: Snapshot) -> None:
     _, signals = feed_signals(snapshot)
     for row in range(4):
-        assert rerank(signals.take([row]), signals, VISUAL_ONLY)[0] == row
+        assert rerank(signals.query(row), signals, VISUAL_ONLY)[0] == row
 
 
 def test_an_empty_feed_has_no_signals(warehouse: TinyWarehouse) -> None:

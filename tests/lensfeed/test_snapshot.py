@@ -176,8 +176,31 @@ def test_an_unknown_column_or_table_is_named_with_the_known_ones(warehouse: Tiny
         snapshot.rows("index_feed", ["feed_id", "colour"])
     with pytest.raises(SnapshotError, match=r"unknown table 'feeds'; known: \['clusters'"):
         snapshot.rows("feeds")
-    with pytest.raises(SnapshotError, match="run 'run' published no version of table runs"):
-        snapshot.rows("runs")
+
+
+def test_the_ledger_is_read_as_it_was_when_the_run_was_published(warehouse: TinyWarehouse) -> None:
+    warehouse.event("first", "started")
+    warehouse.event("first", "published")
+    warehouse.event("second", "started")
+    snapshot = Snapshot.open(warehouse.root)
+    rows = snapshot.rows("runs", ["run_id", "event"]).to_pylist()
+    assert sorted(row["event"] for row in rows) == ["published", "started"]
+    assert {row["run_id"] for row in rows} == {"first"}
+    assert snapshot.row_count("runs") == 2
+    assert snapshot.rows("runs", ["seq"], pc.field("event") == "published").to_pylist() == [{"seq": 2}]
+
+
+def test_a_table_is_given_as_pandas_and_as_an_arrow_dataset(warehouse: TinyWarehouse) -> None:
+    warehouse.write("index_feed", [feed_row(n) for n in range(4)])
+    warehouse.event("run", "published")
+    warehouse.delete("index_feed", "feed_id", 3)
+    snapshot = Snapshot.open(warehouse.root)
+    frame = snapshot.pandas("index_feed", ["feed_id", "title"], pc.field("has_text"))
+    assert frame.to_dict("list") == {"feed_id": [0, 2], "title": ["picture 0", "picture 2"]}
+    dataset = snapshot.dataset("index_feed")
+    assert dataset is not None
+    assert sorted(dataset.to_table(columns=["feed_id"])["feed_id"].to_pylist()) == [0, 1, 2, 3]
+    assert snapshot.dataset("images") is None
 
 
 @pytest.mark.parametrize("columns", [[], (), "feed_id", ["feed_id", "feed_id"]])

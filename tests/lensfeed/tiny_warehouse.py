@@ -116,6 +116,38 @@ class TinyWarehouse:
         kept = [row for path in removed for row in live[path] if row[column] != value]
         return self._commit(table, removed, self._files(table, kept))
 
+    def merge(self, table: str, deleted: Iterable[Any] = (), changed: Iterable[Mapping[str, Any]] = ()) -> int:
+        """Delete rows by key and update others, as a MERGE into a table with a change data feed does: files with such a
+        row are rewritten, and what became of it stands in a file of change data."""
+        key = TABLES[table].keys[0]
+        gone, new = set(deleted), {row[key]: dict(row) for row in changed}
+        removed, kept, told = [], [], []
+        for path, rows in self._live[table].items():
+            if not any(row[key] in gone or row[key] in new for row in rows):
+                continue
+            removed.append(path)
+            for row in rows:
+                if row[key] in gone:
+                    told.append(row | {"_change_type": "delete"})
+                    continue
+                kept.append(new.get(row[key], row))
+                if row[key] in new:
+                    told.append(row | {"_change_type": "update_preimage"})
+                    told.append(new[row[key]] | {"_change_type": "update_postimage"})
+        schema = arrow_schema(TABLES[table]).append(pa.field("_change_type", pa.string()))
+        path = f"_change_data/cdc-{uuid.uuid4()}.snappy.parquet"
+        (self.root / table / "_change_data").mkdir(exist_ok=True)
+        parquet.write_table(pa.Table.from_pylist(told, schema), self.root / table / path, store_schema=False)
+        size = (self.root / table / path).stat().st_size
+        cdc = {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
+        return self._commit(table, removed, self._files(table, kept), more=[cdc] if told else [])
+
+    def compact(self, table: str) -> int:
+        """Put all rows into new files, as OPTIMIZE does: nothing changes."""
+        live = self._live[table]
+        rows = [row for path in live for row in live[path]]
+        return self._commit(table, list(live), self._files(table, rows), data_change=False)
+
     def vacuum(self, table: str) -> None:
         """Remove from disk the files that the newest version does not hold."""
         for file in (self.root / table).rglob("*.parquet"):
@@ -166,12 +198,21 @@ class TinyWarehouse:
             )
         return written
 
-    def _commit(self, table: str, removed: list[str], added: dict[str, list[dict[str, Any]]]) -> int:
+    def _commit(
+        self,
+        table: str,
+        removed: list[str],
+        added: dict[str, list[dict[str, Any]]],
+        more: Iterable[Mapping[str, Any]] = (),
+        data_change: bool = True,
+    ) -> int:
         live = self._live.setdefault(table, {})
         version = self._versions.get(table, -1) + 1
         actions = [] if version else [{"protocol": PROTOCOL}, {"metaData": delta_metadata(TABLES[table])}]
-        actions += [{"remove": {"path": path, "dataChange": True, "deletionTimestamp": 1}} for path in removed]
-        actions += [{"add": self._add(table, path, rows)} for path, rows in added.items()]
+        removal = {"dataChange": data_change, "deletionTimestamp": 1}
+        actions += [{"remove": {"path": path, **removal}} for path in removed]
+        actions += [{"add": self._add(table, path, rows) | {"dataChange": data_change}} for path, rows in added.items()]
+        actions += more
         for path in removed:
             del live[path]
         live |= added

@@ -1,0 +1,217 @@
+"""Changes between two published runs are net, whatever happened in between, and the feed is never read for them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lensfeed import Snapshot, SnapshotError
+from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
+from schemas.tables import INDEX_FEED
+from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row, unit_vector
+
+
+def told(found: Changes) -> tuple[list[int], list[int], list[int]]:
+    return found.inserted.tolist(), found.updated.tolist(), found.deleted.tolist()
+
+
+def upserts(found: Changes, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    rows = [row for batch in found.upserts(columns) for row in batch.to_pylist()]
+    return sorted(rows, key=lambda row: int(row.get("feed_id", 0)))
+
+
+def other(number: int, title: str, **given: Any) -> dict[str, Any]:
+    """Row `number` with other contents."""
+    return feed_row(number, title=title, row_digest=f"digest {number} {title}", **given)
+
+
+@pytest.fixture
+def night(warehouse: TinyWarehouse) -> TinyWarehouse:
+    """One published run with five rows in the feed, in two files."""
+    warehouse.write("index_feed", [feed_row(n) for n in (1, 2, 3)])
+    warehouse.write("index_feed", [feed_row(n) for n in (4, 5)])
+    warehouse.event("first", "published")
+    return warehouse
+
+
+def test_upserts_and_deletes_of_a_night_are_told_with_their_rows(night: TinyWarehouse) -> None:
+    night.merge("index_feed", deleted=[1], changed=[other(4, "new", vector=unit_vector(40, 8))])
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    found = changes(night.root, "first")
+    assert told(found) == ([6], [4], [1])
+    assert (len(found), found.upserted.tolist()) == (3, [4, 6])
+    assert (found.since.run_id if found.since else None, found.snapshot.run_id) == ("first", "second")
+    rows = upserts(found)
+    assert [(row["feed_id"], row["title"]) for row in rows] == [(4, "new"), (6, "picture 6")]
+    assert rows[0]["vector"] == unit_vector(40, 8)
+    assert list(rows[0]) == list(INDEX_FEED.column_names)
+
+
+def test_only_the_columns_asked_for_are_told(night: TinyWarehouse) -> None:
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    found = changes(night.root, "first")
+    assert upserts(found, ["title", "member_count"]) == [{"title": "picture 6", "member_count": 1}]
+    with pytest.raises(SnapshotError, match=r"index_feed has no column \['colour'\]"):
+        found.upserts(["colour"])
+
+
+def test_what_went_there_and_back_and_what_compaction_moved_is_no_change(night: TinyWarehouse) -> None:
+    night.merge("index_feed", deleted=[5], changed=[other(2, "for now"), other(3, "for now")])
+    night.write("index_feed", [feed_row(7)])
+    night.compact("index_feed")
+    night.merge("index_feed", deleted=[7], changed=[feed_row(2), other(3, "in the end")])
+    night.write("index_feed", [feed_row(5)])
+    night.event("second", "published")
+    found = changes(night.root, "first")
+    assert told(found) == ([], [3], [])
+    assert [row["title"] for row in upserts(found)] == ["in the end"]
+
+
+def test_rows_that_a_rewrite_without_change_data_left_alone_are_no_change(night: TinyWarehouse) -> None:
+    night.delete("index_feed", "feed_id", 2)
+    night.write("index_feed", [feed_row(4), other(5, "new"), feed_row(9), feed_row(1), feed_row(3)], overwrite=True)
+    night.event("second", "published")
+    found = changes(night.root, "first")
+    assert told(found) == ([9], [5], [2])
+    assert [row["feed_id"] for row in upserts(found)] == [5, 9]
+
+
+def test_only_what_lies_between_the_two_runs_counts(night: TinyWarehouse) -> None:
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    night.write("index_feed", [feed_row(7)])
+    night.event("third", "published")
+    night.write("index_feed", [feed_row(8)])
+    night.event("fourth", "prepared")
+    assert told(changes(night.root, "first")) == ([6, 7], [], [])
+    assert told(changes(Snapshot.open(night.root, "second"), "first")) == ([6], [], [])
+    assert told(changes(night.root, "third")) == ([], [], [])
+    assert upserts(changes(night.root, "third")) == []
+
+
+def test_from_before_there_was_a_feed_everything_is_an_insert(warehouse: TinyWarehouse) -> None:
+    warehouse.event("first", "published")
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("second", "published")
+    assert told(changes(warehouse.root, "first")) == ([1], [], [])
+
+
+def test_backwards_and_unpublished_runs_are_refused_in_words(night: TinyWarehouse) -> None:
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    night.event("third", "started")
+    with pytest.raises(SnapshotError, match=r"forwards only: run 'second' .* comes after run 'first'"):
+        changes(Snapshot.open(night.root, "first"), "second")
+    with pytest.raises(SnapshotError, match="'third' is not published"):
+        changes(night.root, "third")
+    with pytest.raises(SnapshotError, match="'nonsense' is unknown"):
+        changes(night.root, "nonsense")
+
+
+def test_changes_that_were_vacuumed_say_to_take_a_new_snapshot(night: TinyWarehouse) -> None:
+    night.merge("index_feed", deleted=[1])
+    night.event("second", "published")
+    night.merge("index_feed", deleted=[2])
+    night.event("third", "published")
+    found = changes(night.root, "first")
+    night.vacuum("index_feed")
+    with pytest.raises(ChangesGoneError, match=r"'first' and 'third' is no longer on disk.*Take a new snapshot"):
+        changes(night.root, "first")
+    assert upserts(found) == []  # there is no row to read
+    (night.root / "index_feed" / "_delta_log" / f"{2:020}.json").unlink()
+    with pytest.raises(ChangesGoneError, match="Take a new snapshot"):
+        changes(night.root, "first")
+
+
+def test_rows_that_are_removed_before_they_are_read_say_so(night: TinyWarehouse) -> None:
+    night.merge("index_feed", changed=[other(1, "new")])
+    night.event("second", "published")
+    rows = changes(night.root, "first").upserts()
+    night.vacuum("index_feed")
+    with pytest.raises(ChangesGoneError, match="Take a new snapshot"):
+        list(rows)
+
+
+def test_deletion_vectors_are_refused_and_not_misread(night: TinyWarehouse) -> None:
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    log = night.root / "index_feed" / "_delta_log" / f"{2:020}.json"
+    log.write_text(log.read_text().replace('"dataChange": true', '"dataChange": true, "deletionVector": {"a": 1}'))
+    with pytest.raises(SnapshotError, match=r"version 2: expected no deletion vectors, found part-"):
+        changes(night.root, "first")
+
+
+def test_what_a_consumer_holds_is_brought_up_to_date_whatever_was_removed(night: TinyWarehouse) -> None:
+    held = Snapshot.open(night.root).rows("index_feed", ["feed_id", "row_digest"])
+    night.merge("index_feed", deleted=[1, 4], changed=[other(3, "new")])
+    night.write("index_feed", [feed_row(6)])
+    night.event("second", "published")
+    night.vacuum("index_feed")
+    found = changes_to(Snapshot.open(night.root), held["feed_id"].to_numpy(), held["row_digest"].to_pylist())
+    assert told(found) == ([6], [3], [1, 4])
+    assert found.since is None
+    assert [row["title"] for row in upserts(found, ["title", "feed_id"])] == ["new", "picture 6"]
+    assert told(changes_to(found.snapshot, np.empty(0, np.int64), [])) == ([2, 3, 5, 6], [], [])
+
+
+@pytest.mark.parametrize(("ids", "digests"), [([1, 1], ["a", "b"]), ([1, 2], ["a"]), ([[1]], [["a"]])])
+def test_holdings_that_make_no_sense_are_refused(night: TinyWarehouse, ids: list[Any], digests: list[Any]) -> None:
+    with pytest.raises(SnapshotError, match="expected different feed_ids"):
+        changes_to(Snapshot.open(night.root), np.array(ids), digests)
+
+
+STATES = st.dictionaries(st.integers(0, 7), st.integers(0, 2), max_size=6)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(states=st.lists(STATES, min_size=2, max_size=5), compacted=st.integers(0, 5), data=st.data())
+def test_the_old_feed_with_the_changes_is_the_new_feed(
+    tmp_path_factory: pytest.TempPathFactory, states: list[dict[int, int]], compacted: int, data: st.DataObject
+) -> None:
+    warehouse = TinyWarehouse(tmp_path_factory.mktemp("w") / "a%20 b")
+    now: dict[int, int] = {}
+    warehouse.write("index_feed", [])
+    for number, state in enumerate(states):
+        row = {key: other(key, str(value)) for key, value in state.items()}
+        warehouse.merge(
+            "index_feed",
+            deleted=sorted(now.keys() - state.keys()),
+            changed=[row[key] for key in sorted(now.keys() & state.keys()) if now[key] != state[key]],
+        )
+        warehouse.write("index_feed", [row[key] for key in sorted(state.keys() - now.keys())])
+        if number == compacted:
+            warehouse.compact("index_feed")
+        now = state
+        warehouse.event(str(number), "published")
+    start = data.draw(st.integers(0, len(states) - 1))
+    end = data.draw(st.integers(start, len(states) - 1))
+    found = changes(Snapshot.open(warehouse.root, str(end)), str(start))
+    before, after = states[start], states[end]
+    assert told(found) == (
+        sorted(after.keys() - before.keys()),
+        sorted(key for key in before.keys() & after.keys() if before[key] != after[key]),
+        sorted(before.keys() - after.keys()),
+    )
+    assert {row["feed_id"]: row["title"] for row in upserts(found)} == {
+        key: str(after[key]) for key in found.upserted.tolist()
+    }
+
+
+def test_change_data_is_read_as_delta_rs_reads_it(tmp_path: Path) -> None:
+    warehouse = TinyWarehouse(tmp_path / "warehouse")
+    warehouse.write("index_feed", [feed_row(n) for n in range(6)])
+    warehouse.event("first", "published")
+    warehouse.merge("index_feed", deleted=[0], changed=[other(1, "new")])
+    warehouse.write("index_feed", [feed_row(6)])
+    warehouse.event("second", "published")
+    table = DeltaTable(str(tmp_path / "warehouse/index_feed"))
+    rows = table.load_cdf(1, 2, columns=["feed_id", "_change_type"]).read_all()
+    kinds = set(zip(rows["feed_id"].to_pylist(), rows["_change_type"].to_pylist(), strict=True))
+    assert kinds == {(0, "delete"), (1, "update_preimage"), (1, "update_postimage"), (6, "insert")}
+    assert told(changes(warehouse.root, "first")) == ([6], [1], [0])

@@ -1,0 +1,154 @@
+"""An export is whole or it is none, holds exactly the snapshot's feed, and vouches for every byte of it."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from pyarrow import fs
+
+from lensfeed import Snapshot, SnapshotError, changes_to, export, feed_vectors, load_export
+from lensfeed.feed_export import ExportError
+from tests.lensfeed.tiny_warehouse import DIMENSION, TinyWarehouse, feed_row
+
+Format = Literal["npy", "parquet"]
+FORMATS = pytest.mark.parametrize("kind", ["npy", "parquet"])
+
+
+@pytest.fixture
+def snapshot(warehouse: TinyWarehouse) -> Snapshot:
+    """Four live rows in two files."""
+    warehouse.write("index_feed", [feed_row(n) for n in (1, 2, 3)])
+    warehouse.write("index_feed", [feed_row(n) for n in (4, 2**62)])
+    warehouse.delete("index_feed", "feed_id", 2)
+    warehouse.event("run", "published")
+    return Snapshot.open(warehouse.root)
+
+
+@FORMATS
+def test_an_export_is_the_feed_with_a_manifest(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
+    manifest = export(snapshot, tmp_path / "out", kind)
+    loaded = load_export(str(tmp_path / "out"))
+    feed_ids, vectors = feed_vectors(snapshot)
+    assert loaded.feed_ids.tolist() == feed_ids.tolist()
+    assert loaded.vectors.dtype == np.float32
+    assert np.array_equal(loaded.vectors, vectors)
+    assert loaded.manifest == manifest == json.loads((tmp_path / "out/manifest.json").read_text())
+    facts = ("run_id", "model_version", "text_model_version", "dimension", "metric", "count", "format")
+    assert [manifest[name] for name in facts] == ["run", "model-1", "text-1", DIMENSION, "cosine", 4, kind]
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    assert len(changes_to(snapshot, loaded.feed_ids, loaded.columns["row_digest"])) == 0
+
+
+@FORMATS
+def test_columns_are_those_asked_for(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
+    export(snapshot, tmp_path / "out", kind, ["has_text", "feed_id", "text_vector", "width"])
+    loaded = load_export(tmp_path / "out")
+    assert {name: column.dtype.kind for name, column in loaded.columns.items()} == {
+        "has_text": "b",
+        "feed_id": "i",
+        "text_vector": "f",
+        "width": "i",
+    }
+    assert loaded.columns["has_text"].tolist() == [n % 2 == 0 for n in loaded.feed_ids.tolist()]
+    with pytest.raises(KeyError):
+        _ = loaded.vectors
+
+
+@FORMATS
+def test_an_empty_feed_is_exported_too(warehouse: TinyWarehouse, tmp_path: Path, kind: Format) -> None:
+    warehouse.event("run", "published")
+    manifest = export(Snapshot.open(warehouse.root), tmp_path / "out", kind)
+    loaded = load_export(tmp_path / "out")
+    assert (manifest["count"], manifest["dimension"]) == (0, None)
+    assert (loaded.feed_ids.shape, loaded.vectors.shape) == ((0,), (0, 0))
+
+
+@FORMATS
+def test_texts_go_into_parquet_and_not_into_arrays(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
+    if kind == "npy":
+        with pytest.raises(SnapshotError, match=r"columns \['title'\] .* export them as parquet"):
+            export(snapshot, tmp_path / "out", kind, ["feed_id", "title"])
+        assert not (tmp_path / "out").exists()
+    else:
+        export(snapshot, tmp_path / "out", kind, ["feed_id", "title"])
+        titles = load_export(tmp_path / "out").columns["title"]
+        assert sorted(title or "" for title in titles) == ["", "", "picture 4", f"picture {2**62}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"columns": ["vector"]}, "expected feed_id among them"),
+        ({"columns": []}, "expected a list of one or more"),
+        ({"columns": ["feed_id", "colour"]}, r"has no column \['colour'\]"),
+        ({"format": "lance"}, "format: expected 'npy' or 'parquet', found 'lance'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(
+    snapshot: Snapshot, tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SnapshotError, match=message):
+        export(snapshot, tmp_path / "out", **given)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_in_use_is_left_alone(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export(snapshot, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ExportError, match="expected a new or empty folder"):
+        export(snapshot, tmp_path / "out", "parquet")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@FORMATS
+def test_an_export_that_fails_half_way_leaves_nothing(warehouse: TinyWarehouse, tmp_path: Path, kind: Format) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.write("index_feed", [feed_row(2, vector=[1.0])])
+    warehouse.event("run", "published")
+    with pytest.raises(SnapshotError, match="expected one length in vector, found"):
+        export(Snapshot.open(warehouse.root), tmp_path / "out", kind)
+    assert not list(tmp_path.glob("out*"))
+
+
+@FORMATS
+def test_any_changed_byte_is_found(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
+    export(snapshot, tmp_path / "out", kind)
+    file = tmp_path / "out" / ("vector.npy" if kind == "npy" else "feed.parquet")
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(ExportError, match=f"{file.name}: bytes and SHA-256 expected .*, found"):
+        load_export(tmp_path / "out")
+    file.unlink()
+    with pytest.raises(ExportError, match="found no such file"):
+        load_export(tmp_path / "out")
+
+
+def test_a_folder_without_a_sound_manifest_is_no_export(snapshot: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no manifest\.json: not an export, or one that was not finished"):
+        load_export(tmp_path)
+    export(snapshot, tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    manifest = json.loads(path.read_text())
+    for changed, message in (
+        (
+            {"files": [{"name": "../secret", "bytes": 1, "sha256": "0"}]},
+            r"expected the files .*, found \['\.\./secret'",
+        ),
+        ({"format_version": 2}, "expected format_version 1, found 2"),
+        ({"count": 3}, "expected columns of 3 rows, found"),
+        ({"files": 1}, "not that of an export: TypeError"),
+    ):
+        path.write_text(json.dumps(manifest | changed))
+        with pytest.raises(ExportError, match=message):
+            load_export(tmp_path / "out")
+
+
+@FORMATS
+def test_another_file_system_takes_it_as_well(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
+    place = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    export(snapshot, "out", kind, filesystem=place)
+    loaded = load_export("out", filesystem=place)
+    assert np.array_equal(loaded.vectors, feed_vectors(snapshot)[1])
