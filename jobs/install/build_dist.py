@@ -20,6 +20,8 @@ from jobs.config.errors import RunError, UsageError
 from jobs.startup.session import PROPERTIES
 
 PACKAGES = ("jobs", "udfs", "schemas", "lensfeed")
+_PACKED = frozenset({".py", ".html", ".css"})
+"""Endings of what our packages are made of: code, and the templates of the report."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,8 +59,9 @@ def build(into: Path, jars: Path) -> None:
 def _write_zip(target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
-            for path in sorted((_ROOT / package).rglob("*.py")):
-                archive.write(path, path.relative_to(_ROOT))
+            for path in sorted((_ROOT / package).rglob("*")):
+                if path.suffix in _PACKED:
+                    archive.write(path, path.relative_to(_ROOT))
 
 
 def _write_properties(target: Path, jars: Sequence[Path]) -> None:
