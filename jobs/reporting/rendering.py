@@ -9,7 +9,6 @@ import base64
 import datetime as dt
 import hashlib
 import io
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from PIL import Image
 from jobs.reporting import charts
 from jobs.reporting.gathering import BINS, GROWTH_RUNS, MEMBERS, Contents, Shown
 from jobs.reporting.runs import Run, drift, failures, funnel, step_costs, totals
+from jobs.reporting.texts import plain
 from lensfeed.snapshot import Snapshot
 from schemas.outcomes import OUTCOME_MEANINGS, Outcome
 from schemas.settings import DedupSettings
@@ -27,10 +27,6 @@ from schemas.settings import DedupSettings
 THUMBNAIL, MAP_THUMBNAIL = 176, 56
 """Longest side in pixels of a picture in a row or on a sheet, and of one on the map."""
 _QUALITY = 72
-_LONGEST_TEXT = 160
-
-_UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of characters that would be invisible, or turn the direction of what is around them."""
 
 
 @dataclass(frozen=True)
@@ -178,20 +174,6 @@ def _thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
 
 
 # Filters ------------------------------------------------------------------------------------------------------------
-
-
-def plain(text: str | None, longest: int = _LONGEST_TEXT) -> str:
-    """A text from the web on one line, cut to a length, with a visible sign for every character that would be
-    invisible or turn the direction of the text around it."""
-    if not text:
-        return ""
-    shown = "".join(_visible(character) for character in " ".join(text.split()))
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
-
-
-def _visible(character: str) -> str:
-    is_joiner = character in "\u200c\u200d"  # which scripts and emoji need, and which turn nothing
-    return character if is_joiner or unicodedata.category(character) not in _UNSHOWABLE else "\ufffd"
 
 
 def caption(image: Shown) -> str:
