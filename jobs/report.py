@@ -23,11 +23,11 @@ from jobs.reporting.rendering import Head, in_bytes, render
 from jobs.reporting.runs import chosen_runs, published_runs
 from jobs.startup.preflight import parse_date
 from lensfeed.snapshot import Snapshot, SnapshotError, ledger_events
-from udfs.gate.content import gate_version
+from udfs.gate.content import policy_version
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """The parser of the job's arguments."""
     parser = argparse.ArgumentParser(prog="jobs.report", description="Write what came of a run as one HTML file.")
     add_config_arguments(parser)
     parser.add_argument("--into", required=True, type=Path, metavar="FILE", help="where the report is written")
@@ -35,7 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--date", metavar="D", help="the newest night of that date, YYYY-MM-DD")
     parser.add_argument("--start", metavar="D", help="with --end: the newest night of each date of the range")
     parser.add_argument("--end", metavar="D")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
     return run_command(lambda: _run(options), debug=options.debug)
 
 
@@ -75,10 +80,11 @@ def write_report(
         history = published_runs(ledger_events(config.warehouse))
         runs = chosen_runs(history, run_id=run_id, dates=dates)
         snapshot = Snapshot.open(config.warehouse)
-        contents = gather(snapshot, runs, policy, gate_version(config.policy), history)
+        contents = gather(snapshot, runs, policy, config.policy, history)
     except SnapshotError as error:
         raise RunError(str(error)) from None
-    html = render(Head(runs, history, snapshot, dt.datetime.now(dt.UTC)), contents, config.dedup).encode()
+    head = Head(runs, history, snapshot, policy_version(policy, config.policy), dt.datetime.now(dt.UTC))
+    html = render(head, contents, config.dedup).encode()
     into.parent.mkdir(parents=True, exist_ok=True)
     draft = into.with_name(f".{into.name}.{os.getpid()}")
     try:

@@ -20,13 +20,18 @@ from jobs.reporting.telling import told
 from lensfeed.snapshot import Snapshot, SnapshotError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """The parser of the job's arguments."""
     parser = argparse.ArgumentParser(prog="jobs.why", description="Tell why something is, or is not, in the index.")
     parser.add_argument("what", metavar="URL|IMAGE_ID|FEED_ID", help="what the story is about")
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, the rows as they are in the tables")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
     return run_command(lambda: _run(options), debug=options.debug)
 
 
@@ -34,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     config = load(options.profile, options.set)
     policy = load_policy(config.policy)
     try:
-        story = tell(Snapshot.open(config.warehouse), options.what, policy)
+        story = tell(Snapshot.open(config.warehouse), options.what, policy, config.policy)
     except SnapshotError as error:
         raise RunError(str(error)) from None
     text = json.dumps(story.document(), indent=2) if options.json else told(story)

@@ -45,7 +45,7 @@ def build(into: Path, jars: Path) -> None:
     for jar in found:
         shutil.copy2(jar, into / "jars" / jar.name)
     shutil.copy2(_ROOT / "conf/discover_gpus.sh", into / "discover_gpus.sh")
-    _write_zip(into / "lensfeed.zip")
+    write_archive(into / "lensfeed.zip")
     _write_properties(into / "spark-defaults.conf", [into / "jars" / jar.name for jar in found])
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     built = subprocess.run([*command, "-w", str(into), str(_ROOT)], capture_output=True, text=True, check=False)
@@ -56,7 +56,8 @@ def build(into: Path, jars: Path) -> None:
             sys.stdout.write(f"{path}\n")
 
 
-def _write_zip(target: Path) -> None:
+def write_archive(target: Path) -> None:
+    """Our packages as a zip file for `--py-files`."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
             for path in sorted((_ROOT / package).rglob("*")):

@@ -22,14 +22,16 @@ from lensfeed.feed import nearest, vector_matrix
 from lensfeed.snapshot import Portion, Snapshot, SnapshotGoneError
 from schemas.outcomes import Outcome
 from schemas.policy import NSFW, NsfwRule, Policy
+from schemas.settings import GateSettings
 from schemas.tables import PUBLISHED
+from udfs.gate.content import gate_version
 
 _MIB = 2**20
 MOST_BYTES: Mapping[str, int] = {
     "sightings": 64 * _MIB,
     "content_signals": 32 * _MIB,
     "index_feed": 128 * _MIB,
-    "feed_members": 32 * _MIB,
+    "feed_members": 16 * _MIB,
     "clusters": 32 * _MIB,
     "images": 128 * _MIB,
 }
@@ -231,9 +233,9 @@ class Contents:
 
 
 def gather(
-    snapshot: Snapshot, runs: Sequence[Run], policy: Policy, gate_version: str, history: Sequence[Run]
+    snapshot: Snapshot, runs: Sequence[Run], policy: Policy, gate: GateSettings, history: Sequence[Run]
 ) -> Contents:
-    """Read it. `runs`: what the report is on; `history`: every published run; `gate_version`: whose scores count.
+    """Read it. `runs`: what the report is on; `history`: every published run; `gate`: whose scores count.
 
     Raises SnapshotError where a table cannot be read.
     """
@@ -245,7 +247,7 @@ def gather(
     return Contents(
         snapshot=snapshot,
         rows=_rows(snapshot, dates, policy),
-        scores=_scores(snapshot, policy, gate_version),
+        scores=_scores(snapshot, policy, gate_version(gate)),
         clusters=clusters,
         space=space,
         texts=_texts(feed),
@@ -312,7 +314,7 @@ def bands_of(policy: Policy) -> list[Band]:
     return [*bands, Band(low, 1.0, action)]
 
 
-def _scores(snapshot: Snapshot, policy: Policy, gate_version: str) -> Scores:
+def _scores(snapshot: Snapshot, policy: Policy, version: str) -> Scores:
     portion, batches = _read(snapshot, "content_signals", ["detector_version", "scores"])
     bands = bands_of(policy)
     counts = np.zeros(BINS, np.int64)
@@ -320,7 +322,7 @@ def _scores(snapshot: Snapshot, policy: Policy, gate_version: str) -> Scores:
     rows = others = 0
     for batch in batches:
         rows += batch.num_rows
-        of_gate = batch.filter(pc.equal(batch.column("detector_version"), gate_version))
+        of_gate = batch.filter(pc.equal(batch.column("detector_version"), version))
         others += batch.num_rows - of_gate.num_rows
         worst = _worst(of_gate.column("scores"))
         counts += np.histogram(worst, BINS, (0.0, 1.0))[0]

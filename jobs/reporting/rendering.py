@@ -36,6 +36,8 @@ class Head:
     runs: Sequence[Run]
     history: Sequence[Run]
     snapshot: Snapshot
+    profile_policy_version: str
+    """Of the profile, whose rules explain reasons and whose bands are drawn."""
     made_at: dt.datetime
 
     @property

@@ -18,8 +18,10 @@ import pyarrow.dataset as ds
 from jobs.config.errors import RunError
 from lensfeed.snapshot import Snapshot
 from schemas.policy import Policy
+from schemas.settings import GateSettings
 from schemas.tables import TABLES
 from udfs.credentials import redact_text, redact_url
+from udfs.gate.content import policy_version
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
 
 MOST = 50
@@ -107,6 +109,8 @@ class Story:
     run_id: str
     policy_version: str | None
     """Of the warehouse."""
+    profile_policy_version: str
+    """Of the profile, whose rules explain the reasons: another one, if the warehouse is under another policy."""
     urls: list[UrlStory]
     more_rows: int
     """Rows that came to the images, and are not told: of other URLs, or older."""
@@ -131,8 +135,11 @@ def _json(value: Any) -> Any:
     return redact_text(value) if isinstance(value, str) else value
 
 
-def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
-    """The story of a URL, of an image_id or url_id (SHA-256 hex), or of a feed_id. RunError where nothing is known."""
+def tell(snapshot: Snapshot, asked: str, policy: Policy, gate: GateSettings) -> Story:
+    """The story of a URL, of an image_id or url_id (SHA-256 hex), or of a feed_id. RunError where nothing is known.
+
+    `policy`, `gate`: the profile's, by whose rules reasons are explained.
+    """
     reader = _Reader(snapshot)
     asked = asked.strip()
     if _SHA256.fullmatch(asked):
@@ -153,6 +160,7 @@ def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
         asked=redact_url(asked),
         run_id=snapshot.run_id,
         policy_version=snapshot.policy_version,
+        profile_policy_version=policy_version(policy, gate),
         urls=urls,
         more_rows=more,
         images=images,

@@ -21,7 +21,12 @@ def told(story: Story) -> str:
     parts += [_image(one, story) for one in story.images]
     if story.takedowns:
         parts.append(["Takedowns", *(_line("asked", _fields(row)) for row in story.takedowns)])
-    parts.append([f"As of run {story.run_id}, policy {story.policy_version}."])
+    last = [f"As of run {story.run_id}, policy {story.policy_version}."]
+    if story.policy_version != story.profile_policy_version:
+        last.append(
+            f"The rules named are those of this profile's policy, which is another: {story.profile_policy_version}."
+        )
+    parts.append(last)
     return "\n\n".join("\n".join(part) for part in parts)
 
 

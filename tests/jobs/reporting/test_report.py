@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from jobs import report
-from jobs.config.profile import Config
+from jobs.config.profile import Config, load_policy
 from jobs.config.progress import log
 from jobs.reporting import gathering
 from tests.jobs.reporting.conftest import HOSTILE, LIVE, WITHDRAWN, colour, jpeg
 from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row, image_row, member_row
+from udfs.gate.content import policy_version
 
 SECTIONS = ["funnel", "failures", "policy", "cost", "duplicates", "neighbours", "map", "texts", "drift", "tables"]
 """By their ids, in the order in which they stand."""
@@ -88,6 +89,16 @@ def test_figures_of_the_ledger_and_of_the_tables_are_in_it(
     assert "nsfw blocked 1 nsfw-block open_nsfw's authors" in text
     assert "1/64 · 10/256" in text
     assert "all 21 rows of sightings" in text
+
+
+def test_another_policy_than_the_warehouse_is_under_is_told(
+    filled: TinyWarehouse, settings: Settings, tmp_path: Path
+) -> None:
+    told = "The warehouse is under another policy than this profile's"
+    assert told in Seen(written(settings, tmp_path / "other.html")).text
+    policy = settings().policy
+    filled.event("run-x", "published", policy_version=policy_version(load_policy(policy), policy))
+    assert told not in Seen(written(settings, tmp_path / "same.html")).text
 
 
 def test_what_came_from_the_web_is_text_and_nothing_else(

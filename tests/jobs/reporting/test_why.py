@@ -149,6 +149,7 @@ def test_a_url_is_told_night_by_night_and_its_images_after_it(
         (f"behind {image_id(1)}, 1 of 64 bits apart, 10 of 256", second, len(told)),
         ('feed_id 1, "the head", 2 images', second, len(told)),
         ("As of run run, policy policy-1.", second, len(told)),
+        ("this profile's policy, which is another", second, len(told)),
     ):
         assert part in told[start:end], part
 
