@@ -126,6 +126,11 @@ class StepCost:
         """Milliseconds a piece; None where it worked through nothing."""
         return 1000 * self.seconds / self.worked_through if self.worked_through else None
 
+    @property
+    def hours_for_a_billion(self) -> float | None:
+        """Hours that 1e9 pieces would take at that rate; None where it worked through nothing."""
+        return None if self.each_ms is None else self.each_ms * 1e9 / 3.6e6
+
 
 def totals(runs: Sequence[Run]) -> Counter[str]:
     """The counts of the runs together."""
@@ -218,7 +223,7 @@ def drift(runs: Sequence[Run], reported: Collection[str]) -> list[Night]:
         if not run.is_night or not run.sightings:
             continue
         share = run.outcomes[Outcome.ACCEPTED] / run.sightings
-        beside = 100 * (share - statistics.median(shares)) if shares else None
+        beside = round(100 * (share - statistics.median(shares)), 1) + 0.0 if shares else None  # no minus before 0.0
         nights.append(Night(run, run.run_id in reported, share, beside, 1000 * run.seconds / run.sightings))
         shares.append(share)
     return nights[-SHOWN_RUNS:]
