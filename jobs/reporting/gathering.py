@@ -185,6 +185,7 @@ class Space:
     looked: Looked
     dimension: int
     sampled: int
+    """Vectors that were looked at, of images whose pictures are within reach."""
     rows: list[tuple[Shown, list[Shown]]]
     """A query and its nearest others, best first."""
     points: list[Point]
@@ -241,9 +242,9 @@ def gather(
     """
     dates = sorted({date for run in runs for date in run.ingest_dates})
     pictured = _Pictures(snapshot)
-    feed = _Feed.read(snapshot)
+    feed = _Feed.read(snapshot, pictured.image_ids)
     clusters = _clusters(snapshot, pictured.image_ids)
-    space = _space(feed, pictured.image_ids)
+    space = _space(feed)
     return Contents(
         snapshot=snapshot,
         rows=_rows(snapshot, dates, policy),
@@ -445,23 +446,27 @@ class _Feed:
     cosines: NDArray[np.int64]
     compared: int
     images: list[Shown]
+    """Some of those whose pictures are within reach."""
     vectors: Vectors
     """(N, D), of `images`."""
 
     @classmethod
-    def read(cls, snapshot: Snapshot) -> "_Feed":
+    def read(cls, snapshot: Snapshot, pictured: Collection[str]) -> "_Feed":
         columns = ["image_id", "title", "vector", "language", "image_text_cosine", *_MASKS]
         portion, batches = _read(snapshot, "index_feed", columns)
-        step = max(1, -(-portion.rows // MOST_VECTORS))
+        within_reach = pa.array(sorted(pictured), pa.string())
+        step = max(1, -(-min(portion.rows, len(pictured)) // MOST_VECTORS))
         masks: Counter[str] = Counter()
         languages: Counter[str | None] = Counter()
         cosines = np.zeros(BINS, np.int64)
         images: list[Shown] = []
         blocks: list[Vectors] = []
-        rows = compared = 0
+        rows = shown = compared = 0
         for batch in batches:
-            some = batch.take(pa.array(np.arange(-rows % step, batch.num_rows, step)))
             rows += batch.num_rows
+            with_picture = batch.filter(pc.is_in(batch.column("image_id"), within_reach))
+            some = with_picture.take(pa.array(np.arange(-shown % step, with_picture.num_rows, step)))
+            shown += with_picture.num_rows
             masks.update({meaning: pc.sum(batch.column(name)).as_py() or 0 for name, meaning in _MASKS.items()})
             counted: Counter[tuple[str | None]] = Counter()
             _tally(counted, batch.column("language"))
@@ -488,20 +493,19 @@ def _texts(feed: _Feed) -> Texts:
     )
 
 
-def _space(feed: _Feed, pictured: Collection[str]) -> Space:
+def _space(feed: _Feed) -> Space:
     values, explained = principal_plane(feed.vectors)
     places = opened_up(values)
-    with_picture = [number for number, image in enumerate(feed.images) if image.image_id in pictured]
-    spread = set(_spread(places, with_picture))
+    spread = set(_spread(places))
     points = [
         Point(float(x), float(y), feed.images[number] if number in spread else None)
         for number, (x, y) in enumerate(places)
     ]
-    along = sorted(with_picture, key=lambda number: (values[number, 0], number))  # so that queries are of all kinds
+    along = values[:, 0].argsort(kind="stable")  # so that queries are of all kinds
     step = max(1, len(along) // QUERIES)
     queries = along[step // 2 :: step][:QUERIES]
     rows = []
-    if queries and len(feed.images) > 1:
+    if len(feed.images) > 1:
         numbers = np.arange(len(feed.images), dtype=np.int64)
         found, cosines = nearest(feed.vectors[queries], numbers, feed.vectors, NEIGHBOURS + 1)
         for query, others, alike in zip(queries, found, cosines, strict=True):
@@ -547,11 +551,11 @@ def opened_up(places: NDArray[np.float64]) -> NDArray[np.float64]:
     return opened
 
 
-def _spread(places: NDArray[np.float64], candidates: Sequence[int]) -> list[int]:
-    """Candidates whose pictures do not cover one another on the map, the first come first."""
+def _spread(places: NDArray[np.float64]) -> list[int]:
+    """Numbers of those whose pictures do not cover one another on the map, the first come first."""
     taken: list[int] = []
-    for number in candidates:
-        apart = np.abs(places[taken] - places[number]) >= PICTURE
+    for number, place in enumerate(places):
+        apart = np.abs(places[taken] - place) >= PICTURE
         if apart.any(axis=1).all():
             taken.append(number)
             if len(taken) == ON_THE_MAP:
