@@ -59,7 +59,7 @@ def _url(one: UrlStory, story: Story) -> list[str]:
         if date in fetches:
             lines += _fetch(fetches[date])
         elif rows:
-            lines.append(_line("fetch", "not asked for: refused before, or no usable URL"))
+            lines.append(_line("fetch", "none is recorded of that night"))
     lines += _left_out(one.sightings, "older sightings")
     lines += ["", "  Now"]
     for row in one.state:

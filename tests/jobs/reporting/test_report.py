@@ -76,6 +76,9 @@ def test_every_section_is_there_with_a_heading_and_a_link_to_it(
     assert {"header", "nav", "main", "footer", "h1"} <= set(seen.tags)
     assert seen.tags.count("h2") == len(SECTIONS)
     assert seen.tags.count("table") == seen.tags.count("caption")
+    ids = seen.values("id")
+    assert len(ids) == len(set(ids))
+    assert set(seen.values("aria-labelledby")) <= set(ids)
 
 
 def test_figures_of_the_ledger_and_of_the_tables_are_in_it(

@@ -182,7 +182,7 @@ def test_a_row_without_a_usable_url_is_found_by_what_the_manifest_says(
     assert asked(known, "https://pictures.example:port/") == 0
     told = capsys.readouterr().out
     assert "failed, bad_row: the manifest's row cannot be read" in told
-    assert "not asked for" in told
+    assert "none is recorded of that night" in told
 
 
 def test_texts_from_the_web_control_no_terminal(known: TinyWarehouse, capsys: pytest.CaptureFixture[str]) -> None:
