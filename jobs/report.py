@@ -23,7 +23,6 @@ from jobs.reporting.rendering import Head, in_bytes, render
 from jobs.reporting.runs import chosen_runs, published_runs
 from jobs.startup.preflight import parse_date
 from lensfeed.snapshot import Snapshot, SnapshotError, ledger_events
-from udfs.gate.content import policy_version
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -83,7 +82,7 @@ def write_report(
         contents = gather(snapshot, runs, policy, config.policy, history)
     except SnapshotError as error:
         raise RunError(str(error)) from None
-    head = Head(runs, history, snapshot, policy_version(policy, config.policy), dt.datetime.now(dt.UTC))
+    head = Head(runs, history, snapshot, policy.version, dt.datetime.now(dt.UTC))
     html = render(head, contents, config.dedup).encode()
     into.parent.mkdir(parents=True, exist_ok=True)
     draft = into.with_name(f".{into.name}.{os.getpid()}")

@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     config = load(options.profile, options.set)
     policy = load_policy(config.policy)
     try:
-        story = tell(Snapshot.open(config.warehouse), options.what, policy, config.policy)
+        story = tell(Snapshot.open(config.warehouse), options.what, policy)
     except SnapshotError as error:
         raise RunError(str(error)) from None
     text = json.dumps(story.document(), indent=2) if options.json else told(story)

@@ -17,11 +17,9 @@ import pyarrow.dataset as ds
 
 from jobs.config.errors import RunError
 from lensfeed.snapshot import Snapshot
-from schemas.policy import Policy
-from schemas.settings import GateSettings
+from schemas.policy import HASH_BYTES, Policy
 from schemas.tables import TABLES
 from udfs.credentials import redact_text, redact_url
-from udfs.gate.content import policy_version
 from udfs.urls import BadUrl, host_of, normalise_url, url_id
 
 MOST = 50
@@ -132,13 +130,15 @@ def _json(value: Any) -> Any:
         return [_json(member) for member in value]
     if isinstance(value, dt.date | dt.datetime):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
     return redact_text(value) if isinstance(value, str) else value
 
 
-def tell(snapshot: Snapshot, asked: str, policy: Policy, gate: GateSettings) -> Story:
+def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
     """The story of a URL, of an image_id or url_id (SHA-256 hex), or of a feed_id. RunError where nothing is known.
 
-    `policy`, `gate`: the profile's, by whose rules reasons are explained.
+    `policy`: the profile's, by whose rules reasons are explained.
     """
     reader = _Reader(snapshot)
     asked = asked.strip()
@@ -160,7 +160,7 @@ def tell(snapshot: Snapshot, asked: str, policy: Policy, gate: GateSettings) -> 
         asked=redact_url(asked),
         run_id=snapshot.run_id,
         policy_version=snapshot.policy_version,
-        profile_policy_version=policy_version(policy, gate),
+        profile_policy_version=policy.version,
         urls=urls,
         more_rows=more,
         images=images,
@@ -352,7 +352,7 @@ def _image_story(reader: _Reader, image_id: str) -> ImageStory:
 
 
 def _takedowns(reader: _Reader, asked: str, urls: Sequence[UrlStory], images: Sequence[ImageStory]) -> list[Row]:
-    """Requests that name the URL, one of its hosts' domains, or a content: whichever column of the table it is."""
+    """Requests that name the URL, one of its hosts' domains, a content, or a hash that is near one."""
     if not reader.has("takedowns"):
         return []
     named = {asked, *(image.image_id for image in images)}
@@ -365,9 +365,27 @@ def _takedowns(reader: _Reader, asked: str, urls: Sequence[UrlStory], images: Se
         named |= {normalised, url_id(normalised)} | _domains(host_of(normalised))
     except BadUrl:
         pass
+    of_images = _one_of("image_id", [image.image_id for image in images])
+    hashes = list(reader.stream("content_signals", ["phash256s", "pdqs"], of_images))
     return [
-        row for row in reader.stream("takedowns", None, None) if named & {v for v in row.values() if isinstance(v, str)}
+        row for row in reader.stream("takedowns", None, None) if row.get("subject") in named or _is_near(row, hashes)
     ]
+
+
+def _is_near(takedown: Row, hashes: Sequence[Row]) -> bool:
+    """Whether a hash that is to be taken down is within its distance of one of the contents, however turned."""
+    most = takedown.get("max_distance")
+    column = {"phash256": "phash256s", "pdq": "pdqs"}.get(str(takedown.get("kind")))
+    if most is None or column is None:
+        return False
+    wanted = int(str(takedown["subject"]), 16)
+    turned = [
+        row[column][start : start + HASH_BYTES]
+        for row in hashes
+        if row[column]
+        for start in range(0, len(row[column]), HASH_BYTES)
+    ]
+    return any((int.from_bytes(one) ^ wanted).bit_count() <= most for one in turned)
 
 
 def _domains(host: str | None) -> set[str]:

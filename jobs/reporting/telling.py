@@ -11,6 +11,12 @@ from udfs.credentials import redact_text
 _WIDTH = 15
 """Of the labels on the left."""
 _LONGEST = 400
+_OTHER_REASONS = {
+    "taken_down": "somebody asked for it",
+    "reviewer_blocked": "a person's verdict",
+    "verdict_withdrawn": "a person's verdict was taken back",
+}
+"""Reasons that no rule of a policy gives."""
 
 
 def told(story: Story) -> str:
@@ -103,7 +109,7 @@ def _rules(reasons: Iterable[str], story: Story) -> Iterator[str]:
         for rule in rules:
             yield _line("rule", f"{rule['id']} ({rule['kind']}, {rule['action']}) gives {reason}: {rule['comment']}")
         if not rules:
-            yield _line("reason", f"{reason}: no rule of this profile's policy gives it")
+            yield _line("reason", f"{reason}: {_OTHER_REASONS.get(reason, 'no rule of the policy gives it')}")
 
 
 def _verdict(row: Row) -> str:

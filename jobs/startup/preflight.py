@@ -18,7 +18,7 @@ from udfs.embedding.alignment import AlignmentError, alignment_for
 from udfs.embedding.embed import EmbedderError, dimension, model_version
 from udfs.embedding.text import text_dimension, text_model_version
 from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
-from udfs.gate.content import missing_signals, policy_version
+from udfs.gate.content import gate_version, missing_signals
 from udfs.images.canonical import canonical_version
 from udfs.images.minhash import recall
 
@@ -64,8 +64,9 @@ def check(config: Config) -> tuple[Policy, Versions]:
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
     rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
+    decided_by = hashlib.sha256(f"{policy.version} {gate_version(config.policy)}".encode()).hexdigest()[:16]
     return policy, Versions(
-        policy_version=policy_version(policy, config.policy),
+        policy_version=decided_by,
         model_version=visual,
         text_model_version=texts,
         rule_version=rule,

@@ -70,11 +70,6 @@ def gate_version(gate: GateSettings) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def policy_version(policy: Policy, gate: GateSettings) -> str:
-    """The tables' `policy_version`: of the policy, its lists, and the signals that it goes by."""
-    return hashlib.sha256(f"{policy.version} {gate_version(gate)}".encode()).hexdigest()[:16]
-
-
 def _without_order(gate: GateSettings) -> dict[str, Any]:
     """What decides the signals: lists are sorted, since all views, hashes and detectors count alike."""
     decisive = gate.decisive()

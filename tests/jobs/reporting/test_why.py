@@ -239,19 +239,40 @@ def test_takedowns_that_name_any_of_it_are_told(
 ) -> None:
     columns = (
         Column("kind", "string", "of what"),
-        Column("value", "string", "what"),
-        Column("reference", "string", "who"),
+        Column("subject", "string", "what"),
+        Column("max_distance", "int", "of hashes"),
     )
-    monkeypatch.setitem(TABLES, "takedowns", Table("takedowns", "request", "request", ("kind", "value"), columns))
-    requests = [("url", URL), ("domain", "example"), ("image", image_id(2)), ("url", MIRROR), ("domain", "ample")]
+    monkeypatch.setitem(TABLES, "takedowns", Table("takedowns", "request", "request", ("kind", "subject"), columns))
+    turned = [bytes([number]) * 32 for number in range(8)]
     known.write(
-        "takedowns", [{"kind": kind, "value": value, "reference": f"{kind} {value}"} for kind, value in requests]
+        "content_signals",
+        [
+            {
+                "image_id": image_id(2),
+                "detector_version": "e" * 64,
+                "scores": [("nsfw:center", 0.1)],
+                "pdqs": b"".join(turned),
+                "run_id": "run",
+            }
+        ],
     )
+    near = (turned[5][:-1] + b"\xf2").hex()  # 7 bits of the last byte differ
+    requests = [
+        ("url", URL, None),
+        ("domain", "example", None),
+        ("image", image_id(2), None),
+        ("pdq", near, 7),
+        ("url", MIRROR, None),
+        ("domain", "ample", None),
+        ("pdq", near.replace("f2", "f3"), 3),
+        ("phash256", near, 63),
+    ]
+    known.write("takedowns", [dict(zip(("kind", "subject", "max_distance"), one, strict=True)) for one in requests])
     names = sorted({*PUBLISHED, "takedowns"})
     versions = [(name, len(list((known.root / name).glob("_delta_log/*.json"))) - 1) for name in names]
     known.event("run-2", "published", table_versions=versions)
     assert asked(known, URL, "--json") == 0
     found = json.loads(capsys.readouterr().out)["takedowns"]
-    assert sorted((row["kind"], row["value"]) for row in found) == sorted(requests[:3])
+    assert {(row["kind"], row["subject"], row["max_distance"]) for row in found} == set(requests[:4])
     assert asked(known, URL) == 0
-    assert f"kind image, value {image_id(2)}" in capsys.readouterr().out
+    assert f"kind image, subject {image_id(2)}" in capsys.readouterr().out
