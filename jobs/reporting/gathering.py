@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from jobs.reporting.runs import Run
 from lensfeed.feed import nearest, vector_matrix
-from lensfeed.snapshot import Portion, Snapshot, SnapshotGoneError
+from lensfeed.snapshot import Portion, Snapshot, SnapshotError
 from schemas.outcomes import Outcome
 from schemas.policy import NSFW, NsfwRule, Policy
 from schemas.settings import GateSettings
@@ -47,7 +47,7 @@ ON_THE_MAP = 160
 PICTURE = (0.064, 0.1)
 """Width and height of a picture on the map, of the map's own."""
 BINS = 20
-GROWTH_RUNS = 12
+GROWTH_RUNS = 6
 """Published runs over which the growth of tables is shown."""
 
 Vectors = NDArray[np.float32]
@@ -571,16 +571,20 @@ def _sizes(snapshot: Snapshot, history: Sequence[Run]) -> list[TableSize]:
     for table in PUBLISHED:
         if table in snapshot.table_versions:
             now = snapshot.portion(table, 0)
-            growth = [_rows_at(snapshot, run, table) for run in history[-GROWTH_RUNS:]]
+            known: dict[int, int | None] = {snapshot.table_versions[table]: now.of_rows}
+            growth = [_rows_at(snapshot, run, table, known) for run in history[-GROWTH_RUNS:]]
             sizes.append(TableSize(table, now.of_rows, now.of_bytes, now.of_files, growth))
     return sizes
 
 
-def _rows_at(snapshot: Snapshot, run: Run, table: str) -> int | None:
-    """The table's rows as that run published it; None where the version is gone, or the table was not there."""
-    if table not in run.table_versions:
-        return None
-    try:
-        return replace(snapshot, run_id=run.run_id, table_versions=run.table_versions).portion(table, 0).of_rows
-    except SnapshotGoneError:
-        return None
+def _rows_at(snapshot: Snapshot, run: Run, table: str, known: dict[int, int | None]) -> int | None:
+    """The table's rows as that run published it, by version in `known`; None where the version is gone or another
+    release's, or the table was not there."""
+    version = run.table_versions.get(table)
+    if version is not None and version not in known:
+        earlier = replace(snapshot, run_id=run.run_id, table_versions=run.table_versions)
+        try:
+            known[version] = earlier.portion(table, 0).of_rows
+        except SnapshotError:
+            known[version] = None
+    return None if version is None else known[version]

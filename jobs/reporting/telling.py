@@ -75,7 +75,9 @@ def _url(one: UrlStory, story: Story) -> list[str]:
         lines.append(_line("state", "none: no sighting was conclusive"))
     lines += [_line("owed", row["owed"], f"under {row['ingest_date']}") for row in one.owed]
     for row in one.in_feed.rows:
-        lines.append(_line("in the feed", f"{row['image_id']} behind {row['representative_id']}", _bits(row)))
+        is_head = row["image_id"] == row["representative_id"]
+        behind = "as the representative" if is_head else f"behind {row['representative_id']}, {_bits(row)}"
+        lines.append(_line("in the feed", f"{row['image_id']} {behind}"))
     if not one.in_feed.of:
         lines.append(_line("in the feed", "no"))
     return lines
@@ -129,7 +131,7 @@ def _fetch(row: Row) -> Iterator[str]:
     yield _line("fetch", status, row["content_type"], size, asked, took, f"at {_time(row['fetched_at'])}")
     for hop in row["hops"] or ():
         yield _line("hop", f"to {hop}")
-    if row["final_url"] and row["final_url"] != row["url"]:
+    if row["final_url"] not in {None, row["url"], *(row["hops"] or ())[-1:]}:
         yield _line("ended at", row["final_url"])
     headers = {"ETag": "etag", "Last-Modified": "last_modified", "X-Robots-Tag": "x_robots_tag"}
     headers["TDM-Reservation"] = "tdm_reservation"

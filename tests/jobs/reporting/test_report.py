@@ -14,6 +14,7 @@ from jobs import report
 from jobs.config.profile import Config, load_policy
 from jobs.config.progress import log
 from jobs.reporting import gathering
+from schemas.tables import PUBLISHED
 from tests.jobs.reporting.conftest import HOSTILE, LIVE, WITHDRAWN, colour, jpeg
 from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row, image_row, member_row
 
@@ -159,6 +160,13 @@ def test_what_does_not_fit_is_left_out_and_said(
     text = " ".join(Seen(written(settings, tmp_path / "report.html")).text.split())
     assert re.search(r"Read: \d+ of 21 rows of sightings: the newest 1 of 3 files\.", text)
     assert re.search(r"Read: \d+ of 5 rows of index_feed: the newest 1 of 2 files\.", text)
+
+
+def test_growth_has_a_gap_where_a_version_is_gone(filled: TinyWarehouse, settings: Settings, tmp_path: Path) -> None:
+    assert "index_feed: 3, 5" in Seen(written(settings, tmp_path / "report.html")).text
+    filled.event("run-x", "published", table_versions=[(name, 99) for name in PUBLISHED])
+    filled.event("run-y", "published")
+    assert "index_feed: 3, 5, gone, 5" in Seen(written(settings, tmp_path / "report.html")).text
 
 
 def test_an_empty_warehouse_has_a_report_too(settings: Settings, tmp_path: Path) -> None:

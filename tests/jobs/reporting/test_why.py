@@ -68,7 +68,8 @@ def known(tmp_path: Path) -> TinyWarehouse:
     bad = {"url": "https://pictures.example:port/", "url_id": None, "host": None, "image_id": None}
     warehouse.write("sightings", [sighting_row(9, **bad, outcome="failed", failure_code="bad_row")])
     warehouse.write(
-        "fetches", [fetch_row(URL, DAY, hops=hops, final_url=hops[-1], redirects=2), fetch_row(URL, NEXT_DAY)]
+        "fetches",
+        [fetch_row(URL, DAY, hops=hops, final_url="https://end.example/", redirects=3), fetch_row(URL, NEXT_DAY)],
     )
     warehouse.write(
         "content_signals",
@@ -139,7 +140,7 @@ def test_a_url_is_told_night_by_night_and_its_images_after_it(
         ("allowed by line 3", first, second),
         ("status 200, image/jpeg, 12,345 bytes, 1 request, 42 ms, at 2026-02-01 03:00:00 UTC", first, second),
         ("hop            to https://cdn.example/x.jpg", first, second),
-        ("ended at       https://cdn.example/y.jpg", first, second),
+        ("ended at       https://end.example/", first, second),
         ("outcome        review", second, len(told)),
         ("nsfw-review (nsfw, review) gives nsfw_grey: Between", second, len(told)),
         (f"content since {NEXT_DAY}", second, len(told)),
