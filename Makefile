@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-sequences test-cluster coverage check bench bench-crawl bench-history compare dist clean
+.PHONY: help setup demo test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-history: setup ## measure what a night costs against the history in its wa
 
 compare: setup ## compare embeddings on labelled pictures (LABELLED=DIR or a table) into compare-output/
 	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output
+
+test-browser: setup ## run the tests that look at the report in Chromium (apt-get install chromium)
+	@source .venv/java.sh && $(PYTHON) -m pytest -m browser
 
 test-cluster: setup ## run the tests that start a cluster of several processes
 	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster

@@ -42,6 +42,8 @@ ENCODER = [
 JOB = [
     *TORCH,  # jobs.fit_alignment reads the feed through lensfeed.loaders
     *ENCODER,
+    "Jinja2>=3.1.6,<4",
+    "MarkupSafe>=3,<4",  # Jinja2's, named by jobs.reporting
     "aiohttp>=3.12,<4",
     "datasketch==2.0.0",
     "delta-spark==4.4.0",
@@ -101,6 +103,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["jobs*", "udfs*", "schemas*", "lensfeed*"]),
+    package_data={"jobs.reporting": ["templates/*"]},
     data_files=[("share/lensfeed/conf", sorted(str(path) for path in Path("conf").iterdir()))],
     install_requires=READING,
     extras_require={"readers": [], "torch": TORCH, "encoder": ENCODER, "job": JOB, "dev": DEV},

@@ -25,7 +25,7 @@ from demo import summary
 from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import PHOTOGRAPHS, Picture, encode, make_pictures
 from demo.site import DATES, Site, demo_site, folder_path, folder_site
-from jobs import nightly
+from jobs import nightly, report
 from jobs.config.command import run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
@@ -101,6 +101,7 @@ def ingest_demo(warehouse: Path) -> None:
     planned = f"  {len(truths) - len(surprises)} of {len(truths)} rows ended as planned"
     requests = f"  requests: {', '.join(f'{sum(urls.values())} on {date}' for date, urls in asked.items())}"
     _tell(_summary(snapshot, queries, pictures, about_rows=(planned, requests)))
+    leave_report(warehouse, (DATES[0], DATES[-1]))
     if surprises:
         raise RunError(f"{len(surprises)} rows did not end as planned: " + "; ".join(surprises[:5]))
 
@@ -208,6 +209,14 @@ def _tell_of_own(warehouse: Path) -> None:
     for entry in lookup(snapshot, feed_ids[:: max(1, len(feed_ids) // 2)][:2].tolist(), pixels=True):
         queries[f"the middle of {entry.title or entry.urls[0].url}"] = _middle(entry.pixels or b"")
     _tell(_summary(snapshot, queries))
+    leave_report(warehouse)
+
+
+def leave_report(warehouse: Path, dates: tuple[dt.date, dt.date] | None = None) -> None:
+    """Into the demo's own folder, wherever the tables are."""
+    config = load(str(ROOT / PROFILE), [f"warehouse={warehouse}"])
+    report.write_report(config, OUTPUT / "report.html", dates=dates)
+    _tell(f"The report, with pictures: {OUTPUT / 'report.html'}")
 
 
 def _tell(text: str) -> None:

@@ -9,9 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
-from deltalake import DeltaTable
-
 from demo.manifests import Key
 from demo.pictures import HARD_VARIANTS, ORIGINAL, VARIANTS, Picture
 from demo.site import Truth
@@ -19,7 +16,7 @@ from jobs.run.names import Count, seconds
 from jobs.run.pipelines import NIGHT
 from lensfeed.encoder import Encoder
 from lensfeed.feed import feed_vectors, lookup, search
-from lensfeed.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot, ledger_events
 from schemas.outcomes import Outcome
 from schemas.settings import ImageSettings
 from schemas.tables import PUBLISHED
@@ -172,13 +169,8 @@ def _shares(planted: PlantedCopies, kinds: Iterable[str]) -> str:
 
 
 def published_runs(warehouse: str) -> list[dict[str, Any]]:
-    """Published events of a local warehouse's ledger in order: `ingest_dates`, `counts` and `metrics` as dicts."""
-    ledger = ds.dataset(DeltaTable(f"{warehouse}/runs").file_uris(), format="parquet").to_table()
-    events = [event for event in ledger.to_pylist() if event["event"] == "published"]
-    return [
-        event | {"counts": dict(event["counts"]), "metrics": dict(event["metrics"])}
-        for event in sorted(events, key=lambda event: int(event["seq"]))
-    ]
+    """Published events of a warehouse's ledger in order: `ingest_dates`, `counts` and `metrics` as dicts."""
+    return [event for event in ledger_events(warehouse) if event["event"] == "published"]
 
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:

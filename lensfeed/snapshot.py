@@ -8,7 +8,7 @@ Delta has long removed; here delta-rs gives the list of live files and pyarrow r
 import datetime as dt
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -77,6 +77,27 @@ def named_columns(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Portion:
+    """Some of a table's files, the newest ones: what a bounded look at a table of any size reads."""
+
+    table: str
+    paths: frozenset[str]
+    """Relative to the table."""
+    of_files: int
+    """Files that there are to choose from."""
+    bytes: int
+    of_bytes: int
+    rows: int
+    """By the statistics in Delta's log, in which a file without any counts nothing."""
+    of_rows: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out."""
+        return len(self.paths) == self.of_files
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What one published run made visible: facts of the run, and the tables at the versions it names."""
 
@@ -111,7 +132,7 @@ class Snapshot:
         Raises SnapshotError if there is no warehouse, if nothing is published yet, or if that run is not published.
         """
         root = _normalised(fspath(warehouse))
-        events = _events(root, storage_options)
+        events = ledger_events(root, storage_options)
         published = sorted((e for e in events if e["event"] == "published"), key=lambda e: -e["seq"])
         if not published:
             raise SnapshotError(
@@ -151,14 +172,18 @@ class Snapshot:
         return pa.Table.from_batches(self.batches(table, columns, where), schema)
 
     def batches(
-        self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+        portion: Portion | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """What `rows` gives, a batch at a time, for tables larger than memory. What is asked for is looked at at once,
-        not with the first batch."""
+        """What `rows` gives, a batch at a time, for tables larger than memory; with `portion` of its files alone. What
+        is asked for is looked at at once, not with the first batch."""
         schema = arrow_schema(_known(table), columns)
         if where is not None and not isinstance(where, ds.Expression):
             raise SnapshotError(f"where: expected a pyarrow expression, as pc.field('feed_id') < 10, found {where!r}")
-        dataset = self.dataset(table)
+        dataset = self._dataset_of(_known(table), portion)
         if dataset is None:
             return iter(())
         try:
@@ -182,10 +207,7 @@ class Snapshot:
     def dataset(self, table: str) -> ds.FileSystemDataset | None:
         """The table's live files as an Arrow dataset, for DuckDB, Polars and the like; None where the table did not
         exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`."""
-        delta = self._delta(_known(table).name)
-        if delta is None:
-            return None
-        return _dataset(TABLES[table], delta, self.filesystem(table))
+        return self._dataset_of(_known(table), None)
 
     def filesystem(self, folder: str) -> fs.FileSystem:
         """The file system whose root is a folder of the warehouse, a table's mostly."""
@@ -226,6 +248,39 @@ class Snapshot:
         delta = self._delta(_known(table).name)
         return [] if delta is None else [f"{self.warehouse}/{table}/{action['path']}" for action in _live_files(delta)]
 
+    def portion(self, table: str, most_bytes: int, partitions: Mapping[str, Collection[Any]] | None = None) -> Portion:
+        """The newest files of the table, as many as `most_bytes` hold and at least one; none of an empty table.
+
+        `partitions`: by partition column, the values that are looked at. Nothing but Delta's log is read. Files of one
+        age come in the order of their paths: the portion of a snapshot is the same on every call.
+        """
+        described = _known(table)
+        if unknown := [name for name in partitions or () if name not in described.partition_by]:
+            raise SnapshotError(f"table {table} is not partitioned by {unknown}; it is by {described.partition_by}")
+        delta = self._delta(table)
+        actions = [] if delta is None else _live_files(delta)
+        for name, values in (partitions or {}).items():
+            type_name = described.column(name).type
+            wanted = {pa.scalar(value, arrow_type(type_name)) for value in values}
+            actions = [one for one in actions if pa.scalar(one[f"partition.{name}"], arrow_type(type_name)) in wanted]
+        newest = sorted(actions, key=lambda action: -_epoch(action["modification_time"]))
+        chosen: list[dict[str, Any]] = []
+        size = 0
+        for action in newest:
+            size += action["size_bytes"]
+            if chosen and size > most_bytes:
+                break
+            chosen.append(action)
+        return Portion(
+            table=table,
+            paths=frozenset(action["path"] for action in chosen),
+            of_files=len(actions),
+            bytes=sum(action["size_bytes"] for action in chosen),
+            of_bytes=sum(action["size_bytes"] for action in actions),
+            rows=sum(action.get("num_records") or 0 for action in chosen),
+            of_rows=sum(action.get("num_records") or 0 for action in actions),
+        )
+
     def _delta(self, table: str) -> DeltaTable | None:
         """The table at its published version, its protocol and columns checked; None where it did not exist yet."""
         if table == RUNS.name:
@@ -246,6 +301,12 @@ class Snapshot:
         _check_protocol(table, delta)
         _check_columns(TABLES[table], delta)
         return delta
+
+    def _dataset_of(self, table: Table, portion: Portion | None) -> ds.FileSystemDataset | None:
+        if portion is not None and portion.table != table.name:
+            raise SnapshotError(f"expected a portion of table {table.name}, found one of {portion.table}")
+        delta = self._delta(table.name)
+        return None if delta is None else _dataset(table, delta, self.filesystem(table.name), portion)
 
     def gone(self, table: str, error: Exception) -> SnapshotGoneError:
         """What to raise where the table's log or files turn out to be missing at the published version."""
@@ -314,8 +375,12 @@ def _known(table: str) -> Table:
     return TABLES[table]
 
 
-def _events(root: str, storage_options: Mapping[str, str] | None) -> list[dict[str, Any]]:
-    """Every event of the ledger, in no particular order."""
+def ledger_events(warehouse: str, storage_options: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Every event of the warehouse's ledger (table `runs`), oldest first; maps are dicts, empty where they are null.
+
+    Raises SnapshotError if there is no warehouse.
+    """
+    root = _normalised(warehouse)
     try:
         delta = open_delta(f"{root}/{RUNS.name}", None, storage_options)
     except TableNotFoundError as error:
@@ -325,12 +390,13 @@ def _events(root: str, storage_options: Mapping[str, str] | None) -> list[dict[s
     _check_protocol(RUNS.name, delta)
     _check_columns(RUNS, delta)
     dataset = _dataset(RUNS, delta, _filesystem(f"{root}/{RUNS.name}", storage_options))
-    return [_with_maps(event) for event in dataset.to_table(use_threads=_is_local(root)).to_pylist()]
+    events = [_with_maps(event) for event in dataset.to_table(use_threads=_is_local(root)).to_pylist()]
+    return sorted(events, key=lambda event: (int(event["seq"]), int(event["lease_generation"])))
 
 
 def _with_maps(event: dict[str, Any]) -> dict[str, Any]:
     """Arrow gives a map as a list of pairs."""
-    return event | {"table_versions": dict(event["table_versions"] or ())}
+    return event | {name: dict(event[name] or ()) for name in ("table_versions", "counts", "metrics")}
 
 
 def _not_published(root: str, run_id: str, events: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
@@ -377,12 +443,15 @@ def _simple_string(delta_type: Any) -> str:
     return _SPARK_NAMES.get(delta_type.type, str(delta_type.type))
 
 
-def _dataset(table: Table, delta: DeltaTable, filesystem: fs.FileSystem) -> ds.FileSystemDataset:
-    """The live files as one dataset; a partition column's value is the same for all rows of a file."""
+def _dataset(
+    table: Table, delta: DeltaTable, filesystem: fs.FileSystem, portion: Portion | None = None
+) -> ds.FileSystemDataset:
+    """The live files as one dataset, or those of `portion`; a partition column's value is that of a whole file."""
     parquet = _parquet()
     fragments = [
         parquet.make_fragment(action["path"], filesystem, partition_expression=_partition(table, action))
         for action in _live_files(delta)
+        if portion is None or action["path"] in portion.paths
     ]
     schema = pa.schema([pa.field(c.name, arrow_type(c.type)) for c in table.columns])
     return ds.FileSystemDataset(fragments, schema, parquet, filesystem)
@@ -416,6 +485,11 @@ def _live_files(delta: DeltaTable) -> list[dict[str, Any]]:
     """The log's add actions by path: `path` relative to the table, `partition.{column}` typed."""
     actions: list[dict[str, Any]] = pa.table(delta.get_add_actions(flatten=True)).to_pylist()
     return sorted(actions, key=lambda action: str(action["path"]))
+
+
+def _epoch(time: Any) -> float:
+    """When a file was added, as a number to sort by: delta-rs gives milliseconds or a datetime."""
+    return float(time.timestamp()) if isinstance(time, dt.datetime) else float(time)
 
 
 def _partition(table: Table, action: Mapping[str, Any]) -> ds.Expression:

@@ -20,6 +20,8 @@ from jobs.config.errors import RunError, UsageError
 from jobs.startup.session import PROPERTIES
 
 PACKAGES = ("jobs", "udfs", "schemas", "lensfeed")
+_PACKED = frozenset({".py", ".html", ".css"})
+"""Endings of what our packages are made of: code, and the templates of the report."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,7 +45,7 @@ def build(into: Path, jars: Path) -> None:
     for jar in found:
         shutil.copy2(jar, into / "jars" / jar.name)
     shutil.copy2(_ROOT / "conf/discover_gpus.sh", into / "discover_gpus.sh")
-    _write_zip(into / "lensfeed.zip")
+    write_archive(into / "lensfeed.zip")
     _write_properties(into / "spark-defaults.conf", [into / "jars" / jar.name for jar in found])
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     built = subprocess.run([*command, "-w", str(into), str(_ROOT)], capture_output=True, text=True, check=False)
@@ -54,11 +56,13 @@ def build(into: Path, jars: Path) -> None:
             sys.stdout.write(f"{path}\n")
 
 
-def _write_zip(target: Path) -> None:
+def write_archive(target: Path) -> None:
+    """Our packages as a zip file for `--py-files`."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
-            for path in sorted((_ROOT / package).rglob("*.py")):
-                archive.write(path, path.relative_to(_ROOT))
+            for path in sorted((_ROOT / package).rglob("*")):
+                if path.suffix in _PACKED:
+                    archive.write(path, path.relative_to(_ROOT))
 
 
 def _write_properties(target: Path, jars: Sequence[Path]) -> None:

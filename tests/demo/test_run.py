@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from demo import run
 from demo.pictures import Picture
 from demo.run import find_pictures, main
 from jobs.config.progress import log
+from tests.lensfeed.tiny_warehouse import TinyWarehouse
 
 Refusal = Callable[..., str]
 
@@ -48,6 +50,16 @@ def test_a_warehouse_that_holds_something_is_left_alone(tmp_path: Path, refusal:
     (tmp_path / "precious").write_text("data")
     assert "expected a new or empty folder" in refusal("--warehouse", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_the_report_lies_in_the_demos_own_folder_and_its_path_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TinyWarehouse(tmp_path / "warehouse").event("run", "published", counts=[], inputs_digest="digest")
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "output")
+    run.leave_report(tmp_path / "warehouse")
+    assert str(tmp_path / "output/report.html") in capsys.readouterr().out
+    assert (tmp_path / "output/report.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_date_to_serve_must_be_one(refusal: Refusal) -> None:
