@@ -96,5 +96,6 @@ setup(
     packages=find_packages(include=["jobs*", "udfs*", "schemas*", "lensfeed*"]),
     data_files=[("share/lensfeed/conf", sorted(str(path) for path in Path("conf").iterdir()))],
     install_requires=READING,
+    entry_points={"console_scripts": ["lensfeed = jobs.__main__:main"]},
     extras_require={"readers": [], "torch": TORCH, "job": JOB, "dev": DEV},
 )

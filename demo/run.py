@@ -26,7 +26,7 @@ from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import PHOTOGRAPHS, Picture, encode, make_pictures
 from demo.site import DATES, Site, demo_site, folder_path, folder_site
 from jobs import nightly
-from jobs.config.command import run_command
+from jobs.config.command import JobParser, add_output_arguments, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
@@ -49,15 +49,16 @@ QUERIES = ("cat", "motorcycle")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m demo.run", description="Show the nightly job at work.")
+    parser = JobParser(prog="python -m demo.run", description="Show the nightly job at work.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--images", type=Path, metavar="DIR", help="ingest the pictures of this folder instead")
     mode.add_argument("--manifest", type=Path, metavar="FILE", help="ingest this manifest or list of URLs instead")
     mode.add_argument("--serve", action="store_true", help="only serve the demo's pictures, and run nothing")
     parser.add_argument("--date", default=str(DATES[0]), help="day that it is for --serve, YYYY-MM-DD")
     parser.add_argument("--warehouse", type=Path, metavar="DIR", help="where the tables go; must be new or empty")
+    add_output_arguments(parser)
     options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.progress import log
 from jobs.run.lifecycle import retry_failed, summary
@@ -22,18 +22,21 @@ from jobs.run.nights import find_manifest_of, open_job, run_night
 from jobs.startup.preflight import parse_date
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.nightly", description="Ingest one date, from manifest to published run."
-    )
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("nightly", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--date", required=True, help="ingest date, YYYY-MM-DD")
     parser.add_argument("--force", action="store_true", help="do a published date again")
     parser.add_argument("--retry-failed", action="store_true", help="only what failed for now or was deferred")
     parser.add_argument("--through", metavar="DATE", help="with --retry-failed: all dates from --date to this one")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:
