@@ -54,6 +54,10 @@ class AssetSettings(Settings):
     """Of the file, in hex: another file is refused."""
 
 
+_NOBODY = re.compile(r"(?i)\bexample\.(com|net|org|edu)\b|\.(example|invalid|test)\b")
+"""Names that are reserved for examples (RFC 2606, RFC 6761): whoever gives one as a contact cannot be reached."""
+
+
 class CrawlSettings(Settings):
     """How the fetcher behaves. Times in seconds, sizes in bytes, rates in requests per second."""
 
@@ -84,7 +88,7 @@ class CrawlSettings(Settings):
 
     user_agent: str = Field(default="lensfeed/0.1 (+https://example.org/bot)", min_length=3)
     """How we introduce ourselves: a product token, by which robots.txt addresses us, a version, and a way to reach you.
-    The default is refused wherever anything but `allowed_networks` would be asked."""
+    One that names example.org or the like is refused, unless nothing but `allowed_networks` would be asked."""
     per_host_concurrency: int = Field(default=4, ge=1)
     """Connections to one host at once, of all tasks of a machine together."""
     per_host_rate: float | None = Field(default=None, gt=0)
@@ -142,6 +146,11 @@ class CrawlSettings(Settings):
     """For this long a name's addresses are taken as known."""
     lookahead_rows: int = Field(default=2048, ge=1)
     """Rows that one task may have read ahead, so that rows of a busy host do not keep other hosts waiting."""
+
+    @property
+    def names_nobody(self) -> bool:
+        """Whether the user agent is a placeholder, by which no site's owner can reach us."""
+        return bool(_NOBODY.search(self.user_agent))
 
     @property
     def agent_token(self) -> str:

@@ -72,12 +72,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="lines of text, or of JSON")
 
 
-def run_command(action: Callable[[], object], options: argparse.Namespace) -> int:
+def run_command(action: Callable[[], object], options: argparse.Namespace | None = None) -> int:
     """Run an entry point's action: 0 done, 1 the run failed, 2 bad usage or configuration.
 
     What went wrong is told in one line, the last one; with `--debug` its traces come before it. `options`: those of
-    `add_output_arguments`.
+    `add_output_arguments`, of which None has the defaults.
     """
+    options = options or argparse.Namespace(debug=False, log_file=None, log_format=LOG_FORMATS[0])
     try:
         start_logging(debug=options.debug, file=options.log_file, layout=options.log_format)
     except OSError as error:

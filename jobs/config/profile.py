@@ -158,12 +158,10 @@ def _layered(profile: str, overrides: Sequence[str]) -> "_Source":
 
 def _is_said(data: Any, path: _Path) -> bool:
     for part in path:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if not is_there:
             return False
+        data = data[part]
     return True
 
 

@@ -144,30 +144,22 @@ def _section(model: type[Settings], places: list[str]) -> str:
     return f"{anchor}\n\n## {title}\n\n{about}\n\n{grid}"
 
 
-def _kind(node: Node) -> str:
+def _kind(node: Node) -> str:  # noqa: PLR0911 -- a case a kind
     if "$ref" in node:
-        name = node["$ref"].rpartition("/")[2]
-        return f"[a group](#{name})"
+        return f"[a group](#{node['$ref'].rpartition('/')[2]})"
     if "anyOf" in node:
         return " or ".join(_kind(one) for one in node["anyOf"])
     if "enum" in node:
         return ", ".join(_code(str(value)) for value in node["enum"])
-    match node.get("type"):
-        case "null":
-            return "null"
-        case "boolean":
-            return "true or false"
-        case "integer":
-            return f"whole number{_bounds(node)}"
-        case "number":
-            return f"number{_bounds(node)}"
-        case "array" if "prefixItems" in node:
-            return f"{len(node['prefixItems'])} of: {_kind(node['prefixItems'][0])}"
-        case "array":
-            return f"list of: {_kind(node['items'])}"
-        case "object":
-            return f"mapping of text to {_kind(node['additionalProperties'])}"
-    return f"text like {_code(node['pattern'])}" if "pattern" in node else "text"
+    if "prefixItems" in node:
+        return f"{len(node['prefixItems'])} of: {_kind(node['prefixItems'][0])}"
+    if "items" in node:
+        return f"list of: {_kind(node['items'])}"
+    if "additionalProperties" in node:
+        return f"mapping of text to {_kind(node['additionalProperties'])}"
+    names = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
+    text = f"text like {_code(node['pattern'])}" if "pattern" in node else "text"
+    return names.get(node["type"], text) + _bounds(node)
 
 
 def _bounds(node: Node) -> str:

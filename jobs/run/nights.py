@@ -11,6 +11,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
+from jobs.run.introduction import check_agent
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
 from jobs.run.overrides import Overrides
 from jobs.run.reading import Look
@@ -44,7 +45,9 @@ class OpenedJob:
 
 def open_job(profile: str, overrides: list[str]) -> OpenedJob:
     """Read and check the configuration, bring its assets, open the session. Raises UsageError for anything wrong."""
-    config = local_assets(load(profile, overrides))
+    settings = load(profile, overrides)
+    check_agent(settings.crawl)
+    config = local_assets(settings)
     policy, versions = check(config)
     return OpenedJob(open_session(config), config, policy, versions)
 
