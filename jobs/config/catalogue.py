@@ -16,7 +16,7 @@ import jobs
 GROUPS = {
     "Nights": ("nightly", "backfill"),
     "Change what is stored": ("redecide", "review", "reembed", "rededup"),
-    "Look at it": ("config", "digest"),
+    "Look at it": ("doctor", "config", "digest"),
     "Measure and choose": ("calibrate-policy", "compare-embeddings", "fit-alignment"),
     "Set up": ("completion",),
 }
