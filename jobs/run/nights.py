@@ -100,11 +100,16 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
         return Outlook(date, "run", "not published yet", manifest)
     if force:
         return Outlook(date, "run", f"published by run {earlier.run_id}, and to be done again", manifest)
-    look = Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))
+    reading = look(opened, ledger)
     try:
-        changed = " and ".join(changed_since(look, date, earlier, manifest))
+        changed = " and ".join(changed_since(reading, date, earlier, manifest))
     finally:
-        look.release()
+        reading.release()
     if changed:
         return Outlook(date, "stale", f"published by run {earlier.run_id}; {changed} changed since", manifest)
     return Outlook(date, "skip", f"published by run {earlier.run_id} from the same inputs", manifest)
+
+
+def look(opened: OpenedJob, ledger: Ledger) -> Look:
+    """Reading as a night would, by what people have decided so far; to be released."""
+    return Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))

@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import doctor
 from jobs.config.profile import Config, load
@@ -195,3 +197,22 @@ def test_a_policy_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
     (finding,) = health._looked_at("policy", lambda: health.policy(config(tmp_path, f"policy.file={file}")))
     assert (finding.state, finding.name) == ("FAIL", "policy")
     assert "line 2" in finding.found
+
+
+# With Spark -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_executor_imports_what_stages_need(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = only(health.executors(spark))
+    assert (finding.state, finding.name) == ("ok", f"executor on {socket.gethostname()}")
+    monkeypatch.setattr(health, "_ON_EXECUTORS", ("pyarrow", "no_such_library"))
+    finding = only(health.executors(spark))
+    assert finding.state == "FAIL"
+    assert finding.found == "no_such_library: ModuleNotFoundError: No module named 'no_such_library'"
+
+
+def test_a_file_system_of_hadoops_is_looked_at_through_it(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "w" / "_staging" / "run").mkdir(parents=True)
+    found = states(health._warehouse_by_hadoop(config(tmp_path), spark))
+    assert found == {"warehouse": "ok", "clock": "ok", "lease": "ok", "staging": "warn"}
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["_staging"]
