@@ -16,8 +16,9 @@ $(READY): requirements.lock setup.py jobs/install/prepare_assets.py schemas/asse
 	@bash bootstrap.sh
 	@touch $(READY)
 
-demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR or MANIFEST=FILE for your own)
-	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
+demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR for your own; MANIFEST=FILE AGENT='name/1.0 (+URL)' for the web's)
+	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)") \
+		$(if $(AGENT),--user-agent "$(AGENT)")
 
 PLAIN := not slow and not cluster and not gpu and not browser
 

@@ -106,5 +106,6 @@ setup(
     package_data={"jobs.reporting": ["templates/*"]},
     data_files=[("share/lensfeed/conf", sorted(str(path) for path in Path("conf").iterdir()))],
     install_requires=READING,
+    entry_points={"console_scripts": ["lensfeed = jobs.__main__:main"]},
     extras_require={"readers": [], "torch": TORCH, "encoder": ENCODER, "job": JOB, "dev": DEV},
 )

@@ -2,7 +2,7 @@
 
     python -m demo.run [--warehouse DIR]
     python -m demo.run --images DIR       a folder of your own pictures, served and ingested as one date
-    python -m demo.run --manifest FILE    a manifest or a list of URLs of your own, ingested as one date
+    python -m demo.run --manifest FILE --user-agent TEXT    a manifest or a list of URLs, ingested as one date
     python -m demo.run --serve --date D   only serve the demo's pictures as on that date, for runs of your own
 
 Exit codes: 0 done, 1 a night failed or ended otherwise than planned, 2 bad usage.
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image
 
@@ -26,7 +27,7 @@ from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import PHOTOGRAPHS, Picture, encode, make_pictures
 from demo.site import DATES, Site, demo_site, folder_path, folder_site
 from jobs import nightly, report
-from jobs.config.command import run_command
+from jobs.config.command import JobParser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
@@ -47,16 +48,24 @@ QUERIES = ("cat", "motorcycle")
 """Photographs that are looked up whole; the feed has tiles of them only."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m demo.run", description="Show the nightly job at work.")
+def command_line() -> JobParser:
+    """The parser of the demo's arguments."""
+    parser = JobParser(prog="python -m demo.run", description="Show the nightly job at work.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--images", type=Path, metavar="DIR", help="ingest the pictures of this folder instead")
     mode.add_argument("--manifest", type=Path, metavar="FILE", help="ingest this manifest or list of URLs instead")
+    parser.add_argument(
+        "--user-agent", metavar="TEXT", help="with --manifest: 'name/1.0 (+URL)', by which the sites in it find you"
+    )
     mode.add_argument("--serve", action="store_true", help="only serve the demo's pictures, and run nothing")
     parser.add_argument("--date", default=str(DATES[0]), help="day that it is for --serve, YYYY-MM-DD")
     parser.add_argument("--warehouse", type=Path, metavar="DIR", help="where the tables go; must be new or empty")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
     return run_command(lambda: _run(options))
 
 
@@ -71,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.manifest is not None:
         if not options.manifest.exists():
             raise UsageError(f"--manifest {options.manifest}: there is no such file or folder")
-        ingest_manifest(options.manifest, fresh_warehouse(options.warehouse))
+        ingest_manifest(options.manifest, fresh_warehouse(options.warehouse), options.user_agent)
     else:
         ingest_demo(fresh_warehouse(options.warehouse))
     sys.stdout.write(f"\nAll of it took {summary.took(time.monotonic() - begun)}.\n")
@@ -124,9 +133,9 @@ def ingest_folder(folder: Path, files: Sequence[Path], warehouse: Path) -> None:
     _tell_of_own(warehouse)
 
 
-def ingest_manifest(manifest: Path, warehouse: Path) -> None:
+def ingest_manifest(manifest: Path, warehouse: Path, user_agent: str | None) -> None:
     """One night over a manifest of the user's own, then the summary."""
-    run_night(_today(), manifest.resolve(), warehouse)
+    run_night(_today(), manifest.resolve(), warehouse, {"crawl.user_agent": user_agent} if user_agent else {})
     _tell_of_own(warehouse)
 
 
@@ -176,12 +185,12 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def run_night(date: dt.date, manifest: Path, warehouse: Path) -> None:
+def run_night(date: dt.date, manifest: Path, warehouse: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
     """One date through the entry point that spark-submit uses. The nights share this process, and so one Spark session.
 
-    Raises UsageError or RunError by its exit code.
+    `more`: further settings. Raises UsageError or RunError by its exit code.
     """
-    settings = {"manifest.path": str(manifest), "warehouse": str(warehouse)}
+    settings = {"manifest.path": str(manifest), "warehouse": str(warehouse), **more}
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     code = nightly.main(["--profile", PROFILE, "--date", date.isoformat(), *overrides])
     if code == 2:

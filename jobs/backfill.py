@@ -22,7 +22,7 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from jobs.config.command import add_config_arguments, run_command, what_failed
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command, what_failed
 from jobs.config.errors import RunError, UsageError
 from jobs.config.progress import log
 from jobs.run.lifecycle import summary
@@ -43,16 +43,21 @@ class Done:
     """Whether a night was run for it, successfully or not: by those the time left is told."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.backfill", description="Ingest a range of dates, oldest first.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("backfill", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--start", required=True, metavar="DATE", help="the first date, YYYY-MM-DD")
     parser.add_argument("--end", required=True, metavar="DATE", help="the last date, itself included")
     parser.add_argument("--force", action="store_true", help="do published dates again")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and touch nothing")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

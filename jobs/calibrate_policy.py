@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load, load_policy
 from jobs.config.progress import log
@@ -31,18 +31,21 @@ from schemas.policy import NSFW
 from udfs.gate.content import gate_version
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.calibrate_policy", description="Miss rate and over-block rate of thresholds, from labelled contents."
-    )
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("calibrate_policy", __doc__)
     parser.add_argument("labels", type=Path, metavar="LABELS", help="a .csv, .jsonl or .parquet file")
     add_config_arguments(parser)
     parser.add_argument("--into", required=True, type=Path, metavar="DIR", help="where the report is written")
     parser.add_argument("--target-miss-rate", type=_rate, default=0.01, metavar="RATE", help="0.01 where not given")
     parser.add_argument("--rule", default=NSFW, metavar="SCORE", help="nsfw, or DETECTOR.LABEL of another detector")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _rate(text: str) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.config.command import add_debug_argument, run_command
+from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.config.progress import Progress
@@ -39,9 +39,9 @@ PICTURES = 1_000_000_000
 """For which GPU-hours and storage are reported."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.compare_embeddings", description="Compare embeddings; recommend one.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("compare_embeddings", __doc__)
     parser.add_argument("--labelled", type=Path, required=True, metavar="DIR|TABLE", help="labelled pictures")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the report is written")
     parser.add_argument("--candidates", default="conf/compare.yaml", metavar="FILE", help="what is compared")
@@ -50,9 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-dimension", type=_positive, metavar="N", help="of a vector")
     parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 pictures")
     parser.add_argument("--needs-text", action="store_true", help="only towers that share a space with a text tower")
-    add_debug_argument(parser)
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    add_output_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _positive(text: str) -> float:

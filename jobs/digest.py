@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.startup.session import open_session
@@ -24,13 +24,18 @@ from jobs.warehouse.ledger import Ledger
 from schemas.tables import TABLES, Table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.digest", description="Print one digest of the published contents.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("digest", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--tables", action="store_true", help="a line a table")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

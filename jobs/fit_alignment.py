@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from jobs.config.command import add_debug_argument, run_command
+from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.progress import Progress
 from jobs.evaluation.aligning import Pairs, duplicate_groups, measured, read_pairs, split
@@ -31,9 +31,9 @@ from udfs.embedding.alignment import save_alignment
 _LEAST_PAIRS = 8
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.fit_alignment", description="Align image and text vectors.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("fit_alignment", __doc__)
     parser.add_argument("--warehouse", required=True, metavar="DIR", help="where the published feed lies")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the alignment is stored")
     parser.add_argument("--run", metavar="RUN", help="run whose feed is read; the newest published one by default")
@@ -43,9 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=50_000, help="pairs read at most (50000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--native", action="store_true", help="the towers share a space: calibrate, fit nothing")
-    add_debug_argument(parser)
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    add_output_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

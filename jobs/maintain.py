@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
@@ -28,9 +28,9 @@ MOST_SMALL = 7
 """Two or three nights' files of a partition: with fewer, the next nights' would be put together with them anyway."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.maintain", description="Put small files together, delete old ones.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("maintain", __doc__)
     add_config_arguments(parser)
     parser.add_argument(
         "--retention-hours",
@@ -47,8 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"small files that a partition may keep ({MOST_SMALL})",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print each table's files")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held, summary
@@ -23,14 +23,19 @@ from jobs.startup.preflight import check
 from jobs.startup.session import open_session
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.redecide", description="Apply a policy to what is stored.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("redecide", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--policy", metavar="FILE", help="policy file; the profile's where it is not given")
     parser.add_argument("--dry-run", action="store_true", help="only print what would flip")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

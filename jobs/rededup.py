@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse, held
@@ -24,12 +24,17 @@ from jobs.startup.preflight import check
 from jobs.startup.session import open_session
 
 
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("rededup", __doc__)
+    add_config_arguments(parser)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.rededup", description="Group what is stored by another dedup rule.")
-    add_config_arguments(parser)
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

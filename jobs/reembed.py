@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
 from jobs.run.lifecycle import SWITCHED, held
@@ -26,9 +26,9 @@ from jobs.startup.preflight import check
 from jobs.startup.session import open_session
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.reembed", description="Fill another model's vectors, switch the feed.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("reembed", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--model", metavar="NAME", help="the model of embedding (the default) or embedding_beside")
     parser.add_argument(
@@ -42,8 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="of the images that may have no vector of the model for the feed to be switched (0.01)",
     )
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import Config, load, load_policy
 from jobs.reporting.gathering import gather
@@ -25,9 +25,9 @@ from jobs.startup.preflight import parse_date
 from lensfeed.snapshot import Snapshot, SnapshotError, ledger_events
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line() -> JobParser:
     """The parser of the job's arguments."""
-    parser = argparse.ArgumentParser(prog="jobs.report", description="Write what came of a run as one HTML file.")
+    parser = job_parser("report", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--into", required=True, type=Path, metavar="FILE", help="where the report is written")
     parser.add_argument("--run", metavar="RUN", help="the published run that it is on")
@@ -40,7 +40,7 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = command_line().parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

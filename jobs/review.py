@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import held
@@ -28,11 +28,9 @@ from jobs.startup.preflight import check
 from jobs.startup.session import open_session
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.review", description="Hand out what is under review; take verdicts back."
-    )
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("review", __doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     export = actions.add_parser("export", help="write what is under review to a file")
     export.add_argument("--into", required=True, type=Path, metavar="FILE", help="a .csv or .parquet file")
@@ -40,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     take.add_argument("file", type=Path, help="a .csv or .parquet file with verdicts filled in")
     for action in (export, take):
         add_config_arguments(action)
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: _export(options) if options.action == "export" else _import(options), debug=options.debug
-    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _export(options) if options.action == "export" else _import(options), options)
 
 
 def _export(options: argparse.Namespace) -> None:

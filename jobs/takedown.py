@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.run.lifecycle import held
@@ -32,9 +32,9 @@ NEAR = 31
 """Differing bits of 256 up to which two pictures are the same: the threshold of PDQ's authors."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.takedown", description="Take images down, or lift what was taken down.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("takedown", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--url", action="append", default=[], help="what is seen at this URL")
     parser.add_argument("--domain", action="append", default=[], help="what is seen at this host, or below it")
@@ -52,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", required=True, help="who asks, or the case: stays beside the request")
     parser.add_argument("--lift", action="store_true", help="take the requests back")
     parser.add_argument("--dry-run", action="store_true", help="only print what would flip")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jobs.config.command import add_config_arguments, run_command
+from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import RunError
 from jobs.config.profile import load, load_policy
 from jobs.reporting.stories import tell
@@ -20,9 +20,9 @@ from jobs.reporting.telling import told
 from lensfeed.snapshot import Snapshot, SnapshotError
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line() -> JobParser:
     """The parser of the job's arguments."""
-    parser = argparse.ArgumentParser(prog="jobs.why", description="Tell why something is, or is not, in the index.")
+    parser = job_parser("why", __doc__)
     parser.add_argument("what", metavar="URL|IMAGE_ID|FEED_ID", help="what the story is about")
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, the rows as they are in the tables")
@@ -32,7 +32,7 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = command_line().parse_args(arguments)
-    return run_command(lambda: _run(options), debug=options.debug)
+    return run_command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> None:

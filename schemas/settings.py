@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class Settings(BaseModel):
     """Base of all settings: unknown keys refused, instances immutable, digest stable across processes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
     operational: ClassVar[frozenset[str]] = frozenset()
     """Settings that say where things lie, how fast the work is done or how patiently, and not what comes out of it. A
@@ -48,7 +48,14 @@ class AssetSettings(Settings):
     operational: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str
+    """A file, or file:///..., s3a://bucket/..., hf-hub:ORG/REPO/FILE, timm:NAME; what lies elsewhere is fetched once,
+    by the driver."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the file, in hex: another file is refused."""
+
+
+_NOBODY = re.compile(r"(?i)\bexample\.(com|net|org|edu)\b|\.(example|invalid|test)\b")
+"""Names that are reserved for examples (RFC 2606, RFC 6761): whoever gives one as a contact cannot be reached."""
 
 
 class CrawlSettings(Settings):
@@ -80,7 +87,10 @@ class CrawlSettings(Settings):
     )
 
     user_agent: str = Field(default="lensfeed/0.1 (+https://example.org/bot)", min_length=3)
+    """How we introduce ourselves: a product token, by which robots.txt addresses us, a version, and a way to reach you.
+    One that names example.org or the like is refused, unless nothing but `allowed_networks` would be asked."""
     per_host_concurrency: int = Field(default=4, ge=1)
+    """Connections to one host at once, of all tasks of a machine together."""
     per_host_rate: float | None = Field(default=None, gt=0)
     """Most requests per second to one host; null for no limit but the concurrency."""
     concurrency: int = Field(default=64, ge=1)
@@ -88,6 +98,7 @@ class CrawlSettings(Settings):
     max_pending_bytes: int = Field(default=256 * 2**20, ge=2**20)
     """Fetched bytes that one task may hold before Spark has taken them: bounds memory whatever the manifest's size."""
     connect_timeout_s: float = Field(default=10, gt=0)
+    """Connecting, TLS included."""
     request_timeout_s: float = Field(default=30, gt=0)
     """One exchange, from connecting to the last byte."""
     row_deadline_s: float = Field(default=90, gt=0)
@@ -100,18 +111,29 @@ class CrawlSettings(Settings):
     min_bytes_per_s: int = Field(default=512, ge=0)
     """Slower than this over `min_rate_window_s` is given up as a `timeout` (slow-loris)."""
     min_rate_window_s: float = Field(default=10, gt=0)
+    """Over which the rate of `min_bytes_per_s` is taken."""
     max_bytes: int = Field(default=20 * 2**20, ge=1)
+    """Longer bodies are `too_large`."""
     max_pixels: int = Field(default=64_000_000, ge=1)
+    """Width times height; larger pictures are a `bomb`, and never decoded."""
     max_frames: int = Field(default=500, ge=1)
+    """Animations with more frames are a `bomb`."""
     max_redirects: int = Field(default=5, ge=0)
+    """Hops that one row may be led; beyond, `too_many_redirects`."""
     retries: int = Field(default=3, ge=0)
+    """Further tries after one that failed for now."""
     backoff_s: float = Field(default=0.5, gt=0)
     """First back-off; doubles with every try, with full jitter."""
     max_backoff_s: float = Field(default=20, gt=0)
+    """No back-off is longer."""
     obey_robots: bool = True
+    """Whether robots.txt is asked for and kept to; false is for servers of your own."""
     obey_crawl_delay: bool = True
+    """Whether a host's Crawl-delay is kept to."""
     opt_out_tokens: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex", "noml")
+    """What in X-Robots-Tag, addressed to all or to us, makes a picture an `opt_out`."""
     obey_tdm_reservation: bool = True
+    """Whether a TDM-Reservation header of 1 makes a picture an `opt_out`."""
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that may be fetched from although they are not globally routable, for tests and intranets."""
     circuit_breaker_failures: int = Field(default=10, ge=1)
@@ -121,8 +143,14 @@ class CrawlSettings(Settings):
     share_limits_by_address: bool = False
     """Whether hosts that resolve to the same first address share one limit (shared hosting, CDNs)."""
     dns_cache_s: float = Field(default=300, ge=0)
+    """For this long a name's addresses are taken as known."""
     lookahead_rows: int = Field(default=2048, ge=1)
     """Rows that one task may have read ahead, so that rows of a busy host do not keep other hosts waiting."""
+
+    @property
+    def names_nobody(self) -> bool:
+        """Whether the user agent is a placeholder, by which no site's owner can reach us."""
+        return bool(_NOBODY.search(self.user_agent))
 
     @property
     def agent_token(self) -> str:
@@ -159,7 +187,9 @@ class DetectorSettings(Settings):
     label. It runs on the CPU, picture by picture; its scores are probabilities, named `<name>.<label>:<view>`."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    """By which rules and scores call it."""
     kind: Literal["onnx", "timm"]
+    """`onnx`: any ONNX file; `timm`: a classifier of timm's."""
     weights: AssetSettings
     """The ONNX file; or the timm model's tensors (safetensors, or what torch loads as tensors alone)."""
     model: str | None = None
@@ -174,6 +204,7 @@ class DetectorSettings(Settings):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Of red, green and blue in [0, 1]."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Of red, green and blue in [0, 1]."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -193,8 +224,11 @@ class GateSettings(Settings):
     """What the file says is digested by itself (`Policy.version`)."""
 
     file: str
+    """The policy: conf/policy.yaml says what may stand in it."""
     detector: AssetSettings
+    """open_nsfw as ONNX."""
     batch_size: int = Field(default=16, ge=1)
+    """Pictures that a Python worker takes at once."""
     timeout_s: float = Field(default=60, gt=0)
     """For decoding and scoring one picture in all its views; beyond it, the picture fails as `gate_error`."""
     views: tuple[Literal["center", "plain", "squash", "corners", "tiles", "trimmed", "turned"], ...] = (
@@ -232,6 +266,7 @@ class ImageSettings(Settings):
     max_side: int = Field(default=512, ge=32, le=4096)
     """Longest side in pixels; smaller images are never enlarged."""
     jpeg_quality: int = Field(default=90, ge=50, le=100)
+    """Of the canonical image, as libjpeg counts it."""
     min_side: int = Field(default=32, ge=1)
     """Images with a side shorter than this are `too_small`, as fetched or as stored: with `max_side` it also bounds how
     long and narrow a picture may be, 16 to 1 by default."""
@@ -241,6 +276,7 @@ class ExecutorSettings(Settings):
     """The executors that embed on GPUs, one GPU each, where Spark may start some for the stage (dynamic allocation)."""
 
     cores: int = Field(default=4, ge=1)
+    """Of one executor: as many as fill its GPU, `1 / gpus_per_task` tasks of `cores_per_task`."""
     memory: str = Field(default="8g", pattern=r"^[1-9][0-9]*[kmgt]$")
     """Heap of the executor's JVM, which passes rows on; the model is in the Python workers, outside it."""
     memory_overhead: str = Field(default="8g", pattern=r"^[1-9][0-9]*[kmgt]$")
@@ -277,7 +313,9 @@ class EmbeddingSettings(Settings):
     model: str = "tf_efficientnet_lite0"
     """A timm architecture, with its tag where it has one: `vit_base_patch16_clip_quickgelu_224.openai`."""
     weights: AssetSettings
+    """Of the model: safetensors, or what torch loads as tensors alone."""
     licence: str
+    """Of the weights, for people: nothing is decided by it."""
     batch_size: int = Field(default=32, ge=1)
     """Images decoded together and, on a GPU, inferred at once; shrinks by itself when GPU memory runs out."""
     max_batch_bytes: int = Field(default=32 * 2**20, ge=1)
@@ -285,13 +323,16 @@ class EmbeddingSettings(Settings):
     cpu_batch_size: int = Field(default=4, ge=1)
     """Images inferred at once on a CPU: a batch beyond the caches' size is slower, and the last one is padded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one; `cuda` fails a task without one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which the model computes; vectors are stored as float32."""
     gpus_per_task: float = Field(default=0, ge=0, le=1)
     """On a cluster: 0 embeds on whatever executors there are; 1 or a fraction up to 1/2 has the stage run on executors
     with a GPU, of which several tasks may share one: each decodes for itself, so sharing feeds a GPU faster."""
     cores_per_task: int = Field(default=1, ge=1)
     """Cores that such a task takes: for its own thread and `decode_threads`."""
     executor: ExecutorSettings = ExecutorSettings()
+    """What executors with a GPU are asked for, where `gpus_per_task` is not 0."""
     threads: int = Field(default=1, ge=1)
     """Inference threads on a CPU; Spark already runs one task a core."""
     decode_threads: int = Field(default=0, ge=0)
@@ -303,15 +344,19 @@ class EmbeddingSettings(Settings):
     pooling: Literal["auto", "model", "token", "avg"] = "auto"
     """`auto`: as the model's authors pool it; `model`: timm's default."""
     dimension: int | None = Field(default=None, ge=1)
+    """Length of the vectors. Stated, it is held against the model's own."""
     input_size: tuple[int, int] | None = None
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
+    """By which pictures are resized."""
     mean: tuple[float, float, float] | None = None
     """Of red, green and blue in [0, 1]."""
     std: tuple[float, float, float] | None = None
+    """Of red, green and blue in [0, 1]."""
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     """Side of the crop over the shorter side of the resized image."""
     crop_mode: Literal["center", "squash", "border"] | None = None
+    """`center`: the middle; `squash`: the whole picture, whatever its shape; `border`: the whole picture, padded."""
     fit: Literal["model", "pad"] = "model"
     """`model`: the model's own resize and crop; `pad`: whole picture, padded to its input on white (cut-outs)."""
     shares_text_space: bool = False
@@ -349,11 +394,13 @@ class TextSettings(Settings):
     """Zip file of the tokenizer's folder (tokenizer.json, tokenizer_config.json), for the models of open_clip that do
     not use its own: SigLIP's."""
     licence: str
+    """Of the weights, for people: nothing is decided by it."""
     batch_size: int = Field(default=16, ge=1)
     """Texts inferred at once; texts of like length go together, and the last batch of each length is padded."""
     max_tokens: int = Field(default=128, ge=8)
     """Tokens beyond this are not read; the model's own limit applies too."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one; `cuda` fails a task without one."""
     threads: int = Field(default=1, ge=1)
     """Inference threads on a CPU; Spark already runs one task a core."""
 
@@ -370,10 +417,12 @@ class DedupSettings(Settings):
     """Largest Hamming distance between 256-bit pHashes that may be an edge: 64 bits alone do not identify at 1e9. In
     the same measurement unrelated crops were 82 apart or more."""
     bands: int = Field(default=45, ge=1)
+    """Of the 64-bit pHash's MinHash signature; two pictures are compared where all `rows` of one band are equal."""
     rows: int = Field(default=9, ge=1)
     """45 x 9 finds 99.3 % of the pairs at Hamming distance 8, and 0.6 % of unrelated pairs have to be compared."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
     """Refused at start-up when bands x rows cannot reach it at `max_hamming`."""
     seed: int = 1
+    """Of MinHash's permutations."""
     flat_below: float = Field(default=3.0, ge=0)
     """Images whose luminance deviates less (grey levels, 0-255) have no meaningful pHash: exact match only."""

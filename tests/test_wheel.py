@@ -82,5 +82,6 @@ def test_the_wheel_with_readers_alone_reads_a_published_warehouse(tmp_path: Path
     assert (read["changed"], read["nearest"], read["exported"]) == (0, read["ids"], True)
     assert read["urls"] == [[f"https://pictures.example/{n}.jpg"] for n in range(3)]
     assert not set(read["installed"]) & HEAVY
+    assert "\n  nightly " in run(str(tmp_path / "fresh/bin/lensfeed"), "--help", cwd=tmp_path)
     conf = Path(read["prefix"]) / "share/lensfeed/conf"
     assert {file.name for file in conf.iterdir()} == {file.name for file in (ROOT / "conf").iterdir()}

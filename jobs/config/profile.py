@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -55,6 +55,7 @@ class ManifestSettings(Settings):
     """Where a date's manifest lies; `{date}` in the path is replaced by the date (YYYY-MM-DD)."""
 
     path: str = Field(min_length=1)
+    """A file, a folder, or a Delta table."""
     format: ManifestFormat = "auto"
     """`auto` goes by the names of the files."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -65,7 +66,9 @@ class SparkSettings(Settings):
     """How the session is opened; `properties` are passed on as they are."""
 
     master: str = "local[2]"
+    """As Spark spells it; spark-submit's own `--master` wins."""
     app_name: str = "lensfeed"
+    """What Spark shows."""
     jars: str | None = None
     """Folder of jars (Delta's) to start from; null where spark-submit brings them."""
     class_archive: str | None = None
@@ -78,6 +81,7 @@ class SparkSettings(Settings):
     text_tasks: int = Field(default=1, ge=1)
     """Partitions of the texts to embed, which cost a fifth of an image each."""
     properties: dict[str, str] = Field(default_factory=dict)
+    """Any property of Spark's, its value a text."""
 
 
 class RunSettings(Settings):
@@ -102,17 +106,27 @@ class Config(Settings):
     """What a manifest's rows amount to, however read, is digested by itself, as `inputs_digest`."""
 
     warehouse: str = Field(min_length=1)
+    """Where the tables lie: a folder, or an address of any file system that the cluster's Hadoop knows."""
     manifest: ManifestSettings
+    """What a night reads."""
     crawl: CrawlSettings
+    """How it asks for pictures."""
     images: ImageSettings = ImageSettings()
+    """What is stored of them."""
     policy: GateSettings
+    """What may enter the index."""
     embedding: EmbeddingSettings
+    """The model whose vectors the feed carries."""
     embedding_beside: EmbeddingSettings | None = None
     """Another model whose vectors nights keep up to date beside the feed's: to switch to, or back to (jobs.reembed)."""
     text: TextSettings
+    """The model of titles and descriptions."""
     dedup: DedupSettings = DedupSettings()
+    """What a near-duplicate is."""
     spark: SparkSettings = SparkSettings()
+    """How Spark is started."""
     run: RunSettings = RunSettings()
+    """How jobs take turns."""
 
     def contents_digest(self) -> str:
         """SHA-256 hex of the settings that decide what a warehouse holds, given manifest and policy."""
@@ -126,10 +140,29 @@ def load(profile: str, overrides: Sequence[str] = ()) -> Config:
     groups and lists are YAML, the texts in them as they are spelt. Nothing, `null` and `~` are null where a setting may
     be null. Raises UsageError for a missing or unreadable file, an unknown key, a value of the wrong type.
     """
+    return _validate(Config, _layered(profile, overrides))
+
+
+def load_with_places(profile: str, overrides: Sequence[str] = ()) -> tuple[Config, Callable[[_Path], str | None]]:
+    """As `load`, and where each setting's value comes from: a file and line, a `--set`, or None for its default."""
+    source = _layered(profile, overrides)
+    return _validate(Config, source), lambda path: source.place(path) if _is_said(source.data, path) else None
+
+
+def _layered(profile: str, overrides: Sequence[str]) -> "_Source":
     source = _read_profile(Path(profile), ())
     for override in overrides:
         _apply_override(source, override)
-    return _validate(Config, source)
+    return source
+
+
+def _is_said(data: Any, path: _Path) -> bool:
+    for part in path:
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if not is_there:
+            return False
+        data = data[part]
+    return True
 
 
 def _read_profile(path: Path, through: tuple[Path, ...]) -> "_Source":

@@ -1,10 +1,13 @@
 """What a job says while it works: one line a stage on stderr, with its seconds kept for the ledger."""
 
+import datetime as dt
+import json
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from udfs.credentials import redact_text
 
@@ -23,18 +26,52 @@ class WithoutCredentials(logging.Formatter):
         return redact_text(super().format(record))
 
 
-def start_logging(*, debug: bool = False) -> None:
-    """Send the job's lines to stderr; called by entry points only. With `debug` traces too, Spark's own included."""
+class JsonLines(WithoutCredentials):
+    """A JSON object a line: `at` (UTC, ISO 8601), `level`, `message`, which may be of several lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
+        said = {"at": at, "level": record.levelname.lower(), "message": super().format(record)}
+        return json.dumps(said, ensure_ascii=False)
+
+
+LOG_FORMATS = ("text", "json")
+_CONSOLE, _FILE = "lensfeed console", "lensfeed file"
+"""Names of the log's handlers."""
+
+
+def start_logging(*, debug: bool = False, file: Path | None = None, layout: str = "text") -> None:
+    """Send the job's lines to stderr, and to the end of a file; called by entry points only.
+
+    `layout`: one of `LOG_FORMATS`. With `debug` traces too, Spark's own included. Raises OSError where the file cannot
+    be written.
+    """
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(WithoutCredentials("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.set_name(_CONSOLE)
         log.addHandler(handler)
         log.propagate = False
+    ours = {handler.name: handler for handler in log.handlers if handler.name in {_CONSOLE, _FILE}}
+    if _CONSOLE in ours:
+        ours[_CONSOLE].setFormatter(_formatter(layout, "%H:%M:%S"))
+    if _FILE in ours:  # of another job in this process
+        log.removeHandler(ours[_FILE])
+        ours[_FILE].close()
+    if file is not None:
+        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file.set_name(_FILE)
+        to_file.setFormatter(_formatter(layout, "%Y-%m-%dT%H:%M:%S%z"))
+        log.addHandler(to_file)
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug and not logging.root.handlers:
         logging.root.addHandler(logging.NullHandler())  # py4j's, which logs what it raises as well
     for name in _PYSPARK_LOGGERS:
         logging.getLogger(name).disabled = not debug
+
+
+def _formatter(layout: str, times: str) -> logging.Formatter:
+    return JsonLines() if layout == "json" else WithoutCredentials("%(asctime)s %(message)s", times)
 
 
 class Progress:

@@ -7,7 +7,6 @@ properties and Delta's jars), the jars themselves, and a wheel for those who ins
 executors with the cluster's Python environment (see docs/operations.md).
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.config.command import add_debug_argument, run_command
+from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.startup.session import PROPERTIES
 
@@ -25,14 +24,19 @@ _PACKED = frozenset({".py", ".html", ".css"})
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jobs.install.build_dist", description="Build what spark-submit needs.")
+def command_line() -> JobParser:
+    """The parser of the job's arguments."""
+    parser = job_parser("install.build_dist", __doc__)
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--jars", type=Path, default=Path(".assets/jars"), help="folder of Delta's jars")
-    add_debug_argument(parser)
-    options = parser.parse_args(arguments)
-    return run_command(lambda: build(options.into, options.jars), debug=options.debug)
+    add_output_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = command_line().parse_args(arguments)
+    return run_command(lambda: build(options.into, options.jars), options)
 
 
 def build(into: Path, jars: Path) -> None:

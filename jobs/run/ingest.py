@@ -14,6 +14,7 @@ from jobs.manifests.rows import read_manifest
 from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
+from jobs.run.introduction import check_hosts
 from jobs.run.names import Dataset
 from jobs.run.reading import Reading
 from jobs.stages import outcomes
@@ -50,6 +51,7 @@ class Night:
         (`outcomes.ANSWERS`)."""
         work, rows = self.work, self.work.staged(Dataset.ROWS)
         requests = fetch_requests(rows)
+        check_hosts(work.config.crawl, requests)
         recorded = self._recorded_before()
         asked = requests.drop("ingest_date").join(self._overtaken(recorded), "url_id", "left_anti")
         crawled = contents.crawl(work, contents.validators(work, self.date, asked), self.most_s)

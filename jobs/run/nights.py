@@ -11,6 +11,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
+from jobs.run.introduction import check_agent
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
 from jobs.run.overrides import Overrides
 from jobs.run.reading import Look
@@ -44,7 +45,9 @@ class OpenedJob:
 
 def open_job(profile: str, overrides: list[str]) -> OpenedJob:
     """Read and check the configuration, bring its assets, open the session. Raises UsageError for anything wrong."""
-    config = local_assets(load(profile, overrides))
+    settings = load(profile, overrides)
+    check_agent(settings.crawl)
+    config = local_assets(settings)
     policy, versions = check(config)
     return OpenedJob(open_session(config), config, policy, versions)
 
@@ -97,11 +100,16 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
         return Outlook(date, "run", "not published yet", manifest)
     if force:
         return Outlook(date, "run", f"published by run {earlier.run_id}, and to be done again", manifest)
-    look = Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))
+    reading = look(opened, ledger)
     try:
-        changed = " and ".join(changed_since(look, date, earlier, manifest))
+        changed = " and ".join(changed_since(reading, date, earlier, manifest))
     finally:
-        look.release()
+        reading.release()
     if changed:
         return Outlook(date, "stale", f"published by run {earlier.run_id}; {changed} changed since", manifest)
     return Outlook(date, "skip", f"published by run {earlier.run_id} from the same inputs", manifest)
+
+
+def look(opened: OpenedJob, ledger: Ledger) -> Look:
+    """Reading as a night would, by what people have decided so far; to be released."""
+    return Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))

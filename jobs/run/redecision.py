@@ -14,6 +14,7 @@ from pyspark.sql import functions as f
 from jobs.run import audit, contents
 from jobs.run.context import Work, dates_of
 from jobs.run.derived import Facts, Touched
+from jobs.run.introduction import check_hosts
 from jobs.run.names import Dataset
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
@@ -86,6 +87,7 @@ class Refetch:
         expected = self.selected.groupBy("ingest_date", "url_id").agg(f.min(owed).alias("expected"))
         requests = work.stage(Dataset.REQUESTS, fetch_requests(rows).join(expected, ["ingest_date", "url_id"]))
         asked = requests.where("url is not null").select("url_id", "url", "host").dropDuplicates(["url_id"])
+        check_hosts(work.config.crawl, asked)
         self._stage_fetches(requests, contents.crawl(work, asked, self.most_s))
 
     def embed(self) -> None:

@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config
 from jobs.config.progress import log
+from jobs.startup.java import check_java_to_start
 from jobs.warehouse.history import MOST_NAMED
 from schemas.settings import AssetSettings
 from udfs.assets import assets_of, shipped_name
@@ -128,8 +129,9 @@ THREAD_LIMITS: dict[str, str] = {
 def open_session(config: Config) -> SparkSession:
     """The session of this process, opened if there is none yet; assets are shipped to its executors.
 
-    Raises UsageError when the folder of jars is missing or holds none.
+    Raises UsageError when there is no Java, and when the folder of jars is missing or holds none.
     """
+    check_java_to_start()
     os.environ.update(THREAD_LIMITS)
     jars = Path(config.spark.jars) if config.spark.jars else None
     if config.spark.master.startswith("local["):

@@ -110,6 +110,33 @@ class LeaseRecord:
         return self.released or (here and _is_gone(self.pid, self.process_started))
 
 
+def newest_record(storage: Files) -> LeaseRecord | None:
+    """The lease of the newest generation, whether it is over or not, to look at; None where there is none that can be
+    read."""
+    generations = _generations(storage)
+    try:
+        return _read_record(storage, max(generations)) if generations else None
+    except FileNotFoundError:  # another job has taken it over and cleaned up at this moment
+        return None
+
+
+def _generations(storage: Files) -> list[int]:
+    names = [name.removesuffix(".json") for name in storage.names(_FOLDER)]
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _read_record(storage: Files, generation: int) -> LeaseRecord | None:
+    """The record; None where there is none that can be read, for the file is being written, was left half-written, or
+    is of another release of this program. FileNotFoundError where there is no file."""
+    known = {one.name for one in fields(LeaseRecord)}
+    try:
+        found: dict[str, Any] = json.loads(storage.read_text(_FOLDER, f"{generation}.json"))
+        given = {name: value for name, value in found.items() if name in known}
+        return LeaseRecord(**({"machine": None, "process_started": None} | given))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
 class Lease:
     """Context manager; raises RunError when somebody else holds the warehouse for longer than `wait_s` seconds, and
     LeaseLostError where it was lost meanwhile and something went wrong for that.
@@ -161,14 +188,14 @@ class Lease:
 
     def _take(self) -> None:
         """One try. Raises RunError where it is another's."""
-        generations = self._generations()
+        generations = _generations(self._storage)
         newest = max(generations, default=0)
         if newest:
             self._check_free(newest)
         self._renewed = _elapsed()
         self._record = replace(self._record, generation=(newest or self._above()) + 1)
         # A taker that was slow may create a name anew that others have taken, released and cleaned up since.
-        if not self._create() or max(self._generations()) > self.generation:
+        if not self._create() or max(_generations(self._storage)) > self.generation:
             raise self._overtaken()
         for generation in sorted(generations)[:-1]:
             self._storage.delete(_FOLDER, f"{generation}.json")
@@ -180,10 +207,6 @@ class Lease:
     def _is_ours(self) -> bool:
         found = self._read(self.generation)
         return found is not None and found.token == self._record.token
-
-    def _generations(self) -> list[int]:
-        names = [name.removesuffix(".json") for name in self._storage.names(_FOLDER)]
-        return [int(name) for name in names if name.isdigit()]
 
     def _check_free(self, generation: int) -> None:
         """Raise RunError where the lease of that generation is held."""
@@ -214,17 +237,10 @@ class Lease:
             raise self._overtaken() from None
 
     def _read(self, generation: int) -> LeaseRecord | None:
-        """The record; None where there is none that can be read, for the file is being written, was left half-written,
-        or is of another release of this program."""
-        known = {one.name for one in fields(LeaseRecord)}
         try:
-            found: dict[str, Any] = json.loads(self._storage.read_text(_FOLDER, f"{generation}.json"))
-            given = {name: value for name, value in found.items() if name in known}
-            return LeaseRecord(**({"machine": None, "process_started": None} | given))
+            return _read_record(self._storage, generation)
         except FileNotFoundError:
             raise self._overtaken() from None
-        except (ValueError, TypeError, AttributeError):
-            return None
 
     def _overtaken(self) -> RunError:
         return RunError(f"another driver took the warehouse {self._storage.root} at this very moment; try again")
@@ -243,7 +259,7 @@ class Lease:
         if silent > self._record.ttl_s:
             self._lose(f"it was not renewed for {silent:.0f} s, longer than run.lease_ttl_s={self._record.ttl_s:g}")
             return
-        newest = max(self._generations(), default=0)
+        newest = max(_generations(self._storage), default=0)
         if newest > self.generation:
             self._lose(f"another driver has taken it over (generation {newest}, this one had {self.generation})")
 

@@ -77,6 +77,53 @@ class Files(Protocol):
         """When the file was last written, in seconds by the storage's clock; FileNotFoundError where there is none."""
 
 
+class LocalFiles:
+    """Files below a folder of this machine, without Spark."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self._folder = root
+
+    def _path(self, *parts: str) -> Path:
+        return self._folder.joinpath(*parts)
+
+    def names(self, *parts: str) -> list[str]:
+        """Names in a folder, sorted; none where it does not exist."""
+        folder = self._path(*parts)
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def read_text(self, *parts: str) -> str:
+        """The file's text (UTF-8); FileNotFoundError where there is none."""
+        return self._path(*parts).read_text(encoding="utf-8")
+
+    def write_text(self, text: str, *parts: str) -> None:
+        """Write the file whole, replacing one that is there: a reader sees the old text or the new."""
+        path = self._path(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+
+    def create_text(self, text: str, *parts: str) -> bool:
+        """Write a file that must not exist yet; False, and nothing written, where it does."""
+        path = self._path(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, *parts: str) -> None:
+        """Delete the file, if there is one."""
+        self._path(*parts).unlink(missing_ok=True)
+
+    def modified_at(self, *parts: str) -> float:
+        """When the file was last written, epoch seconds; FileNotFoundError where there is none."""
+        return self._path(*parts).stat().st_mtime
+
+
 class Storage:
     """Files below one root. Every path is given in parts below the root."""
 
@@ -88,10 +135,8 @@ class Storage:
         base = jvm.org.apache.hadoop.fs.Path(f"./{root}" if is_relative else root)
         self._fs = base.getFileSystem(spark._jsc.hadoopConfiguration())
         self.root: str = self._fs.makeQualified(base).toString()
-        self._is_local = self.root.startswith("file:")
-
-    def _local(self, *parts: str) -> Path:
-        return Path(self.path(*parts).removeprefix("file:"))
+        is_local = self.root.startswith("file:")
+        self._local = LocalFiles(Path(self.root.removeprefix("file:"))) if is_local else None
 
     def path(self, *parts: str) -> str:
         """The qualified path as text."""
@@ -139,8 +184,8 @@ class Storage:
 
     def read_text(self, *parts: str) -> str:
         """The file's text (UTF-8); FileNotFoundError where there is none."""
-        if self._is_local:  # as it was written, without Hadoop's checksum files
-            return self._local(*parts).read_text(encoding="utf-8")
+        if self._local is not None:  # as it was written, without Hadoop's checksum files
+            return self._local.read_text(*parts)
         with _missing_as_python_says():
             stream = self._fs.open(self._path(*parts))
         try:
@@ -156,30 +201,20 @@ class Storage:
 
     def write_text(self, text: str, *parts: str) -> None:
         """Write the file whole, replacing one that is there. On a local disk a reader sees the old text or the new."""
-        if not self._is_local:
+        if self._local is not None:
+            self._local.write_text(text, *parts)
+        else:
             self._write(self._fs.create(self._path(*parts), True), text)
-            return
-        path = self._local(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
 
     def create_text(self, text: str, *parts: str) -> bool:
         """Write a file that must not exist yet; False, and nothing written, where it does (atomic put-if-absent).
 
         Not on S3, where Hadoop looks and then puts: see jobs.warehouse.fencing.
         """
+        if self._local is not None:  # Hadoop only looks before it creates there: two could find nothing
+            return self._local.create_text(text, *parts)
         try:
-            if self._is_local:  # Hadoop only looks before it creates there: two could find nothing
-                path = self._local(*parts)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("x", encoding="utf-8") as file:
-                    file.write(text)
-                return True
             stream = self._fs.create(self._path(*parts), False)
-        except FileExistsError:
-            return False
         except Py4JJavaError as error:
             if "FileAlreadyExistsException" in _java_class(error):
                 return False

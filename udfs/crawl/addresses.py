@@ -50,6 +50,21 @@ class NameResolutionError(Exception):
         self.temporary = temporary
 
 
+_NEVER_PUBLIC = frozenset({"localhost", "example", "invalid", "test"})
+"""Top-level domains that no public host is below (RFC 6761)."""
+
+
+def may_be_public(host: str, allowed_networks: Sequence[str]) -> bool:
+    """Whether asking a host (as `udfs.urls.host_of` gives it) may reach a stranger: a public address outside
+    `allowed_networks`, or a name, of which only asking would tell."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.rpartition(".")[2] not in _NEVER_PUBLIC
+    allowed = any(address in ipaddress.ip_network(network) for network in allowed_networks)
+    return not allowed and is_fetchable(host, ())
+
+
 def is_fetchable(address: str, allowed_networks: Sequence[str]) -> bool:
     """Whether a connection to `address` (text, IPv4 or IPv6) is allowed.
 

@@ -1,5 +1,7 @@
 """Out of everything that is wrapped around an error, the line that says what it was."""
 
+import argparse
+
 import pytest
 from py4j.protocol import Py4JNetworkError
 
@@ -114,7 +116,8 @@ def test_traces_are_for_those_who_ask_and_the_line_is_the_last(
     def fails() -> None:
         raise error
 
-    assert run_command(fails, debug=debug) == code
+    options = argparse.Namespace(debug=debug, log_file=None, log_format="text")
+    assert run_command(fails, options) == code
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].endswith("a b")
     assert ("Traceback (most recent call last):" in lines) == debug

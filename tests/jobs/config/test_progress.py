@@ -1,6 +1,23 @@
+import argparse
+import json
 import logging
+from pathlib import Path
 
-from jobs.config.progress import WithoutCredentials
+import pytest
+
+from jobs.config.command import run_command
+from jobs.config.progress import JsonLines, WithoutCredentials, log
+
+
+def start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log as in a process that has not logged yet. Not a fixture: pytest adds handlers before each test's call."""
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", log.level)
+    monkeypatch.setattr(log, "propagate", log.propagate)
+
+
+def options(file: Path | None, layout: str = "text") -> argparse.Namespace:
+    return argparse.Namespace(debug=False, log_file=file, log_format=layout)
 
 
 def test_a_line_shows_no_password_of_a_url_wherever_it_comes_from() -> None:
@@ -11,3 +28,39 @@ def test_a_line_shows_no_password_of_a_url_wherever_it_comes_from() -> None:
     line = WithoutCredentials().format(record)
     assert "s3a://bucket/x" in line
     assert "s3cretw0rd" not in line
+
+
+def test_a_line_of_json_is_one_line_without_passwords_whatever_is_in_the_message() -> None:
+    record = logging.LogRecord("lensfeed", logging.WARNING, "", 0, 'a "b"\ns3a://key:s3cret@bucket/é', (), None)
+    line = JsonLines().format(record)
+    said = json.loads(line)
+    assert "\n" not in line
+    assert said["level"] == "warning"
+    assert said["message"] == 'a "b"\ns3a://bucket/é'
+    assert said["at"].endswith("+00:00")
+
+
+def test_a_log_file_holds_the_lines_of_one_job_after_those_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_anew(monkeypatch)
+    file = tmp_path / "night.log"
+    assert run_command(lambda: log.info("first"), options(file)) == 0
+    assert run_command(lambda: log.info("elsewhere"), options(None)) == 0
+    assert run_command(lambda: log.info("second"), options(file, "json")) == 0
+    first, second = file.read_text().splitlines()
+    assert first.endswith(" first")
+    assert first.startswith("20")  # with its day, which a console does without
+    assert json.loads(second)["message"] == "second"
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_log_file_that_cannot_be_written_is_exit_code_2_and_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_anew(monkeypatch)
+    done: list[int] = []
+    assert run_command(lambda: done.append(1), options(tmp_path / "no" / "such.log")) == 2
+    assert done == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --log-file {tmp_path}/no/such.log: cannot be written (No such file")
