@@ -11,6 +11,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
+from jobs.run.denylist import in_force
 from jobs.run.introduction import check_agent
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
 from jobs.run.overrides import Overrides
@@ -21,6 +22,7 @@ from jobs.startup.session import open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger, Versions
 from schemas.policy import Policy
+from udfs.gate.takedowns import with_takedowns
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,6 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
 
 
 def look(opened: OpenedJob, ledger: Ledger) -> Look:
-    """Reading as a night would, by what people have decided so far; to be released."""
-    return Look(opened.spark, opened.config, opened.policy, Overrides(ledger.landing.read("overrides")))
+    """Reading as a night would, by what people have decided and had taken down so far; to be released."""
+    policy = with_takedowns(opened.policy, in_force(ledger.landing))
+    return Look(opened.spark, opened.config, policy, Overrides(ledger.landing.read("overrides")))
