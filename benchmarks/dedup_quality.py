@@ -333,7 +333,7 @@ def edges_of(files: Sequence[File], rule: DedupSettings, upright: bool = False, 
     owner, hashes = entries(files, rule.views, upright)
     near = hashes[:, 1:9].copy().view(">u8").astype(np.uint64).ravel()
     far, whole = hash_words([one.tobytes() for one in hashes[:, 9:]]), hashes[:, 0] == 0
-    found = []
+    found = [np.empty((2, 0), dtype=np.int64)]
     if exact:
         wholes = np.flatnonzero(whole)
         for start in range(0, len(near), 512):
