@@ -358,7 +358,7 @@ class TextSettings(Settings):
     """Inference threads on a CPU; Spark already runs one task a core."""
 
 
-HashedView = Literal["whole", "inner5", "inner10", "trimmed", "no_top", "no_bottom"]
+HashedView = Literal["whole", "trimmed", "inner5", "inner10"]
 HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
 """Views of a picture that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
 
@@ -369,9 +369,9 @@ class DedupSettings(Settings):
     operational: ClassVar[frozenset[str]] = frozenset({"target_recall"})
 
     views: tuple[HashedView, ...] = HASHED_VIEWS
-    """What of one picture is compared with the whole of another: `whole`, always. `inner5`, `inner10`: without 5 and
-    10 % on each side, which finds crops. `trimmed`: without a border of one colour. `no_top`, `no_bottom`: without a
-    strip of writing there. In a stored picture the last three are mostly not there, and cost nothing then.
+    """What of one picture is compared with the whole of another: `whole`, always. `trimmed`: without a border of one
+    colour and without strips of writing at the top and at the bottom; most pictures have none, and it costs nothing.
+    `inner5`, `inner10`: without 5 and 10 % on each side, of what is left trimmed, which finds crops.
     docs/decisions/0018-views.md says what each finds."""
 
     max_hamming: int = Field(default=6, ge=0, le=32)

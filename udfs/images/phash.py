@@ -140,13 +140,8 @@ class _Resampled(NamedTuple):
 
 def _view_hashes(luminance: Image.Image, whole: _Resampled) -> tuple[bytes, ...]:
     found: dict[bytes, None] = {}
-    for view, box in _views(luminance):
-        resampled = whole
-        if view != "whole":
-            seen = luminance.crop(box)
-            if min(seen.size) < VIEW_MIN_SIDE or _standard_deviation(seen) < VIEW_FLAT_BELOW:
-                continue
-            resampled = _Resampled.of(seen)
+    for view, seen in _views(luminance):
+        resampled = whole if view == "whole" else _Resampled.of(seen)
         number = HASHED_VIEWS.index(view).to_bytes(1, "big")
         for turn in canonical_turns(_coefficients(resampled.small, 8)):
             found.setdefault(number + resampled.hash_turned(turn))
@@ -169,23 +164,39 @@ def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
     return [best, *[turn for turn in others if margins[turn] >= allowed]]
 
 
-def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, tuple[int, int, int, int]]]:
-    """Views of `HASHED_VIEWS` and their boxes: left, top, right, bottom, in pixels."""
-    width, height = luminance.size
-    yield "whole", (0, 0, width, height)
-    x, y = round(width * 0.05), round(height * 0.05)
-    yield "inner5", (x, y, width - x, height - y)
-    x, y = round(width * 0.1), round(height * 0.1)
-    yield "inner10", (x, y, width - x, height - y)
-    levels = np.asarray(luminance)
-    sides = [_alike(side) for side in (levels, levels[::-1], levels.T, levels.T[::-1])]
-    top, bottom, left, right = (_border(alike) for alike in sides)
-    if top + bottom + left + right:
-        yield "trimmed", (left, top, width - right, height - bottom)
-    if cut := _strip(sides[0]):
-        yield "no_top", (0, cut, width, height)
-    if cut := _strip(sides[1]):
-        yield "no_bottom", (0, 0, width, height - cut)
+def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Image.Image]]:
+    """The views of `HASHED_VIEWS` that there are: where there is a frame, the inside is that of what it holds."""
+    yield "whole", luminance
+    bare = luminance.crop(_bare(np.asarray(luminance)))
+    if bare.size != luminance.size and _tells(bare):
+        yield "trimmed", bare
+    else:
+        bare = luminance
+    shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
+    for view, share in shares:
+        x, y = round(bare.width * share), round(bare.height * share)
+        inside = bare.crop((x, y, bare.width - x, bare.height - y))
+        if _tells(inside):
+            yield view, inside
+
+
+def _tells(view: Image.Image) -> bool:
+    """Whether a view is large enough, and has structure, to be told from others."""
+    return min(view.size) >= VIEW_MIN_SIDE and _standard_deviation(view) >= VIEW_FLAT_BELOW
+
+
+def _bare(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """What is left (left, top, right, bottom) without a border of one colour, and then without a strip of writing at
+    the top and at the bottom."""
+    height, width = levels.shape
+    sides = (levels, levels[::-1], levels.T, levels.T[::-1])
+    top, bottom, left, right = (_border(_alike(side)) for side in sides)
+    inside = levels[top : height - bottom, left : width - right]
+    if inside.size:
+        above, below = _strip(_alike(inside)), _strip(_alike(inside[::-1]))
+        if above + below < len(inside):
+            top, bottom = top + above, bottom + below
+    return left, top, width - right, height - bottom
 
 
 def _alike(levels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
