@@ -1,9 +1,11 @@
 """What the dedup stage costs, on made-up hashes that go through its own step and into its own tables.
 
-    python -m benchmarks.dedup [--hashes 100000 ...] [--night 1000] [--chain 1000] [--clique 10000] [--json FILE]
+    python -m benchmarks.dedup [--hashes 100000 ...] [--views 4] [--night 1000] [--chain 1000] [--clique 10000]
+        [--json FILE]
 
 * `full`: so many hashes at once into nothing, one in ten of them planted near another, at each distance from 0 to the
-  rule's; `night`: as many again as `--night` says into that, made in the same way.
+  rule's, with as many views each as `--views` says; `night`: as many again as `--night` says into that, made in the
+  same way.
 * `chain`: frames of a film over ten nights: each is near the two before it and far from all others.
 * `clique`: variants of one image, all near one another, in one night; then a hundred more.
 
@@ -43,9 +45,9 @@ from jobs.startup.session import THREAD_LIMITS, open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
-from schemas.settings import DedupSettings
+from schemas.settings import HASHED_VIEWS, DedupSettings
 from schemas.spark import struct_type
-from schemas.tables import IMAGE_HASHES
+from schemas.tables import IMAGES
 from udfs.images.minhash import recall
 
 PROFILE = "conf/local.yaml"
@@ -85,7 +87,7 @@ def planted(count: int, rule: DedupSettings, random: np.random.Generator) -> tup
 
 
 def film(frames: int, random: np.random.Generator) -> Bits:
-    """Each frame turns three other bits of the short hash: two apart they are within 8, three apart most are not."""
+    """Each frame turns three other bits of the short hash: two apart they are within 6, three apart most are not."""
     bits = np.repeat(random_bits(1, random), frames, axis=0)
     for frame in range(1, frames):
         bits[frame] = bits[frame - 1]
@@ -103,8 +105,8 @@ def variants(count: int, rule: DedupSettings, random: np.random.Generator) -> Bi
 class Tables:
     """Tables of a warehouse of its own, and nights into them."""
 
-    def __init__(self, spark: SparkSession, config: Config, folder: Path) -> None:
-        self.config = config
+    def __init__(self, spark: SparkSession, config: Config, folder: Path, views: int = 1) -> None:
+        self.config, self.views, self.random = config, views, np.random.default_rng(2)
         self.landing = Landing(spark, str(folder))
         self.landing.ensure_tables(TABLES_OF_DEDUP)
         self.images = self.nights = 0
@@ -145,11 +147,10 @@ class Tables:
         frame = pa.table(
             {
                 "image_id": [f"{self.images + number:064x}" for number in range(len(bits))],
-                "phash64": words[:, :8].copy().view(">u8").astype(np.uint64).view(np.int64).ravel(),
-                "phash256": [row.tobytes() for row in words[:, 8:]],
+                "view_hashes": [[b"\0" + row.tobytes(), *self._views()] for row in words],
             }
         )
-        fields = struct_type(IMAGE_HASHES)
+        fields = struct_type(IMAGES)
         schema = type(fields)([fields[name] for name in frame.column_names])
         given = work.spark.createDataFrame(frame.cast(to_arrow_schema(schema)), schema)
         hashed = hash_rows(
@@ -160,6 +161,11 @@ class Tables:
         )
         date = FIRST + dt.timedelta(days=self.nights)
         return work.stage("live", hashed.withColumns({"first_seen": f.lit(date), "source_pixels": f.lit(1_000_000)}))
+
+    def _views(self) -> list[bytes]:
+        """Hashes of views that are near nothing."""
+        numbers = range(1, min(self.views, len(HASHED_VIEWS)))
+        return [bytes([number]) + self.random.bytes(40) for number in numbers]
 
     def _folder(self, *names: str) -> Path:
         return Path(self.landing.storage.root.removeprefix("file:"), *names)
@@ -232,7 +238,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         # The first night of a session pays for its start.
         Tables(spark, config, Path(name, "warm")).night(random_bits(100, random))
         for count in options.hashes:
-            tables = Tables(spark, config, Path(name, f"hashes-{count}"))
+            tables = Tables(spark, config, Path(name, f"hashes-{count}"), options.views)
             bits, distances = planted(count, rule, random)
             full = tables.night(bits)
             pairs = list(zip(range(len(distances)), range(count - len(distances), count), strict=True))
@@ -262,6 +268,7 @@ def main() -> None:
     """Measure, print, and write where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hashes", type=int, nargs="*", default=[], help="sizes of full runs")
+    parser.add_argument("--views", type=int, default=1, help="hashes an image of these: of one planted, others of none")
     parser.add_argument("--night", type=int, default=0, help="images of a night into each of these")
     parser.add_argument("--chain", type=int, default=0, help="frames of a film")
     parser.add_argument("--clique", type=int, default=0, help="variants of one image")

@@ -173,7 +173,9 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
         {
             "phash64": "cast(conv(near, 16, -10) as bigint)",
             "phash256": "unhex(far)",
-            "group_id": "left(sha2(upper(concat(near, far)), 256), 32)",
+            "view_hashes": "array(unhex(concat('00', near, far)))",
+            "hashes": "array(unhex(concat('00', near, far)))",
+            "group_id": "left(sha2(upper(concat('00', near, far)), 256), 32)",
         },
         {
             **{"source_file": "'part-0.jsonl'", "row_number": "id", "outcome": "'accepted'"},

@@ -142,7 +142,7 @@ VARIANTS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
 }
 """How near-duplicates are made of an original's pixels, and of what media type they are."""
 
-HARD_VARIANTS = frozenset({"mirrored", "captioned"})
+HARD_VARIANTS = frozenset({"captioned"})
 """Variants whose fate is reported; all others are near-duplicates that must be found."""
 
 _VARIANTS_IN_TURN = (2, 1, 2, 0)

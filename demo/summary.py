@@ -150,7 +150,7 @@ def clusters_text(representatives: Mapping[str, str]) -> str:
 
 
 def planted_text(planted: PlantedCopies) -> str:
-    """Recall over the planted pairs by kind; mirrored and captioned copies, which hashes hardly find, apart."""
+    """Recall over the planted pairs by kind; captioned copies, which hashes hardly find, apart."""
     easy = [kind for kind in VARIANTS if kind not in HARD_VARIANTS]
     merges = ", ".join(f"{a} with {b}" for a, b in planted.false_merges)
     return section(

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -405,24 +405,44 @@ class TextSettings(Settings):
     """Inference threads on a CPU; Spark already runs one task a core."""
 
 
+HashedView = Literal["whole", "trimmed", "inner5", "inner10"]
+HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
+"""Views of a picture that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
+
+
 class DedupSettings(Settings):
     """Near-duplicate rule: part of `rule_version`, so that verdicts of two settings never mix."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"target_recall"})
 
-    max_hamming: int = Field(default=8, ge=0, le=32)
-    """Largest Hamming distance between 64-bit pHashes that may be an edge. Re-encoding, halving, grey and brightness
-    move 99.6 % of the pictures with something to see by at most this; unrelated crops were 14 apart or more."""
+    views: tuple[HashedView, ...] = HASHED_VIEWS
+    """What of one picture is compared with the whole of another: `whole`, always. `trimmed`: without a border of one
+    colour and without strips of writing at the top and at the bottom; most pictures have none, and it costs nothing.
+    `inner5`, `inner10`: without 5 and 10 % on each side, of what is left trimmed, which finds crops.
+    docs/decisions/0018-views.md says what each finds."""
+
+    max_hamming: int = Field(default=6, ge=0, le=32)
+    """Largest Hamming distance between 64-bit pHashes that may be an edge; distances are even, since half of a pHash's
+    bits are set. Looking at more of each picture finds more than another two bits do, and small distances are what
+    bands are good at: docs/decisions/0018-views.md."""
     max_hamming256: int = Field(default=64, ge=0, le=128)
     """Largest Hamming distance between 256-bit pHashes that may be an edge: 64 bits alone do not identify at 1e9. In
     the same measurement unrelated crops were 82 apart or more."""
-    bands: int = Field(default=45, ge=1)
-    """Of the 64-bit pHash's MinHash signature; two pictures are compared where all `rows` of one band are equal."""
-    rows: int = Field(default=9, ge=1)
-    """45 x 9 finds 99.3 % of the pairs at Hamming distance 8, and 0.6 % of unrelated pairs have to be compared."""
+    bands: int = Field(default=42, ge=1)
+    """Of the 64-bit pHash's MinHash signature; two hashes are compared where all `rows` of one band are equal."""
+    rows: int = Field(default=12, ge=1)
+    """42 x 12 finds 99.0 % of the pairs at Hamming distance 6, and 0.043 % of unrelated hashes have to be compared."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
     """Refused at start-up when bands x rows cannot reach it at `max_hamming`."""
     seed: int = 1
     """Of MinHash's permutations."""
     flat_below: float = Field(default=3.0, ge=0)
     """Images whose luminance deviates less (grey levels, 0-255) have no meaningful pHash: exact match only."""
+
+    @model_validator(mode="after")
+    def _whole_takes_part(self) -> Self:
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"views must differ, found {list(self.views)}")
+        if "whole" not in self.views:
+            raise ValueError(f"views: whole must be among them, found {list(self.views)}")
+        return self

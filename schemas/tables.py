@@ -295,6 +295,12 @@ IMAGES = Table(
         Column("phash256", "binary", "256-bit pHash of the stored pixels, row-major, MSB first", nullable=False),
         Column("flatness", "double", "standard deviation of luminance, grey levels 0-255", nullable=False),
         Column("sharpness", "double", "higher is sharper", nullable=False),
+        Column(
+            "view_hashes",
+            "array<binary>",
+            "of each view and near-canonical orientation: view number, 64-bit and 256-bit pHash, 41 bytes",
+            nullable=False,
+        ),
         _RUN_ID,
     ),
     constraints={
@@ -375,11 +381,10 @@ IMAGE_HASHES = Table(
         Column(
             "group_id",
             "string",
-            "32 hex characters: digest of both hashes, or of the image_id if flat",
+            "32 hex characters: digest of all hashes, or of the image_id if flat",
             False,
         ),
-        Column("phash64", "bigint", "64-bit pHash", nullable=False),
-        Column("phash256", "binary", "256-bit pHash", nullable=False),
+        Column("hashes", "array<binary>", "those of images.view_hashes whose view the rule looks at", nullable=False),
         Column("flat", "boolean", "no structure to hash: only identical bytes are duplicates", nullable=False),
         Column("flatness", "double", "standard deviation of luminance", nullable=False),
         Column("sharpness", "double", "image quality signal", nullable=False),
@@ -388,15 +393,17 @@ IMAGE_HASHES = Table(
 
 LSH_BANDS = Table(
     name="lsh_bands",
-    row="group of equal hashes and band: the index by which a night meets history",
+    row="hash of a group and band: the index by which a night meets history",
     kind="derived",
-    keys=("group_number", "band"),
+    keys=("group_number", "hash_number", "band"),
     purged=True,
     columns=(
         Column("group_number", "bigint", "first 64 bits of group_id; flat groups have no bands", nullable=False),
+        Column("hash_number", "int", "which of the group's hashes, from 0", nullable=False),
+        Column("view", "int", "which view of the picture it is of; 0 is the whole", nullable=False),
         Column("band", "int", "band number, from 0", nullable=False),
         Column("band_key", "bigint", "64-bit hash of the band's rows of the MinHash signature", nullable=False),
-        Column("phash64", "bigint", "the group's 64-bit pHash", nullable=False),
+        Column("phash64", "bigint", "the hash, its 64 bits", nullable=False),
         Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
     ),
 )

@@ -13,6 +13,15 @@ Key = tuple[dt.date, str, int]
 
 
 @dataclass(frozen=True)
+class Hash:
+    """One view of a picture in one orientation."""
+
+    near: int  # 64 bits
+    far: int  # 256 bits
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Content:
     """What the gate and the decoder say of some bytes."""
 
@@ -22,8 +31,7 @@ class Content:
     taken_down: bool = False  # by a request of its own; then decision is block
     failure: str | None = None  # decode, bomb, ...: then there is no decision
     source_pixels: int = 0
-    phash64: int = 0
-    phash256: int = 0
+    hashes: tuple["Hash", ...] = ()
     flat: bool = False
     has_vector: bool = True
     halves: tuple[str, ...] = ()  # combined rules whose content half it meets
@@ -201,12 +209,23 @@ def owed(sightings: Sequence[Sighting], stored: set[str]) -> dict[tuple[dt.date,
     return queue
 
 
+def stored_hashes(hashes: Sequence[bytes]) -> tuple[Hash, ...]:
+    """Hashes as `images` holds them: the number of the view, 0 for the whole; 64 bits; 256 bits."""
+    return tuple(Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0] == 0) for one in hashes)
+
+
 def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> tuple[int, int] | None:
-    """Distances (256, 64) of a verified near-duplicate pair, else None. Flat pictures have no hash to speak of."""
+    """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, the whole of the other.
+    Flat pictures have no hash to speak of."""
     if a.flat or b.flat:
         return None
-    far, near = (a.phash256 ^ b.phash256).bit_count(), ((a.phash64 ^ b.phash64) & (2**64 - 1)).bit_count()
-    return (far, near) if near <= max_hamming and far <= max_hamming256 else None
+    distances = (
+        ((one.far ^ other.far).bit_count(), (one.near ^ other.near).bit_count())
+        for one in a.hashes
+        for other in b.hashes
+        if one.whole or other.whole
+    )
+    return min(((far, near) for far, near in distances if near <= max_hamming and far <= max_hamming256), default=None)
 
 
 def clusters(

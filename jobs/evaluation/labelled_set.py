@@ -1,7 +1,7 @@
 """Labelled pictures as the job would store them, without near-duplicates.
 
 A mirrored or recompressed copy is found by any embedding and proves nothing, so only the first of each group of
-near-duplicates takes part, tried in all eight orientations.
+near-duplicates takes part.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from jobs.evaluation.labelled import Labelled
-from schemas.settings import CrawlSettings, DedupSettings, ImageSettings
-from udfs.images.canonical import canonicalise
+from schemas.settings import HASHED_VIEWS, CrawlSettings, DedupSettings, ImageSettings
+from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
-from udfs.images.phash import PerceptualHashes, decode_luminance, hash_luminance
 
-_TURNS: tuple[Image.Transpose | None, ...] = (None, *Image.Transpose)
+_AT_ONCE = 1024
+"""Hashes compared with all wholes at once: some MB for a thousand pictures."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,16 @@ class LabelledSet:
 def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSettings) -> LabelledSet:
     """Canonical pictures, the first of each group of near-duplicates, in order.
 
-    What `udfs.images.canonical` refuses (not a picture, too small) is left out and counted. A copy is whatever `rule`'s
-    distances say in any orientation; flat pictures have no copies.
+    What `udfs.images.canonical` refuses (not a picture, too small) is left out and counted. A copy is whatever `rule`
+    says, views and orientations included; flat pictures have no copies.
     """
-    stored: list[tuple[Labelled, bytes]] = []
-    hashes: list[list[PerceptualHashes]] = []
+    stored: list[tuple[Labelled, Canonical]] = []
     for picture in pictures:
         try:
-            canonical = canonicalise(picture.pixels, images, CrawlSettings())
+            stored.append((picture, canonicalise(picture.pixels, images, CrawlSettings())))
         except ImageError:
             continue
-        stored.append((picture, canonical.pixels))
-        luminance = decode_luminance(canonical.pixels)
-        hashes.append([hash_luminance(luminance if turn is None else luminance.transpose(turn)) for turn in _TURNS])
-    near = _near(hashes, rule)
+    near = _near([canonical for _, canonical in stored], rule)
     kept: list[int] = []
     copies: dict[int, int] = {}
     for number in range(len(stored)):
@@ -65,29 +60,37 @@ def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSett
         if original is None:
             kept.append(number)
         copies[number if original is None else original] = copies.get(number if original is None else original, 0) + 1
-    prepared = tuple(Prepared(*stored[n], hashes[n][0].sharpness, copies[n]) for n in kept)
+    taken = [(*stored[number], copies[number]) for number in kept]
+    prepared = tuple(Prepared(labelled, one.pixels, one.sharpness, count) for labelled, one, count in taken)
     return LabelledSet(prepared, len(pictures) - len(stored), len(stored) - len(kept))
 
 
-def _near(hashes: Sequence[Sequence[PerceptualHashes]], rule: DedupSettings) -> NDArray[np.bool_]:
-    """Which pairs (N, N) are near-duplicates in some orientation of either."""
-    bits64 = np.array([[_signs(one.phash64.to_bytes(8, "big", signed=True)) for one in turns] for turns in hashes])
-    bits256 = np.array([[_signs(one.phash256) for one in turns] for turns in hashes])
-    near = np.zeros((len(hashes), len(hashes)), dtype=bool)
-    for turn in range(len(_TURNS)):
-        near |= (_distances(bits64, turn) <= rule.max_hamming) & (_distances(bits256, turn) <= rule.max_hamming256)
-    flat = np.array([turns[0].flatness < rule.flat_below for turns in hashes])
+def _near(pictures: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]:
+    """Which pairs (N, N) are near-duplicates: some view of one and the whole of the other are near by both hashes."""
+    seen = {HASHED_VIEWS.index(view) for view in rule.views}
+    mine = [[one for one in picture.view_hashes if one[0] in seen] for picture in pictures]
+    owner = np.repeat(np.arange(len(pictures)), [len(some) for some in mine])
+    rows = np.frombuffer(b"".join(one for some in mine for one in some), np.uint8).reshape(-1, 41)
+    near64, near256, is_whole = _signs(rows[:, 1:9]), _signs(rows[:, 9:]), rows[:, 0] == 0
+    near = np.zeros((len(pictures), len(pictures)), dtype=bool)
+    for start in range(0, len(rows), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        close = _distances(near64[some], near64[is_whole]) <= rule.max_hamming
+        close &= _distances(near256[some], near256[is_whole]) <= rule.max_hamming256
+        first, second = np.nonzero(close)
+        near[owner[some][first], owner[is_whole][second]] = True
+    flat = np.array([picture.flatness < rule.flat_below for picture in pictures], dtype=bool)
     near[flat] = near[:, flat] = False
     both: NDArray[np.bool_] = near | near.T
     return both
 
 
-def _signs(packed: bytes) -> NDArray[np.float32]:
-    return np.unpackbits(np.frombuffer(packed, np.uint8)).astype(np.float32) * 2 - 1
+def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Bits, packed along the last axis, as -1 and 1."""
+    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
-def _distances(signs: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
-    """Hamming distances (N, N) of the upright hashes to those of one orientation; `signs` (N, 8, bits) in {-1, 1}."""
-    upright, turned = signs[:, 0], signs[:, turn]
-    distances: NDArray[np.float32] = (upright.shape[1] - upright @ turned.T) / 2
+def _distances(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Hamming distances (N, M) of rows of signs."""
+    distances: NDArray[np.float32] = (some.shape[1] - some @ others.T) / 2
     return distances

@@ -23,7 +23,7 @@ from jobs.warehouse.landing import CHANGE
 from schemas.tables import TABLES
 
 _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
-_HASHES = ("image_id", "phash64", "phash256", "flat")
+_HASHES = ("image_id", "hashes", "flat")
 
 
 def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
@@ -90,7 +90,7 @@ class Regrouping:
         named = work.keys("moved_groups", self.moved.select("group_id"))
         before, members = self._take(named, "moved_members")
         fresh, dead = self._moved_groups(named, before, members)
-        new_bands = self._stage_bands(fresh, dead)
+        new_bands = self._stage_bands(before, fresh, dead)
         if named.rows == 0:
             nothing = work.stage(Dataset.REGROUPED, before)
             work.stage_changes("clusters", nothing, nothing)
@@ -134,16 +134,21 @@ class Regrouping:
         fresh = self.work.keys("fresh_groups", has.join(had, "group_id", "left_anti"))
         return fresh, self.work.keys("dead_groups", named.frame.join(has, "group_id", "left_anti"))
 
-    def _stage_bands(self, fresh: Staged, dead: Staged) -> DataFrame:
-        """Stage the bands of groups that are live from now on, and the end of those of dead ones; the new rows."""
+    def _stage_bands(self, before: DataFrame, fresh: Staged, dead: Staged) -> DataFrame:
+        """Stage the bands of groups that are live from now on, and the end of those of dead ones, which had the images
+        `before`; the new rows."""
         work, settings = self.work, self.work.config.dedup
         hashed = near(self.live.where("not flat"), fresh).dropDuplicates(["group_id"])
         signed = dedup.band_rows(hashed, settings, work.versions.rule_version)
         if self.afresh:
             staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
             return staged.where(f.col(CHANGE) != "delete")
-        numbers = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
-        ended = dead.frame.select(dedup.group_number(), numbers, f.lit("delete").alias(CHANGE))
+        left = before.select("image_id", "group_id").join(dead.frame, "group_id", "left_semi")
+        last = left.groupBy("group_id").agg(f.min("image_id").alias("image_id"))
+        hashed = self._past("image_hashes", work.keys("last_images", last.select("image_id"))).where("not flat")
+        numbers = dedup.each_hash(hashed.select(dedup.group_number(), "hashes"))
+        bands = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
+        ended = numbers.select("group_number", "hash_number", bands, f.lit("delete").alias(CHANGE))
         changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
         return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
 
@@ -165,10 +170,11 @@ class Regrouping:
         nodes = work.stage(f"asked_{number}", self._nodes(before, members, f"asked_images_{number}"))
         self.nodes.append(nodes)
         bands = self._bands_of(nodes, new_bands, fresh, number)
-        buckets = Staged(bands.frame.select("band", "band_key"), bands.rows)
-        others = self._past("lsh_bands", buckets)
+        index = work.landing.read("lsh_bands")
+        buckets = _buckets(bands)
+        others = near(_with_whole(index), Staged(buckets.frame, 0) if self.afresh else buckets)
         if number:  # those of this run are not in the table
-            others = others.unionByName(near(new_bands.select(*others.columns), buckets))
+            others = others.unionByName(near(_with_whole(new_bands.select(*index.columns)), buckets))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
         met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
@@ -190,7 +196,7 @@ class Regrouping:
         staged = Staged(new_bands, work.rows("lsh_bands").rows)
         if number:
             staged = Staged(new_bands.where(f.lit(False)), 0)
-        old = nodes.where("not flat").select("group_id", "phash64").join(fresh.frame, "group_id", "left_anti")
+        old = nodes.where("not flat").select("group_id", "hashes").join(fresh.frame, "group_id", "left_anti")
         signing = work.keys(f"known_groups_{number}", old)
         if signing.rows == 0:
             return staged
@@ -278,14 +284,27 @@ class Regrouping:
         return self._not_asked(_union(self.stranger_nodes))
 
     def _rows_met(self, nodes: DataFrame) -> DataFrame:
-        """What was met so far, with what is known of these groups."""
+        """What was met so far, with what is known of these groups and hashes."""
         rows = _union([met.frame for met in self.met])
-        return (rows if len(self.met) == 1 else rows.distinct()).join(nodes, "group_number")
+        hashes = dedup.each_hash(nodes)
+        return (rows if len(self.met) == 1 else rows.distinct()).join(hashes, ["group_number", "hash_number"])
 
 
 def _heads(rows: DataFrame) -> DataFrame:
     """Rows of `clusters` of representatives."""
     return rows.where("image_id = representative_id")
+
+
+def _with_whole(bands: DataFrame) -> DataFrame:
+    return bands.withColumn("is_whole", dedup.is_whole())
+
+
+def _buckets(bands: Staged) -> Staged:
+    """Which rows of the index have to do with these rows of it: `band, band_key, is_whole`. Views are met by wholes
+    alone."""
+    whole, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
+    met_by = f.explode(f.when(dedup.is_whole(), any_view).otherwise(whole)).alias("is_whole")
+    return Staged(bands.frame.select("band", "band_key", met_by), 2 * bands.rows)
 
 
 def _union(frames: Iterable[DataFrame]) -> DataFrame:

@@ -109,6 +109,7 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "fresh_groups",
             "image_hashes",
             "known_groups_",
+            "last_images",
             "lsh_bands",
             "met_",
             "met_groups_",

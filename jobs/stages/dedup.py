@@ -1,7 +1,11 @@
 """Near-duplicates: groups of equal hashes, their MinHash-LSH bands, and what is verified in the bands' buckets.
 
-Equal hashes are one group and are worked on once. Flat pictures (no structure for a pHash to speak of) are groups of
-their own that get no bands: only identical bytes, which are one image_id already, are duplicates there.
+Images with the same hashes of all views are one group and are worked on once: equal hashes of the whole do not imply
+equal views. Flat pictures (no structure for a pHash to speak of) are groups of their own that get no bands: only
+identical bytes, which are one image_id already, are duplicates there.
+
+Two groups are near-duplicates where a hash of one and a hash of the whole of the other share a bucket and are near by
+both distances. Who is asked about whom, and when, does not matter: all hashes of both are in the index.
 
 Pairs are compared inside their bucket, and what is kept of them is few rows a group, however many groups are alike: a
 crowd of k variants must not leave k * k pairs.
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.settings import DedupSettings
+from schemas.settings import HASHED_VIEWS, DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import (
     band_keys,
@@ -30,10 +34,12 @@ from udfs.images.minhash import (
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
 
-_BANDS_DDL = "group_number bigint, band int, band_key bigint, phash64 bigint"
-_MEETING_DDL = "band_key bigint, group_number bigint"
+_BANDS_DDL = "group_number bigint, hash_number int, view int, band int, band_key bigint, phash64 bigint"
+_MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
 _EARLIER_DDL = "group_id string, earlier_id string"
 _HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
+
+_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "is_whole", "is_head")
 
 _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
@@ -42,10 +48,33 @@ _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
     """Live images (jobs.stages.state.live_images) -> rows of `image_hashes`."""
     flat = f.col("flatness") < settings.flat_below
-    hashes = f.concat(f.lpad(f.hex("phash64"), 16, "0"), f.hex("phash256"))
-    group = f.when(flat, f.concat(f.lit("flat:"), f.col("image_id"))).otherwise(hashes)
-    rows = live.withColumn("flat", flat).withColumn("group_id", f.substring(f.sha2(group, 256), 1, 32))
-    return rows.select(*IMAGE_HASHES.column_names)
+    views = [HASHED_VIEWS.index(view) for view in settings.views]
+    hashes = f.filter("view_hashes", lambda one: _view(one).isin(views))
+    digest = f.array_join(f.transform(hashes, f.hex), ",")
+    group = f.when(flat, f.concat(f.lit("flat:"), f.col("image_id"))).otherwise(digest)
+    named = {"flat": flat, "hashes": hashes, "group_id": f.substring(f.sha2(group, 256), 1, 32)}
+    return live.withColumns(named).select(*IMAGE_HASHES.column_names)
+
+
+def _view(one: Column) -> Column:
+    """The number of the view that a hash (`udfs.images.phash.view_hashes`) is of; 0 is the whole."""
+    return f.conv(f.hex(f.substring(one, 1, 1)), 16, 10).cast("int")
+
+
+def each_hash(groups: DataFrame) -> DataFrame:
+    """A row for each of the `hashes` of groups, instead of these: `hash_number, view, phash64, phash256`."""
+    rows = groups.select("*", f.posexplode("hashes").alias("hash_number", "_hash")).drop("hashes")
+    parts = {
+        "view": _view(f.col("_hash")),
+        "phash64": f.conv(f.hex(f.substring("_hash", 2, 8)), 16, -10).cast("bigint"),
+        "phash256": f.substring("_hash", 10, 32),
+    }
+    return rows.withColumns(parts).drop("_hash")
+
+
+def is_whole() -> Column:
+    """Whether a hash is of a whole picture: without one of these no two hashes are compared."""
+    return (f.col("view") == 0).alias("is_whole")
 
 
 def group_number() -> Column:
@@ -55,7 +84,7 @@ def group_number() -> Column:
 
 
 def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Groups (`group_id, phash64`, not flat) -> rows of `lsh_bands`, `settings.bands` a group."""
+    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, `settings.bands` a hash."""
 
     def sign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -64,30 +93,35 @@ def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> 
             keys = band_keys(signatures(batch.column("phash64").to_numpy(zero_copy_only=False), settings), settings)
             repeated = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), settings.bands)))
             band = pa.array(np.tile(np.arange(settings.bands, dtype=np.int32), batch.num_rows))
+            *ids, near = repeated.columns
             yield pa.RecordBatch.from_arrays(
-                [repeated.column("group_number"), band, pa.array(keys.reshape(-1)), repeated.column("phash64")],
-                names=["group_number", "band", "band_key", "phash64"],
+                [*ids, band, pa.array(keys.reshape(-1)), near],
+                names=["group_number", "hash_number", "view", "band", "band_key", "phash64"],
             )
 
-    signed = groups.select(group_number(), "phash64").mapInArrow(sign, _BANDS_DDL)
+    hashes = each_hash(groups.select(group_number(), "hashes"))
+    signed = hashes.select("group_number", "hash_number", "view", "phash64").mapInArrow(sign, _BANDS_DDL)
     return signed.withColumn("rule_version", f.lit(rule_version)).select(*LSH_BANDS.column_names)
 
 
 def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings) -> DataFrame:
-    """Of the rows of buckets (`band_key, group_number`) those whose 64-bit hash is near another's there, one of the two
-    being new. `old_bands` are those that share a bucket with a new one; what is far from all of them ends here."""
-    columns = ["band_key", "group_number", "phash64"]
+    """Of the rows of buckets (`band_key, group_number, hash_number`) those whose 64-bit hash is near that of another
+    group there, one of the two being new, and one of a whole picture. `old_bands` are those that share a bucket with a
+    new one; what is far from all of them ends here."""
+    columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_whole()]
     rows = new_bands.select(*columns, f.lit(True).alias("is_new")).unionByName(
         old_bands.select(*columns, f.lit(False).alias("is_new"))
     )
 
     def meet(table: pa.Table) -> Iterator[pa.RecordBatch]:
         met = np.zeros(table.num_rows, dtype=np.bool_)
-        keys, hashes = _integers(table, "band_key"), _integers(table, "phash64")
-        for first, second in close_pairs(keys, hashes, settings.max_hamming, is_new=_flags(table, "is_new")):
-            met[first] = True
-            met[second] = True
-        yield from table.select(["band_key", "group_number"]).filter(pa.array(met)).to_batches()
+        keys, hashes, group = (_integers(table, name) for name in ("band_key", "phash64", "group_number"))
+        flags = {name: _flags(table, name) for name in ("is_whole", "is_new")}
+        for first, second in close_pairs(keys, hashes, settings.max_hamming, **flags):
+            others = group[first] != group[second]
+            met[first[others]] = True
+            met[second[others]] = True
+        yield from table.select(["band_key", "group_number", "hash_number"]).filter(pa.array(met)).to_batches()
 
     sorted_rows = rows.repartition("band_key").sortWithinPartitions("band_key")
     return sorted_rows.mapInArrow(_in_buckets(meet), _MEETING_DDL)
@@ -97,19 +131,21 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     """Of each undecided group the verified neighbours that come before it and may stand for it: `group_id, earlier_id`.
 
     Every head, and in each bucket the first `MOST_EARLIER` of the undecided; where there are more of these, one
-    `earlier_id` is null. `rows`: of buckets, as `meeting_rows` gives them, with `phash64, phash256`, whether the group
-    `is_head` (else it is undecided), and its place in the order (`first_seen, source_pixels, image_id`).
+    `earlier_id` is null. `rows`: of buckets, as `meeting_rows` gives them, with what `each_hash` says of the hash,
+    whether the group `is_head` (else it is undecided), and its place in the order (`first_seen, source_pixels,
+    image_id`).
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
         keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
-        far = hash_words(table.column("phash256"))
+        far, number = hash_words(table.column("phash256")), _integers(table, "group_number")
         told = np.zeros(table.num_rows, dtype=np.int64)
         found = [np.empty((2, 0), dtype=np.int64)]
-        for pairs in close_pairs(keys, near, settings.max_hamming):
+        for pairs in close_pairs(keys, near, settings.max_hamming, is_whole=_flags(table, "is_whole")):
             before, group = pairs
             # Who has been told of enough is not compared any further: a crowd costs little more than its size.
             asks = ~is_head[group] & (is_head[before] | (told[group] <= MOST_EARLIER))
+            asks &= number[before] != number[group]
             before, group = before[asks], group[asks]
             alike = hamming256(far[before], far[group]) <= settings.max_hamming256
             before, group = before[alike], group[alike]
@@ -129,25 +165,33 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
         )
 
     order = [f.col("band_key"), f.col("first_seen"), f.desc("source_pixels"), f.col("image_id")]
-    columns = ["band_key", "group_id", "phash64", "phash256", "is_head", "first_seen", "source_pixels", "image_id"]
-    sorted_rows = rows.select(*columns).repartition("band_key").sortWithinPartitions(*order)
+    place = ["first_seen", "source_pixels", "image_id"]
+    sorted_rows = (
+        rows.withColumn("is_whole", is_whole())
+        .select(*_COMPARED, *place)
+        .repartition("band_key")
+        .sortWithinPartitions(*order)
+    )
     return sorted_rows.mapInArrow(_in_buckets(find), _EARLIER_DDL).distinct()
 
 
 def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
-    """Verified pairs of a group and a head: `group_id, head_group, hamming, hamming256`. Of groups that were asked
-    about with every head, of the others with heads that have newly risen.
+    """Verified pairs of a group and a head: `group_id, head_group, hamming, hamming256`, the least distances of their
+    hashes. Of groups that were asked about with every head, of the others with heads that have newly risen.
 
-    `rows`: of buckets, with `phash64, phash256` and `is_head`, `is_risen`, `is_asked`.
+    `rows`: of buckets, with what `each_hash` says of the hash, and `is_head`, `is_risen`, `is_asked`.
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
         keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
         is_risen, is_asked = _flags(table, "is_risen"), _flags(table, "is_asked")
         far, groups = hash_words(table.column("phash256")), table.column("group_id").combine_chunks()
-        for pairs in verified_pairs(keys, near, far, settings, is_new=is_head):
+        number = _integers(table, "group_number")
+        flags = {"is_whole": _flags(table, "is_whole"), "is_new": is_head}
+        for pairs in verified_pairs(keys, near, far, settings, **flags):
             for ends in (np.stack(pairs), np.stack(pairs[::-1])):
                 wanted = is_head[ends[1]] & (is_asked[ends[0]] | is_risen[ends[1]])
+                wanted &= number[ends[0]] != number[ends[1]]
                 group, head = ends[:, wanted]
                 yield pa.RecordBatch.from_arrays(
                     [
@@ -159,9 +203,12 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
                     names=["group_id", "head_group", "hamming", "hamming256"],
                 )
 
-    columns = ["band_key", "group_id", "phash64", "phash256", "is_head", "is_risen", "is_asked"]
-    sorted_rows = rows.select(*columns).repartition("band_key").sortWithinPartitions("band_key")
-    return sorted_rows.mapInArrow(_in_buckets(find), _HEADS_DDL).distinct()
+    columns = [*_COMPARED, "is_risen", "is_asked"]
+    sorted_rows = rows.withColumn("is_whole", is_whole()).select(*columns).repartition("band_key")
+    sorted_rows = sorted_rows.sortWithinPartitions("band_key")
+    found = sorted_rows.mapInArrow(_in_buckets(find), _HEADS_DDL)
+    least = found.groupBy("group_id", "head_group").agg(f.min(f.struct("hamming256", "hamming")).alias("least"))
+    return least.select("group_id", "head_group", "least.hamming", "least.hamming256")
 
 
 def _in_buckets(find: _Buckets) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:

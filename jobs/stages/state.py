@@ -81,10 +81,9 @@ def live_images(shown: DataFrame, first: DataFrame, images: DataFrame, embedded:
                 "image_id",
                 (f.col("source_width").cast("bigint") * f.col("source_height")).alias("source_pixels"),
                 "canonical_version",
-                "phash64",
-                "phash256",
                 "flatness",
                 "sharpness",
+                "view_hashes",
             ),
             "image_id",
         )

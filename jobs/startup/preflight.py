@@ -21,6 +21,7 @@ from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
 from udfs.gate.content import gate_version, missing_signals
 from udfs.images.canonical import canonical_version
 from udfs.images.minhash import bands_needed, recall
+from udfs.images.phash import VIEWS_REVISION
 
 _PACKAGED_MODEL, _PACKAGED_DIMENSION = "tf_efficientnet_lite0", 1280
 
@@ -63,7 +64,8 @@ def check(config: Config) -> tuple[Policy, Versions]:
             _check_alignment("embedding_beside", config.embedding_beside, config)
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
-    rule = hashlib.sha256(f"{json.dumps(config.dedup.decisive())} {pixels}".encode()).hexdigest()[:16]
+    decisive = json.dumps(config.dedup.decisive())
+    rule = hashlib.sha256(f"{decisive} {pixels} {VIEWS_REVISION}".encode()).hexdigest()[:16]
     return policy, Versions(
         policy_version=policy.version,
         gate_version=gate_version(config.policy),

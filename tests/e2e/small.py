@@ -88,7 +88,7 @@ def contents_on_disk(warehouse: Path) -> set[str]:
     found = set()
     for path in warehouse.rglob("*.parquet"):
         names = pq.read_schema(path).names
-        if "image_id" in names and {"pixels", "vector", "phash64"} & set(names):
+        if "image_id" in names and {"pixels", "vector", "phash64", "hashes"} & set(names):
             found |= set(pq.ParquetFile(path).read(columns=["image_id"]).column(0).to_pylist())
     return found
 

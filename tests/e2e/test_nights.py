@@ -157,14 +157,13 @@ def test_derived_tables_are_what_the_plain_model_says(in_order: Nights) -> None:
         url: ((row["ingest_date"], row["source_file"], row["row_number"]), row["outcome"])
         for url, row in states.items()
     }
-    columns = ["image_id", "phash64", "phash256", "flatness", "source_width", "source_height"]
+    columns = ["image_id", "view_hashes", "flatness", "source_width", "source_height"]
     contents = {
         row["image_id"]: model.Content(
             row["image_id"],
             "allow",
             source_pixels=row["source_width"] * row["source_height"],
-            phash64=row["phash64"],
-            phash256=int.from_bytes(row["phash256"], "big"),
+            hashes=model.stored_hashes(row["view_hashes"]),
             flat=row["flatness"] < settings.flat_below,
         )
         for row in snapshot.rows("images", columns).to_pylist()

@@ -105,8 +105,7 @@ def facts_of(image: str, picture: Picture) -> model.Content:
         image,
         "allow",
         source_pixels=found.source_width * found.source_height,
-        phash64=found.phash64,
-        phash256=int.from_bytes(found.phash256, "big"),
+        hashes=model.stored_hashes(found.view_hashes),
         flat=found.flatness < load(PROFILE).dedup.flat_below,
     )
 

@@ -155,3 +155,12 @@ def test_a_task_must_be_allowed_to_hold_two_bodies() -> None:
 def test_networks_that_are_none_are_refused(network: str) -> None:
     with pytest.raises(ValidationError):
         CrawlSettings(allowed_networks=(network,))
+
+
+@pytest.mark.parametrize(
+    ("views", "error"),
+    [(["inner5"], "whole must be among them"), (["whole", "whole"], "must differ"), (["half"], "half")],
+)
+def test_views_of_the_dedup_rule_are_known_ones_the_whole_among_them(views: list[str], error: str) -> None:
+    with pytest.raises(ValidationError, match=error):
+        DedupSettings.model_validate({"views": views})

@@ -126,7 +126,7 @@ def test_pixels_stand_in_one_table_alone(table: Table) -> None:
 
 
 def test_old_files_are_deleted_of_all_that_only_accepted_contents_may_have() -> None:
-    made_of_contents = {"pixels", "vector", "phash64", "representative_id", "hamming"}
+    made_of_contents = {"pixels", "vector", "phash64", "hashes", "representative_id", "hamming"}
     holding = {table.name for table in TABLES.values() if made_of_contents & set(table.column_names)}
     assert set(PURGED) == holding
     evidence = {"sightings", "fetches", "content_signals", "decisions", "runs", "overrides", "url_state"}

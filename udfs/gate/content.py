@@ -42,7 +42,8 @@ GATE = (
 )
 CANONICAL = (
     "pixels binary, width int, height int, source_width int, source_height int, source_format string, "
-    "phash64 bigint, phash256 binary, flatness double, sharpness double, failure_code string, failure_detail string"
+    "phash64 bigint, phash256 binary, flatness double, sharpness double, view_hashes array<binary>, "
+    "failure_code string, failure_detail string"
 )
 _GATE_NAMES = [part.split()[0] for part in GATE.split(", ")]
 _CANONICAL_NAMES = [part.split()[0] for part in CANONICAL.split(", ")]

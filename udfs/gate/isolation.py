@@ -61,7 +61,11 @@ class IsolatedDecoders:
     ) -> Canonical:
         """As `udfs.images.canonical.canonicalise`."""
         ((description, pixels),) = self._parts_of(_canonical, data, images, limits, declared_type)
-        return Canonical(**description | {"pixels": pixels, "phash256": bytes.fromhex(description["phash256"])})
+        hashes = {
+            "phash256": bytes.fromhex(description["phash256"]),
+            "view_hashes": tuple(bytes.fromhex(one) for one in description["view_hashes"]),
+        }
+        return Canonical(**description | hashes | {"pixels": pixels})
 
     def _parts_of(self, make: Callable[..., _Parts], *arguments: Any) -> _Parts:
         context = multiprocessing.get_context("forkserver")
@@ -136,4 +140,5 @@ def _seen(data: bytes, gate: GateSettings, limits: CrawlSettings, declared_type:
 def _canonical(data: bytes, images: ImageSettings, limits: CrawlSettings, declared_type: str | None) -> _Parts:
     made = canonical.canonicalise(data, images, limits, declared_type)
     numbers = {name: getattr(made, name) for name in Canonical.__slots__ if name != "pixels"}
-    yield numbers | {"phash256": made.phash256.hex()}, made.pixels
+    hashes = {"phash256": made.phash256.hex(), "view_hashes": [one.hex() for one in made.view_hashes]}
+    yield numbers | hashes, made.pixels

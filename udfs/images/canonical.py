@@ -49,7 +49,7 @@ class Canonical:
         width, height: of `pixels`, in pixels.
         source_width, source_height: of the bytes it was made from, upright, in pixels.
         source_format: "jpeg", "png", "webp", "gif" or "avif".
-        phash64, phash256, flatness, sharpness: of `pixels`; see `udfs.images.phash.PerceptualHashes`.
+        phash64, phash256, flatness, sharpness, view_hashes: of `pixels`; see `udfs.images.phash.PerceptualHashes`.
     """
 
     pixels: bytes
@@ -62,6 +62,7 @@ class Canonical:
     phash256: bytes
     flatness: float
     sharpness: float
+    view_hashes: tuple[bytes, ...]
 
 
 def canonical_version(images: ImageSettings) -> str:
@@ -124,6 +125,7 @@ def rendered(image: Image.Image, size: tuple[int, int], quality: int) -> Canonic
         phash256=hashes.phash256,
         flatness=hashes.flatness,
         sharpness=hashes.sharpness,
+        view_hashes=hashes.view_hashes,
     )
 
 

@@ -162,7 +162,12 @@ def hamming256(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[n
 
 
 def close_pairs(
-    keys: NDArray[np.int64], phash64: Hashes, max_hamming: int, *, is_new: NDArray[np.bool_] | None = None
+    keys: NDArray[np.int64],
+    phash64: Hashes,
+    max_hamming: int,
+    *,
+    is_whole: NDArray[np.bool_] | None = None,
+    is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """All pairs of rows in one bucket whose 64-bit hashes are near; none is lost whatever a bucket's size.
 
@@ -172,15 +177,21 @@ def close_pairs(
         keys: (N,) band keys, sorted: a run of equal keys is one bucket.
         phash64: (N,) uint64 or int64.
         max_hamming: largest distance, inclusive.
+        is_whole: (N,) bool, whether a hash is of a whole picture; where given, only pairs with at least one such.
         is_new: (N,) bool; where given, only pairs with at least one new row, at the cost of those only.
 
     Yields:
         Row numbers (first, second), (P,) int64 each, a block of pairs at a time. Without `is_new` first < second, and
         over all blocks pairs come in the order of (first, second).
     """
-    order, partners = _enumeration(keys, is_new)
+    order, begins, partners = _enumeration(keys, is_whole, is_new)
     hashes = np.ascontiguousarray(phash64).view(np.uint64)[order]
-    for first, second in _pair_blocks(partners):
+    whole = None if is_whole is None or is_new is not None else is_whole[order]
+    for block in _pair_blocks(begins, partners):
+        first, second = block
+        if whole is not None:
+            compared = whole[first] | whole[second]
+            first, second = first[compared], second[compared]
         near = hamming64(hashes[first], hashes[second]) <= max_hamming
         yield order[first[near]], order[second[near]]
 
@@ -191,44 +202,53 @@ def verified_pairs(
     phash256: NDArray[np.uint64],
     settings: DedupSettings,
     *,
+    is_whole: NDArray[np.bool_] | None = None,
     is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Those of `close_pairs` whose 256-bit hashes, (N, 4) uint64 from `hash_words`, are near too: near-duplicates by
     `settings` (`max_hamming` and `max_hamming256`, both inclusive)."""
-    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_new=is_new):
+    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_whole=is_whole, is_new=is_new):
         alike = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
         yield first[alike], second[alike]
 
 
 def _enumeration(
-    keys: NDArray[np.int64], is_new: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """An order of the rows, and how many rows after each, in that order, it is to be compared with.
+    keys: NDArray[np.int64], is_whole: NDArray[np.bool_] | None, is_new: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """An order of the rows; and of each, in that order, the first row that it is to be compared with, and how many.
 
-    New rows come first in their bucket, so that each pair with a new member is met once, and no other pair at all.
+    In a bucket new wholes come first, and are compared with all that come after them; new views follow, and then old
+    wholes, which these are compared with. So each pair that is wanted is met once, and no other pair at all. (Without
+    `is_new` the order is left alone, and who is no whole is passed over later.)
     """
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, dtype=np.int64)
     sizes = np.diff(np.r_[starts, len(keys)])
     bucket = np.repeat(np.arange(len(starts)), sizes)
-    partners = np.repeat(starts + sizes, sizes) - np.arange(len(keys)) - 1
+    following = np.arange(1, len(keys) + 1)
+    partners = np.repeat(starts + sizes, sizes) - following
     if is_new is None:
-        return np.arange(len(keys)), partners
-    order = np.argsort(2 * bucket + ~is_new, kind="stable")
-    return order, np.where(is_new[order], partners, 0)
+        return np.arange(len(keys)), following, partners
+    part = 2 * ~is_new + (0 if is_whole is None else ~is_whole)
+    order = np.argsort(4 * bucket + part, kind="stable")
+    part = part[order]
+    counts = np.bincount(4 * bucket + part, minlength=4 * len(starts)).reshape(-1, 4)
+    old_wholes = (starts + counts[:, 0] + counts[:, 1])[bucket]
+    begins = np.where(part == 1, old_wholes, following)
+    return order, begins, np.select([part == 0, part == 1], [partners, counts[bucket, 2]], 0)
 
 
-def _pair_blocks(partners: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _pair_blocks(
+    begins: NDArray[np.int64], partners: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Positions (first, second) of all pairs that `partners` counts, at most `_PAIRS_AT_ONCE` at a time."""
     ends = np.cumsum(partners)
     total = int(ends[-1]) if len(ends) else 0
     for start in range(0, total, _PAIRS_AT_ONCE):
         stop = min(start + _PAIRS_AT_ONCE, total)
         low, high = np.searchsorted(ends, (start, stop - 1), side="right")
-        here = ends[low : high + 1]
+        here, own = ends[low : high + 1], slice(low, high + 1)
         counts = np.diff(np.r_[start, np.minimum(here, stop)])
         first = np.repeat(np.arange(low, high + 1), counts)
         # The pair that ends a row's count is the one with the last row it is compared with.
-        second = np.arange(start, stop) - np.repeat(
-            here - partners[low : high + 1] - np.arange(low, high + 1) - 1, counts
-        )
+        second = np.arange(start, stop) - np.repeat(here - partners[own] - begins[own], counts)
         yield first, second

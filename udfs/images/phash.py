@@ -9,14 +9,16 @@ coefficient of the two-dimensional DCT-II of the luminance is above the median o
 """
 
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
+
+from schemas.settings import HASHED_VIEWS, HashedView
 
 REVISION = 1
 """Raise this whenever `picture_hashes` makes other hashes of the same pixels."""
@@ -24,9 +26,32 @@ REVISION = 1
 HIGH_FREQUENCY_FACTOR = 4
 """The DCT is taken over (hash side x this) squared pixels; imagehash's default."""
 
-LUMINANCE_MIN_SIDE = 64
-"""The stored JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that leaves both sides at least this long,
-since the 256-bit hash is taken over 64 x 64 pixels."""
+VIEWS_REVISION = 1
+"""Raise this whenever `view_hashes` makes other hashes of the same pixels."""
+
+LUMINANCE_MIN_SIDE = 128
+"""The stored JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that leaves both sides at least this long:
+the 256-bit hash is taken over 64 x 64 pixels, and a border's end has to be found to half of one."""
+
+VIEW_MIN_SIDE = 24
+"""Pixels: a view with a side shorter than this, of the luminance as decoded, is left out."""
+
+VIEW_FLAT_BELOW = 3.0
+"""Grey levels: a view whose luminance deviates less has no structure to hash, and is left out."""
+
+MOST_TURNS = 4
+"""Orientations in which a view is hashed at most, where it looks alike from several sides."""
+
+TIE = 0.5
+"""How near to the edge of another orientation a view is hashed in that one too, over the median size of the lowest
+coefficients. Measured: docs/decisions/0018-views.md."""
+
+_BORDER_TOLERANCE = 20
+"""Grey levels by which a border may differ from its own median: ringing of JPEG, and fine gradients."""
+_OF_ONE_COLOUR = 0.96
+"""Share of a line that is of one colour, from which on the line is a border's."""
+_MOST_CUT = 0.4
+"""Share of a side's length that a border, or a strip, may take."""
 
 
 _PDQ_SIDE = 512
@@ -46,12 +71,14 @@ class PerceptualHashes:
         flatness: standard deviation of the luminance in grey levels (0 to 127.5); near 0 the bits are noise.
         sharpness: 0 to 100, how much gradient there is to hash: the quality measure of PDQ (Meta, "The TMK+PDQF
             Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019) on 64 x 64 luminance.
+        view_hashes: what near-duplicates are found by, of each view of the picture: see `view_hashes`.
     """
 
     phash64: int
     phash256: bytes
     flatness: float
     sharpness: float
+    view_hashes: tuple[bytes, ...]
 
 
 def hash_pixels(pixels: bytes) -> PerceptualHashes:
@@ -73,14 +100,139 @@ def decode_luminance(pixels: bytes) -> Image.Image:
 
 def hash_luminance(luminance: Image.Image) -> PerceptualHashes:
     """Hash a luminance image (mode L) of any size."""
-    small, large = _resampled(luminance, 8), _resampled(luminance, 16)
-    bits64, bits256 = _bits(small, 8), _bits(large, 16)
+    whole, flatness = _Resampled.of(luminance), _standard_deviation(luminance)
+    hashed = whole.hash_turned(0)
     return PerceptualHashes(
-        phash64=int.from_bytes(np.packbits(bits64).tobytes(), "big", signed=True),
-        phash256=np.packbits(bits256).tobytes(),
-        flatness=_standard_deviation(luminance),
-        sharpness=_gradient_sum(large),
+        phash64=int.from_bytes(hashed[:8], "big", signed=True),
+        phash256=hashed[8:],
+        flatness=flatness,
+        sharpness=_gradient_sum(whole.large),
+        view_hashes=_view_hashes(luminance, whole),
     )
+
+
+def view_hashes(luminance: Image.Image) -> tuple[bytes, ...]:
+    """Hashes of each view of a luminance image (mode L), in the order of `HASHED_VIEWS`.
+
+    Each is 41 bytes: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash (most significant bit
+    first). A view is hashed in its canonical orientation, so that a flipped or turned copy has the same hashes; where
+    several orientations are as good as canonical, in each of them, at most `MOST_TURNS`. The whole is always there;
+    another view is left out where there is nothing to cut, where too little is left, and where what is left is flat.
+    """
+    return _view_hashes(luminance, _Resampled.of(luminance))
+
+
+class _Resampled(NamedTuple):
+    """What hashes are taken over: (32, 32) and (64, 64) uint8."""
+
+    small: NDArray[np.uint8]
+    large: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, luminance: Image.Image) -> Self:
+        return cls(_resampled(luminance, 8), _resampled(luminance, 16))
+
+    def hash_turned(self, turn: int) -> bytes:
+        """64 and 256 bits, 40 bytes, of what is seen in that orientation (a place in `PictureHashes`)."""
+        small, large = _TURNS[turn](self.small), _TURNS[turn](self.large)
+        return _packed(_coefficients(small, 8)) + _packed(_coefficients(large, 16))
+
+
+def _view_hashes(luminance: Image.Image, whole: _Resampled) -> tuple[bytes, ...]:
+    found: dict[bytes, None] = {}
+    for view, seen in _views(luminance):
+        resampled = whole if view == "whole" else _Resampled.of(seen)
+        number = HASHED_VIEWS.index(view).to_bytes(1, "big")
+        for turn in canonical_turns(_coefficients(resampled.small, 8)):
+            found.setdefault(number + resampled.hash_turned(turn))
+    return tuple(found)
+
+
+def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
+    """Which of the eight orientations (places in `PictureHashes`) are canonical or nearly so, best first.
+
+    `coefficients`: (8, 8), the lowest of the upright picture's DCT. Flipping a picture left to right turns the sign of
+    what changes along its rows, top to bottom that of what changes along its columns, and a transposition swaps the
+    two. Canonical is the orientation in which the lowest of the one, x, and the lowest of the other, y, satisfy
+    x >= y >= 0. How far from each of these limits a picture is, is the same whichever way up it is given.
+    """
+    x, y = float(coefficients[0, 1]), float(coefficients[1, 0])
+    turned = ((x, y), (y, -x), (-x, -y), (-y, x), (x, -y), (-x, y), (y, x), (-y, -x))
+    margins = [min(x, y, (x - y) / 2**0.5) for x, y in turned]
+    best, *others = sorted(range(len(turned)), key=lambda turn: -margins[turn])[:MOST_TURNS]
+    allowed = -TIE * _median(np.abs(coefficients))
+    return [best, *[turn for turn in others if margins[turn] >= allowed]]
+
+
+def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Image.Image]]:
+    """The views of `HASHED_VIEWS` that there are: where there is a frame, the inside is that of what it holds."""
+    yield "whole", luminance
+    bare = luminance.crop(_bare(np.asarray(luminance)))
+    if bare.size != luminance.size and _tells(bare):
+        yield "trimmed", bare
+    else:
+        bare = luminance
+    shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
+    for view, share in shares:
+        x, y = round(bare.width * share), round(bare.height * share)
+        inside = bare.crop((x, y, bare.width - x, bare.height - y))
+        if _tells(inside):
+            yield view, inside
+
+
+def _tells(view: Image.Image) -> bool:
+    """Whether a view is large enough, and has structure, to be told from others."""
+    return min(view.size) >= VIEW_MIN_SIDE and _standard_deviation(view) >= VIEW_FLAT_BELOW
+
+
+def _bare(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """What is left (left, top, right, bottom) without a border of one colour, and then without a strip of writing at
+    the top and at the bottom."""
+    height, width = levels.shape
+    sides = (levels, levels[::-1], levels.T, levels.T[::-1])
+    top, bottom, left, right = (_border(_alike(side)) for side in sides)
+    inside = levels[top : height - bottom, left : width - right]
+    if inside.size:
+        above, below = _strip(_alike(inside)), _strip(_alike(inside[::-1]))
+        if above + below < len(inside):
+            top, bottom = top + above, bottom + below
+    return left, top, width - right, height - bottom
+
+
+def _alike(levels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+    """Which share of each line, from the first as far as a border or a strip may go, has the colour of the first; None
+    where the first has no colour of its own."""
+    lines = levels[: int(_MOST_CUT * len(levels)) + 2].astype(np.int16)
+    colour = int(_median(lines[0]))
+    if (np.abs(lines[0] - colour) <= _BORDER_TOLERANCE).mean() < _OF_ONE_COLOUR:
+        return None
+    return np.asarray((np.abs(lines - colour) <= _BORDER_TOLERANCE).mean(axis=1))
+
+
+def _border(alike: NDArray[np.float64] | None) -> int:
+    """How many lines of one colour there are before the picture begins, at an edge across at least half of it: what
+    only juts into the colour (an object on white) is no border's end. 0 where there is none, or hardly more than it."""
+    if alike is None:
+        return 0
+    ends = np.flatnonzero(alike < _OF_ONE_COLOUR)
+    if not len(ends) or ends[0] + 2 > len(alike):
+        return 0
+    return int(ends[0]) if alike[ends[0] : ends[0] + 2].min() <= 0.5 else 0
+
+
+def _strip(alike: NDArray[np.float64] | None) -> int:
+    """How many lines a strip of one colour with writing on it takes before the picture begins; 0 where there is none.
+
+    It begins and ends with lines of its colour, and what follows them differs nearly all along. Without writing it is a
+    border.
+    """
+    if alike is None:
+        return 0
+    for cut in range(len(alike) - 2, 1, -1):
+        own = alike[:cut]
+        if own[-1] >= _OF_ONE_COLOUR and alike[cut : cut + 2].min() <= 0.2 and own.min() >= 0.1 and own.mean() >= 0.6:
+            return cut if own.min() < _OF_ONE_COLOUR else 0
+    return 0
 
 
 class PictureHashes(NamedTuple):
@@ -101,18 +253,20 @@ def picture_hashes(picture: Image.Image, kinds: Collection[str]) -> PictureHashe
     phash256s = pdqs = quality = None
     if "phash256" in kinds:
         pixels = _resampled(picture.convert("L"), 16)
-        phash256s = b"".join(np.packbits(_bits(turned, 16)).tobytes() for turned in _orientations(pixels))
+        phash256s = b"".join(_packed(_coefficients(turn(pixels), 16)) for turn in _TURNS)
         quality = int(_gradient_sum(pixels))
     if "pdq" in kinds:
         pdqs, quality = _pdq(picture)
     return PictureHashes(phash256s, pdqs, quality)
 
 
-def _orientations(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The square array in the order of `PictureHashes`. A DCT of flipped pixels is that of the pixels with signs
-    changed only up to rounding, which decides bits near the median: so each orientation has its own."""
-    turned = [np.rot90(pixels, turns) for turns in range(4)]
-    return [*turned, pixels[::-1], pixels[:, ::-1], pixels.T, np.rot90(pixels, 2).T]
+_TURNS: tuple[Callable[[NDArray[np.uint8]], NDArray[np.uint8]], ...] = (
+    *(lambda pixels: pixels, np.rot90, lambda pixels: np.rot90(pixels, 2), lambda pixels: np.rot90(pixels, 3)),
+    *(lambda pixels: pixels[::-1], lambda pixels: pixels[:, ::-1]),
+    *(lambda pixels: pixels.T, lambda pixels: np.rot90(pixels, 2).T),
+)
+"""A square array in the order of `PictureHashes`. A DCT of flipped pixels is that of the pixels with signs changed only
+up to rounding, which decides bits near the median: so each orientation has its own."""
 
 
 def _pdq(picture: Image.Image) -> tuple[bytes, int]:
@@ -131,11 +285,23 @@ def _resampled(luminance: Image.Image, hash_side: int) -> NDArray[np.uint8]:
     return np.asarray(luminance.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def _bits(pixels: NDArray[np.uint8], hash_side: int) -> NDArray[np.bool_]:
-    """(side, side) uint8 to (hash_side, hash_side) bool; SciPy's DCT: only the same arithmetic gives the same bits."""
+def _coefficients(pixels: NDArray[np.uint8], hash_side: int) -> NDArray[np.float64]:
+    """(side, side) uint8 to the lowest (hash_side, hash_side) coefficients; SciPy's DCT: only the same arithmetic gives
+    the same bits."""
     rows = dct(pixels, axis=0)[:hash_side]
-    coefficients = dct(rows, axis=1)[:, :hash_side]
-    return cast("NDArray[np.bool_]", coefficients > np.median(coefficients))
+    return cast("NDArray[np.float64]", dct(rows, axis=1)[:, :hash_side])
+
+
+def _packed(coefficients: NDArray[np.float64]) -> bytes:
+    """A bit a coefficient: whether it is above the median."""
+    return np.packbits(coefficients > _median(coefficients)).tobytes()
+
+
+def _median(values: NDArray[Any]) -> float:
+    """As `np.median`, at half its cost."""
+    ordered = np.sort(values, axis=None)
+    middle = len(ordered) // 2
+    return float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def _standard_deviation(luminance: Image.Image) -> float:

@@ -24,7 +24,7 @@ from schemas.policy import Policy
 from schemas.settings import DedupSettings
 from schemas.tables import TABLES
 from tests.jobs.frames import frame, local_copy
-from tests.model import Content, clusters
+from tests.model import Content, Hash, clusters, verified
 
 pytestmark = pytest.mark.spark
 
@@ -34,9 +34,19 @@ DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
 
 
 def family(chance: random.Random, name: int) -> list[Content]:
-    """Up to eight pictures whose hashes differ in few bits: every shape of graph, with ties, and equal hashes."""
+    """Up to eight pictures whose hashes differ in few bits: every shape of graph, with ties, and equal hashes. Some
+    have views, near others of the family or far from all."""
     near, far = chance.getrandbits(64), chance.getrandbits(256)
     near_bits, far_bits = chance.sample(range(64), 6), chance.sample(range(256), 8)
+
+    def hashed(whole: bool) -> Hash:
+        apart = 0 if whole else chance.choice([0, 0, 0b1111 << 40])
+        return Hash(
+            near ^ apart ^ sum(1 << bit for bit in near_bits if chance.random() < 0.4),
+            far ^ sum(1 << bit for bit in far_bits if chance.random() < 0.4),
+            whole,
+        )
+
     made = []
     for number in range(chance.randint(1, 8)):
         made.append(
@@ -44,8 +54,7 @@ def family(chance: random.Random, name: int) -> list[Content]:
                 hashlib.sha256(f"{name} {number}".encode()).hexdigest(),
                 "allow",
                 source_pixels=chance.choice([100, 200, 3_000_000_000]),
-                phash64=near ^ sum(1 << bit for bit in near_bits if chance.random() < 0.4),
-                phash256=far ^ sum(1 << bit for bit in far_bits if chance.random() < 0.4),
+                hashes=tuple(hashed(whole) for whole in (True, chance.random() < 0.3, False)[: chance.randint(1, 3)]),
                 flat=chance.random() < 0.05,
             )
         )
@@ -136,8 +145,10 @@ def live_frame(
         (
             image,
             "canonical",
-            contents[image].phash64 - 2**64 * (contents[image].phash64 >= 2**63),
-            contents[image].phash256.to_bytes(32, "big"),
+            [
+                bytes([number if not one.whole else 0]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
+                for number, one in enumerate(contents[image].hashes)
+            ],
             0.0 if contents[image].flat else 50.0,
             1.0,
             dates[image],
@@ -147,8 +158,8 @@ def live_frame(
     ]
     live = frame(
         spark,
-        "image_id string, canonical_version string, phash64 bigint, phash256 binary, flatness double, "
-        "sharpness double, first_seen date, source_pixels bigint",
+        "image_id string, canonical_version string, view_hashes array<binary>, flatness double, sharpness double, "
+        "first_seen date, source_pixels bigint",
         rows,
     )
     place = live.select("image_id", "first_seen", "source_pixels")
@@ -184,21 +195,23 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         assert {image: row.first_seen for image, row in found.items()} == dates
         for row in found.values():
             own, head = contents[row.image_id], contents[row.representative_id]
-            near, far = (own.phash64 ^ head.phash64).bit_count(), (own.phash256 ^ head.phash256).bit_count()
-            assert (row.hamming, row.hamming256) == (near, far)
+            least = verified(own, head, SETTINGS.max_hamming, SETTINGS.max_hamming256)
+            assert (row.hamming256, row.hamming) == ((0, 0) if own == head else least)
             assert row.source_pixels == own.source_pixels
-        hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "flat").collect()
+        hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "hashes", "flat").collect()
         assert {row.image_id for row in hashes} == dates.keys()
-        hashed = {int(row.group_id[:16], 16) for row in hashes if not row.flat}
+        hashed = {int(row.group_id[:16], 16): len(row.hashes) for row in hashes if not row.flat}
         bands = in_memory.tables["lsh_bands"].groupBy("group_number").count().collect()
-        assert {row.group_number % 2**64: row["count"] for row in bands} == dict.fromkeys(hashed, SETTINGS.bands)
+        assert {row.group_number % 2**64: row["count"] for row in bands} == {
+            group: count * SETTINGS.bands for group, count in hashed.items()
+        }
 
 
 def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: SparkSession, in_memory: InMemory) -> None:
     """The newcomer has more pixels and stands between two representatives: it joins the nearer one."""
-    base = Content("0" * 64, "allow", source_pixels=1)
-    left, newcomer = base, replace(base, image_id="1" * 64, phash64=0b1, phash256=0b111, source_pixels=9)
-    right = replace(base, image_id="2" * 64, phash64=0b1111, phash256=0b11111)
+    base = Content("0" * 64, "allow", source_pixels=1, hashes=(Hash(0, 0),))
+    left, newcomer = base, replace(base, image_id="1" * 64, hashes=(Hash(0b1, 0b111),), source_pixels=9)
+    right = replace(base, image_id="2" * 64, hashes=(Hash(0b1111, 0b11111),))
     contents = {content.image_id: content for content in (left, newcomer, right)}
     dates = {left.image_id: DATES[0], right.image_id: DATES[0], newcomer.image_id: DATES[1]}
     for number, images in enumerate(({left.image_id, right.image_id}, {newcomer.image_id})):
@@ -208,4 +221,28 @@ def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: Spa
         left.image_id: (left.image_id, 0),
         right.image_id: (right.image_id, 0),
         newcomer.image_id: (right.image_id, 2),
+    }
+
+
+@pytest.mark.parametrize("crop_first", [True, False])
+def test_a_view_of_one_picture_is_met_by_the_whole_of_another_whichever_comes_first(
+    spark: SparkSession, in_memory: InMemory, crop_first: bool
+) -> None:
+    inside, outside = Hash(0b1, 0b1), Hash(2**40 - 1, 2**80 - 1)
+    picture = Content("0" * 64, "allow", hashes=(outside, replace(inside, whole=False)))
+    crop = Content("1" * 64, "allow", hashes=(inside,))
+    framed = Content("2" * 64, "allow", hashes=(Hash(2**63 - 1, 2**200 - 1), replace(inside, whole=False)))
+    contents = {content.image_id: content for content in (picture, crop, framed)}
+    nights = [[crop], [picture, framed]] if crop_first else [[picture, framed], [crop]]
+    dates = {one.image_id: DATES[number] for number, night_of in enumerate(nights) for one in night_of}
+    for number, some in enumerate(nights):
+        images = {one.image_id for one in some}
+        group(night(in_memory, number), in_memory, images, live_frame(spark, images, dates, contents))
+    rows = {row.image_id: row.representative_id for row in in_memory.tables["clusters"].collect()}
+    first = crop if crop_first else picture
+    # Two views of the same do not make two wholes near: the crop is what ties them together, where it comes first.
+    assert rows == {
+        picture.image_id: first.image_id,
+        crop.image_id: first.image_id,
+        framed.image_id: first.image_id if crop_first else framed.image_id,
     }

@@ -17,6 +17,7 @@ from pyspark.sql import functions as f
 from jobs.stages.dedup import (
     MOST_EARLIER,
     band_rows,
+    each_hash,
     earlier_neighbours,
     hash_rows,
     meeting_rows,
@@ -25,6 +26,7 @@ from jobs.stages.dedup import (
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from tests.jobs.frames import frame, local_copy, table_frame
+from tests.model import Content, Hash, verified
 from udfs.images.minhash import band_keys, signatures
 
 pytestmark = pytest.mark.spark
@@ -39,16 +41,20 @@ class Group:
     """A group of equal hashes."""
 
     group_id: str
-    near: int
-    far: int
+    hashes: tuple[Hash, ...]
 
     @property
     def number(self) -> int:
         return signed(int(self.group_id[:16], 16))
 
     @property
-    def row(self) -> tuple[str, int, bytes]:
-        return self.group_id, signed(self.near), self.far.to_bytes(32, "big")
+    def stored(self) -> list[bytes]:
+        return [stored(one) for one in self.hashes]
+
+
+def stored(one: Hash) -> bytes:
+    """A hash as the tables hold it; what is no whole is of view 3."""
+    return bytes([0 if one.whole else 3]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
 
 
 def signed(bits: int) -> int:
@@ -64,51 +70,67 @@ def flipped(value: int, bits: int, count: int, chance: random.Random) -> int:
 
 
 def planted(seed: int) -> list[Group]:
-    """Families around random hashes, at distances on both sides of the thresholds of either hash."""
+    """Families around random hashes, at distances on both sides of the thresholds of either hash; some have views,
+    and some two wholes."""
     chance = random.Random(seed)
-    hashes = []
+    groups = []
     for _ in range(60):
         near, far = chance.getrandbits(64), chance.getrandbits(256)
-        hashes.append((near, far))
+        groups.append((Hash(near, far),))
         for _ in range(chance.randrange(4)):
-            hashes.append(
-                (
-                    flipped(near, 64, chance.randrange(SETTINGS.max_hamming + 4), chance),
-                    flipped(far, 256, chance.randrange(SETTINGS.max_hamming256 + 20), chance),
+            kinds = (True, *[chance.random() < 0.4 for _ in range(chance.randrange(3))])
+            groups.append(
+                tuple(
+                    Hash(
+                        flipped(near, 64, chance.randrange(SETTINGS.max_hamming + 4), chance),
+                        flipped(far, 256, chance.randrange(SETTINGS.max_hamming256 + 20), chance),
+                        whole,
+                    )
+                    for whole in sorted(kinds, reverse=True)
                 )
             )
-    return [Group(hashlib.sha256(repr(pair).encode()).hexdigest()[:32], *pair) for pair in dict.fromkeys(hashes)]
+    return [Group(hashlib.sha256(repr(hashes).encode()).hexdigest()[:32], hashes) for hashes in dict.fromkeys(groups)]
 
 
-def shares_band(groups: list[Group]) -> np.ndarray:
-    """(N, N) bool: whether two groups meet in a bucket, by the bands' own keys."""
-    near = np.array([group.near for group in groups], dtype=np.uint64)
-    keys = band_keys(signatures(near, SETTINGS), SETTINGS)
-    return (keys[:, None, :] == keys[None, :, :]).any(axis=2)
+def keys_of(one: Hash) -> set[int]:
+    """The buckets of a hash."""
+    return set(band_keys(signatures(np.array([one.near], dtype=np.uint64), SETTINGS), SETTINGS)[0].tolist())
 
 
 def brute_force(groups: list[Group]) -> set[Edge]:
-    """Every pair within both thresholds that shares a band."""
-    met = shares_band(groups)
+    """Every pair of groups with a pair of hashes within both thresholds that share a band, one of a whole."""
+    keys = {one: keys_of(one) for group in groups for one in group.hashes}
     edges = set()
-    for (i, one), (j, other) in combinations(enumerate(groups), 2):
-        near, far = (one.near ^ other.near).bit_count(), (one.far ^ other.far).bit_count()
-        if met[i, j] and near <= SETTINGS.max_hamming and far <= SETTINGS.max_hamming256:
-            left, right = sorted((one.group_id, other.group_id))
-            edges.add((left, right, near, far))
+    for left, right in combinations(sorted(groups, key=lambda group: group.group_id), 2):
+        found = [
+            distances
+            for one in left.hashes
+            for other in right.hashes
+            if keys[one] & keys[other]
+            and (distances := verified(content(one), content(other), SETTINGS.max_hamming, SETTINGS.max_hamming256))
+        ]
+        if found:
+            far, near = min(found)
+            edges.add((left.group_id, right.group_id, near, far))
     return edges
 
 
+def content(one: Hash) -> Content:
+    """What has this hash alone."""
+    return Content("", "allow", hashes=(one,))
+
+
 def bands_of(spark: SparkSession, groups: list[Group]) -> DataFrame:
-    rows = frame(spark, "group_id string, phash64 bigint", [group.row[:2] for group in groups])
+    rows = frame(spark, "group_id string, hashes array<binary>", [(group.group_id, group.stored) for group in groups])
     return local_copy(band_rows(rows, SETTINGS, "rule"))
 
 
 GROUPS = planted(seed=3)
+BY_HASH = ("group_number", "hash_number")
 BY_NUMBER = {group.number: group for group in GROUPS}
 NODE = (
-    "group_id string, group_number bigint, phash256 binary, first_seen date, source_pixels bigint, image_id string, "
-    "is_head boolean, is_risen boolean, is_asked boolean"
+    "group_id string, group_number bigint, hashes array<binary>, first_seen date, source_pixels bigint, "
+    "image_id string, is_head boolean, is_risen boolean, is_asked boolean"
 )
 
 
@@ -142,19 +164,24 @@ def rows_met(
         for place, _ in enumerate(order)
     ]
     nodes = [
-        (g.group_id, g.number, g.row[2], *place, g.group_id in heads, g.group_id in risen, g.group_id in asked)
+        (g.group_id, g.number, g.stored, *place, g.group_id in heads, g.group_id in risen, g.group_id in asked)
         for g, place in zip(order, places, strict=True)
     ]
-    return local_copy(bands.drop("band", "rule_version").join(frame(bands.sparkSession, NODE, nodes), "group_number"))
+    hashes = each_hash(frame(bands.sparkSession, NODE, nodes))
+    return local_copy(bands.select("band_key", *BY_HASH).join(hashes, list(BY_HASH)))
 
 
-def test_every_group_has_each_band_once_with_its_own_hash(bands: DataFrame) -> None:
+def test_every_hash_has_each_band_once(bands: DataFrame) -> None:
     rows = bands.collect()
     assert tuple(bands.columns) == LSH_BANDS.column_names
-    wanted = {(group.number, band) for group in GROUPS for band in range(SETTINGS.bands)}
+    wanted = {
+        (group.number, number, 0 if one.whole else 3, signed(one.near), band)
+        for group in GROUPS
+        for number, one in enumerate(group.hashes)
+        for band in range(SETTINGS.bands)
+    }
     assert len(rows) == len(wanted)
-    assert {(row.group_number, row.band) for row in rows} == wanted
-    assert all(row.phash64 == BY_NUMBER[row.group_number].row[1] for row in rows)
+    assert {(row.group_number, row.hash_number, row.view, row.phash64, row.band) for row in rows} == wanted
     assert {row.rule_version for row in rows} == {"rule"}
 
 
@@ -163,15 +190,16 @@ def test_groups_meet_where_one_is_new_and_their_short_hashes_are_near(bands: Dat
     new = {group.number for group in GROUPS if chance.random() < 0.3}
     is_new = bands.group_number.isin(*new)
     met = pairs(meeting_rows(bands.where(is_new), bands.where(~is_new), SETTINGS))
-    buckets: dict[int, set[int]] = defaultdict(set)
+    buckets: dict[int, set[tuple[int, int]]] = defaultdict(set)
     for row in bands.collect():
-        buckets[row.band_key].add(row.group_number)
+        buckets[row.band_key].add((row.group_number, row.hash_number))
     wanted = {
-        (key, end)
-        for key, groups in buckets.items()
-        for pair in combinations(groups, 2)
-        if new.intersection(pair)
-        and (BY_NUMBER[pair[0]].near ^ BY_NUMBER[pair[1]].near).bit_count() <= SETTINGS.max_hamming
+        (key, *end)
+        for key, hashes in buckets.items()
+        for pair in combinations(hashes, 2)
+        if pair[0][0] != pair[1][0]
+        and new.intersection((pair[0][0], pair[1][0]))
+        and verified(*[content(BY_NUMBER[group].hashes[number]) for group, number in pair], SETTINGS.max_hamming, 256)
         for end in pair
     }
     assert len(wanted) > 100
@@ -205,7 +233,8 @@ def test_what_is_found_does_not_depend_on_how_rows_are_cut_into_batches(bands: D
 def test_a_crowd_is_told_of_few_neighbours_each_and_that_there_are_more(spark: SparkSession) -> None:
     chance = random.Random(2)
     base = (chance.getrandbits(64), chance.getrandbits(256))
-    crowd = [Group(f"{i:016x}{i:016x}", base[0] ^ (i & 7), flipped(base[1], 256, 20, chance)) for i in range(120)]
+    hashes = [Hash(base[0] ^ (i & 7), flipped(base[1], 256, 20, chance)) for i in range(120)]
+    crowd = [Group(f"{i:016x}{i:016x}", (one,)) for i, one in enumerate(hashes)]
     rows = rows_met(bands_of(spark, crowd), crowd)
     told: dict[str, set[str | None]] = defaultdict(set)
     for group, earlier in pairs(earlier_neighbours(rows, SETTINGS)):
@@ -242,17 +271,23 @@ def test_buckets_without_a_second_row_have_nothing_to_tell(bands: DataFrame, not
     assert neighbouring_heads(rows_met(one, GROUPS), SETTINGS).isEmpty()
 
 
+LIVE = "image_id string, canonical_version string, view_hashes array<binary>, flatness double, sharpness double"
+
+
 def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark: SparkSession) -> None:
+    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, whole=False))
     live = frame(
         spark,
-        "image_id string, canonical_version string, phash64 bigint, phash256 binary, flatness double, sharpness double",
+        LIVE,
         [
-            ("a", "c", -1, b"\x01" * 32, 50.0, 1.0),
-            ("b", "c", -1, b"\x01" * 32, SETTINGS.flat_below, 1.0),
-            ("only the far hash differs", "c", -1, b"\x02" * 32, 50.0, 1.0),
-            ("only the near hash differs", "c", 15, b"\x01" * 32, 50.0, 1.0),
-            ("white", "c", -(2**63), bytes(32), 0.0, 0.0),
-            ("purple", "c", -(2**63), bytes(32), SETTINGS.flat_below - 1e-9, 0.0),
+            ("a", "c", [whole, view], 50.0, 1.0),
+            ("b", "c", [whole, view], SETTINGS.flat_below, 1.0),
+            ("only the far hash differs", "c", [stored(Hash(1, 3)), view], 50.0, 1.0),
+            ("only the near hash differs", "c", [stored(Hash(2, 2)), view], 50.0, 1.0),
+            ("only a view differs", "c", [whole, stored(Hash(3, 5, whole=False))], 50.0, 1.0),
+            ("no view", "c", [whole], 50.0, 1.0),
+            ("white", "c", [stored(Hash(2**63, 0))], 0.0, 0.0),
+            ("purple", "c", [stored(Hash(2**63, 0))], SETTINGS.flat_below - 1e-9, 0.0),
         ],
     )
     rows = hash_rows(live, SETTINGS)
@@ -260,6 +295,14 @@ def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark:
     by_id = {row.image_id: row for row in rows.collect()}
     groups = {image: row.group_id for image, row in by_id.items()}
     assert groups["a"] == groups["b"]
-    assert len(set(groups.values())) == 5
+    assert len(set(groups.values())) == 7
     assert all(len(group) == 32 for group in groups.values())
     assert {image for image, row in by_id.items() if row.flat} == {"white", "purple"}
+
+
+def test_views_that_the_rule_does_not_look_at_take_no_part(spark: SparkSession) -> None:
+    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, whole=False))
+    live = frame(spark, LIVE, [("a", "c", [whole, view], 50.0, 1.0), ("b", "c", [whole], 50.0, 1.0)])
+    one, other = hash_rows(live, DedupSettings(views=("whole", "inner5"))).orderBy("image_id").collect()
+    assert one.hashes == other.hashes == [whole]
+    assert one.group_id == other.group_id

@@ -138,9 +138,9 @@ def test_live_images_are_the_models_and_need_pixels_and_a_vector(
     without_pixels, without_vector = set(ids[::5]), set(ids[1::5])
     images = frame(
         spark,
-        "image_id string, width int, source_width int, source_height int, canonical_version string, phash64 bigint, "
-        "phash256 binary, flatness double, sharpness double",
-        [(image, 3, 40_000, 70_000, "c", 1, bytes(32), 9.0, 1.0) for image in ids if image not in without_pixels],
+        "image_id string, width int, source_width int, source_height int, canonical_version string, "
+        "flatness double, sharpness double, view_hashes array<binary>",
+        [(image, 3, 40_000, 70_000, "c", 9.0, 1.0, [bytes(41)]) for image in ids if image not in without_pixels],
     )
     vectors = [(image,) for image in ids if image not in without_vector]
     embedded = frame(spark, "image_id string", vectors + vectors)

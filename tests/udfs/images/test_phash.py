@@ -6,10 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
+from schemas.settings import HASHED_VIEWS
 from tests.pictures import crops, encoded, photograph
-from udfs.images.phash import decode_luminance, hash_luminance, hash_pixels, picture_hashes
+from udfs.images.phash import (
+    MOST_TURNS,
+    canonical_turns,
+    decode_luminance,
+    hash_luminance,
+    hash_pixels,
+    picture_hashes,
+    view_hashes,
+)
 
 
 def assert_equal_to_imagehash(luminance: Image.Image) -> None:
@@ -42,14 +51,15 @@ def test_hashes_of_one_level_are_those_of_imagehash(level: int) -> None:
 @pytest.mark.parametrize(
     ("size", "decoded"),
     [
-        ((512, 384), (128, 96)),
-        ((512, 512), (64, 64)),
-        ((512, 257), (128, 65)),
+        ((512, 384), (256, 192)),
+        ((512, 512), (128, 128)),
+        ((512, 257), (256, 129)),
+        ((512, 140), (512, 140)),
         ((512, 40), (512, 40)),
         ((100, 100), (100, 100)),
     ],
 )
-def test_luminance_is_decoded_at_the_smallest_scale_with_64_pixels_a_side(
+def test_luminance_is_decoded_at_the_smallest_scale_with_128_pixels_a_side(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     image = photograph("astronaut.png").resize(size)
@@ -175,3 +185,192 @@ def test_a_flat_picture_has_no_quality() -> None:
 def test_pictures_of_any_size_have_hashes(size: tuple[int, int]) -> None:
     made = picture_hashes(photograph("coffee.png").resize(size), ("phash256", "pdq"))
     assert len(eight(made.phash256s)) == len(eight(made.pdqs)) == 8
+
+
+SEEN = ["astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "china.jpg", "motorcycle_left.png"]
+
+
+def hashes_of(luminance: Image.Image) -> dict[str, list[bytes]]:
+    """By view, in their order: the hashes without the number of the view."""
+    found: dict[str, list[bytes]] = {}
+    for one in view_hashes(luminance):
+        assert len(one) == 41
+        found.setdefault(HASHED_VIEWS[one[0]], []).append(one[1:])
+    return found
+
+
+def all_turns(luminance: Image.Image) -> list[bytes]:
+    """What imagehash says of each of the eight orientations of what the hash is taken over."""
+    found = []
+    for turn in ORIENTATIONS:
+        parts = []
+        for side in (8, 16):
+            small = luminance.resize((4 * side, 4 * side), Image.Resampling.LANCZOS)
+            turned = small if turn is None else small.transpose(turn)
+            parts.append(np.packbits(imagehash.phash(turned, hash_size=side).hash.flatten()).tobytes())
+        found.append(b"".join(parts))
+    return found
+
+
+def distances(one: bytes, other: bytes) -> tuple[int, int]:
+    near, far = (
+        (int.from_bytes(one[part], "big") ^ int.from_bytes(other[part], "big")).bit_count()
+        for part in (slice(0, 8), slice(8, 40))
+    )
+    return near, far
+
+
+def least(some: list[bytes], others: list[bytes]) -> tuple[int, int]:
+    return min(distances(one, other) for one in some for other in others)
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_hashes_of_views_are_those_of_imagehash_on_the_same_pixels(name: str) -> None:
+    picture = photograph(name).convert("L").resize((300, 200))
+    width, height = picture.size
+    boxes = {
+        "whole": (0, 0, width, height),
+        "inner5": (15, 10, width - 15, height - 10),
+        "inner10": (30, 20, width - 30, height - 20),
+    }
+    found = hashes_of(picture)
+    assert found.keys() == boxes.keys()
+    for view, box in boxes.items():
+        assert set(found[view]) <= set(all_turns(picture.crop(box)))
+        assert 1 <= len(found[view]) <= MOST_TURNS
+
+
+def test_the_best_orientation_has_the_lowest_coefficients_in_order() -> None:
+    """Whatever the picture: what changes most slowly along the rows is positive, and more than along the columns."""
+    for crop in crops(128):
+        luminance = crop.convert("L")
+        whole = hashes_of(luminance)["whole"]
+        small = luminance.resize((32, 32), Image.Resampling.LANCZOS)
+        turned = [small if turn is None else small.transpose(turn) for turn in ORIENTATIONS]
+        best = all_turns(luminance).index(whole[0])
+        pixels = np.asarray(turned[best]).astype(float)
+        phase = np.cos(np.pi * (np.arange(32) + 0.5) / 32)
+        x, y = (pixels @ phase).sum(), (phase @ pixels).sum()
+        assert x >= y - 1e-6
+        assert y >= -1e-6
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_turned_or_flipped_picture_has_the_hashes_of_the_picture(name: str) -> None:
+    picture = photograph(name).convert("L")
+    upright = hashes_of(picture)
+    for turn in ORIENTATIONS[1:]:
+        assert turn is not None
+        turned = hashes_of(picture.transpose(turn))
+        assert turned.keys() == upright.keys()
+        for view, hashes in upright.items():
+            # Resampling rounds otherwise from the other side, which turns bits near the median.
+            near, far = least(hashes, turned[view])
+            assert near <= 2
+            assert far <= 6
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_picture_that_leans_to_no_side_is_hashed_from_both(name: str) -> None:
+    """Whichever way noise tips it, the two have a hash in common, or nearly."""
+    levels = np.asarray(photograph(name).convert("L").resize((256, 256))).astype(float) / 2 + 64
+    slope = np.cos(np.pi * (np.arange(256) + 0.5) / 256)
+    level = levels - np.outer(np.ones(256), slope) * (levels @ slope).mean() / (slope @ slope)
+    one, other = (
+        hashes_of(Image.fromarray(np.clip(level + tip * slope, 0, 255).astype(np.uint8)))["whole"]
+        for tip in (-0.1, 0.1)
+    )
+    assert len(one) > 1
+    assert one[0] not in other[:1]
+    near, far = least(one, other)
+    assert near <= 2
+    assert far <= 6
+
+
+def test_orientations_near_a_tie_are_counted_and_capped() -> None:
+    tied = np.zeros((8, 8))
+    tied[0, 0], tied[2:, 2:] = 100, 5
+    assert canonical_turns(tied) == [0, 1, 2, 3]
+    clear = tied.copy()
+    clear[0, 1], clear[1, 0] = 50, 20
+    assert canonical_turns(clear) == [0]
+    mirrored = clear.copy()
+    mirrored[0, 1] = -50
+    assert canonical_turns(mirrored) == [5]
+    clear[1, 0] = 49
+    assert canonical_turns(clear) == [0, 6]
+
+
+def bordered(picture: Image.Image, share: float, level: int) -> Image.Image:
+    return ImageOps.expand(picture, round(share * min(picture.size)), level)
+
+
+def captioned(picture: Image.Image, above: bool) -> Image.Image:
+    """The picture with a strip of writing, a seventh of its height, beside it: black or white, whichever stands out."""
+    bar = picture.height // 7
+    edge = np.asarray(picture)[:3] if above else np.asarray(picture)[-3:]
+    level = 0 if edge.mean() > 127 else 255
+    made = Image.new("L", (picture.width, picture.height + bar), level)
+    made.paste(picture, (0, bar if above else 0))
+    middle = bar // 2 if above else picture.height + bar // 2
+    ImageDraw.Draw(made).text((picture.width // 2, middle), "found on pictures.example", 255 - level, anchor="mm")
+    return made
+
+
+NEAR = (6, 64)
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_views_of_a_copy_are_near_the_whole_of_the_picture(name: str) -> None:
+    picture = photograph(name).convert("L").resize((320, 240))
+    whole = hashes_of(picture)["whole"]
+
+    def stored(copy: Image.Image) -> dict[str, list[bytes]]:
+        return hashes_of(decode_luminance(encoded(copy, quality=60)))
+
+    copies = [
+        *(bordered(picture, 0.05, 255), bordered(picture, 0.1, 0), ImageOps.mirror(bordered(picture, 0.1, 90))),
+        *(captioned(picture, above=True), captioned(picture, above=False)),
+        *(ImageOps.flip(captioned(picture, above=True)), captioned(captioned(picture, above=False), above=True)),
+        bordered(captioned(picture, above=False), 0.05, 90),
+    ]
+    for copy in copies:
+        found = stored(copy)
+        for view in ("trimmed", "inner5", "inner10"):
+            others = whole if view == "trimmed" else hashes_of(picture)[view]
+            near, far = least(found[view], others)
+            assert near <= NEAR[0]
+            assert far <= NEAR[1]
+    for view, share in (("inner5", 0.05), ("inner10", 0.1)):
+        x, y = round(320 * share), round(240 * share)
+        near, far = least(stored(picture.crop((x, y, 320 - x, 240 - y)))["whole"], hashes_of(picture)[view])
+        assert near <= NEAR[0]
+        assert far <= NEAR[1]
+
+
+def test_an_object_on_white_has_no_border() -> None:
+    white = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(white).ellipse((40, 30, 170, 180), fill=60)
+    assert hashes_of(white).keys() == {"whole", "inner5", "inner10"}
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_views_with_nothing_to_see_are_left_out_and_the_whole_is_not(level: int) -> None:
+    assert hashes_of(Image.new("L", (200, 160), level)).keys() == {"whole"}
+    framed = bordered(Image.new("L", (180, 140), level), 0.05, 255 - level if level != 128 else 0)
+    assert hashes_of(framed).keys() <= {"whole", "trimmed"}
+    assert hashes_of(framed)["whole"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (3, 2), (20, 20), (700, 25)])
+def test_views_that_are_too_small_are_left_out(size: tuple[int, int]) -> None:
+    assert hashes_of(photograph("coffee.png").convert("L").resize(size)).keys() == {"whole"}
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 70))))
+@settings(max_examples=60, deadline=None)
+def test_any_pixels_have_hashes_in_the_order_of_views_each_once(pixels: np.ndarray) -> None:
+    made = view_hashes(Image.fromarray(pixels))
+    assert made[0][0] == 0
+    assert [one[0] for one in made] == sorted(one[0] for one in made)
+    assert len(set(made)) == len(made) <= MOST_TURNS * len(HASHED_VIEWS)
