@@ -7,12 +7,17 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is first imported, wherever that happens
 
+import hypothesis
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.config.profile import load
 from jobs.startup.session import LOCAL_JAVA_OPTIONS, open_session
 from jobs.warehouse.landing import Landing
+
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 LONGEST = ("properties", "e2e", "demo")
 """Folders whose tests take minutes. They begin: what is short fills what is left, where several processes share."""
