@@ -3,9 +3,9 @@
     python -m benchmarks.dedup_quality [--pictures DIR ...] [--most 120] [--json FILE]
 
 Pictures: every folder given, and the photographs inside the wheels of scikit-image and scikit-learn. The committed
-figures are of Debian's tuxpaint-stamps-default (cut-outs), gnome-backgrounds, mate-backgrounds, lomiri-wallpapers and
-plasma-workspace-wallpapers (`apt-get download`, `dpkg-deb -x`). One of several sizes or lightings of a picture takes
-part, and no letters, of which some are others turned round.
+figures are of Debian's tuxpaint-stamps-default (cut-outs), gnome-backgrounds, mate-backgrounds, lomiri-wallpapers,
+xfdesktop4-data and plasma-workspace-wallpapers (`apt-get download`, `dpkg-deb -x`). One of several sizes or lightings
+of a picture takes part, and no letters, of which some are others turned round.
 
 Each original is stored as an ingestion run would store it, and in each of `ATTACKS`; `NEGATIVES` are pictures that must
 not be merged. Hashes, bands and verification are those of `udfs.images`; clusters are the greedy definition, over files
