@@ -137,6 +137,7 @@ def test_there_and_back_again(
     assert contents_on_disk(under_old) == accepted(under_old)
 
 
+@pytest.mark.slow  # one of the orders that tests/properties draws
 def test_a_decision_between_two_nights(
     small: SmallWorld,
     old: str,
