@@ -36,7 +36,7 @@ def test_a_dry_run_tells_what_the_manifest_holds_and_touches_nothing(
 
         assert main([*arguments, "--dry-run"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert small.site.requests_on(DAY) == []
+        assert small.site.requests_on(DAY) == {}
         assert not warehouse.exists()
         assert lines[0] == f"{DAY}: run, not published yet"
         assert lines[1] == "manifest (jsonl): 6 rows"
@@ -69,7 +69,7 @@ def test_a_night_under_a_placeholder_asks_no_stranger_and_publishes_nothing(
         small.rows[DAY].append({"url": "http://pictures.example.org/a.jpg"})
         warehouse = tmp_path / "warehouse"
         assert small.night(DAY, warehouse) == 2
-        assert small.site.requests_on(DAY) == []
+        assert small.site.requests_on(DAY) == {}
         assert said[0].startswith("error: crawl.user_agent: expected a name, a version, ")
         assert said[0].endswith("and pictures.example.org would be asked by that")
         assert not any((warehouse / "_staging").glob("*"))

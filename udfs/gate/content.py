@@ -327,20 +327,29 @@ def canonical_udf(images: ImageSettings, limits: CrawlSettings, gate: GateSettin
     """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
 
     def canonical(batches: _Batches) -> Iterator[pd.DataFrame]:
-        decoders = decoders_of_task(gate.timeout_s)
-        for bodies, types, decisions in batches:
-            rows: list[Row] = []
-            given = list(zip(bodies, types, decisions, strict=True))
-            for start in range(0, len(given), gate.batch_size):
-                batch = given[start : start + gate.batch_size]
-                with process_ends_after((len(batch) + 2) * gate.timeout_s):
-                    rows += [
-                        canonical_row(body, declared, images, limits, decoders) if decision == Decision.ALLOW else {}
-                        for body, declared, decision in batch
-                    ]
-            yield pd.DataFrame(rows, columns=_CANONICAL_NAMES, dtype=object)
+        return canonical_batches(batches, images, limits, gate)
 
     return _iterator_udf(canonical, CANONICAL)
+
+
+def canonical_batches(
+    batches: _Batches, images: ImageSettings, limits: CrawlSettings, gate: GateSettings
+) -> Iterator[pd.DataFrame]:
+    """What `canonical_udf` runs: batches of bodies, types and decisions to frames of the columns of `CANONICAL`."""
+    decoders = decoders_of_task(gate.timeout_s)
+    # What a row lacks is null: pandas would make NaN of it, which is no list.
+    nulls = dict.fromkeys(_CANONICAL_NAMES)
+    for bodies, types, decisions in batches:
+        rows: list[Row] = []
+        given = list(zip(bodies, types, decisions, strict=True))
+        for start in range(0, len(given), gate.batch_size):
+            batch = given[start : start + gate.batch_size]
+            with process_ends_after((len(batch) + 2) * gate.timeout_s):
+                for body, declared, decision in batch:
+                    is_allowed = decision == Decision.ALLOW
+                    made = canonical_row(body, declared, images, limits, decoders) if is_allowed else {}
+                    rows.append(nulls | made)
+        yield pd.DataFrame(rows, columns=_CANONICAL_NAMES, dtype=object)
 
 
 def canonical_row(

@@ -21,6 +21,7 @@ from udfs.gate.content import (
     Given,
     HangingPicturesError,
     OwnDecoders,
+    canonical_batches,
     canonical_row,
     decoders_of_task,
     gate_version,
@@ -192,6 +193,18 @@ def test_whatever_the_canonical_step_raises_is_a_failure_of_its_row() -> None:
 
     row = canonical_row(png(GREEN), None, ImageSettings(), CrawlSettings(), Broken())
     assert row == {"failure_code": "internal", "failure_detail": "ZeroDivisionError: division by zero"}
+
+
+@pytest.mark.parametrize("decisions", [["allow", "block", None], ["block", None], ["allow"]])
+def test_what_a_row_has_no_pixels_for_is_null_and_nothing_else(decisions: list[str | None]) -> None:
+    """Of a batch without a list, pandas would make NaN: no list, which ends the task."""
+    bodies = [png(GREEN) if decision else None for decision in decisions]
+    series = tuple(pd.Series(values, dtype=object) for values in (bodies, [None] * len(decisions), decisions))
+    (frame,) = canonical_batches(iter([series]), ImageSettings(), CrawlSettings(), GATE)
+    for decision, row in zip(decisions, frame.to_dict("records"), strict=True):
+        assert {name for name, value in row.items() if value is not None} == (
+            set(row) - {"failure_code", "failure_detail"} if decision == "allow" else set()
+        )
 
 
 def test_many_views_are_scored_in_several_calls_and_none_is_lost() -> None:
