@@ -60,10 +60,9 @@ def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, mod
 @pytest.mark.parametrize(
     ("module", "target", "last_event"),
     [
-        ("jobs.run.derived", "stage_duplicates", "started"),
-        ("jobs.warehouse.landing", "Landing.versions", "prepared"),
+        pytest.param("jobs.run.derived", "stage_duplicates", "started", id="in staging", marks=pytest.mark.slow),
+        pytest.param("jobs.warehouse.landing", "Landing.versions", "prepared", id="between prepared and published"),
     ],
-    ids=["in staging", "between prepared and published"],
 )
 def test_a_killed_night_run_again_leaves_what_one_clean_night_leaves(
     module: str,

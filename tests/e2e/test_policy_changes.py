@@ -97,6 +97,7 @@ def accepted(warehouse: Path) -> set[str]:
     return {row["image_id"] for row in rows if row["outcome"] == "accepted"}
 
 
+@pytest.mark.slow  # as the next; the random sequences decide again in every order
 def test_there_and_back_again(
     small: SmallWorld,
     old: str,
@@ -137,7 +138,7 @@ def test_there_and_back_again(
     assert contents_on_disk(under_old) == accepted(under_old)
 
 
-@pytest.mark.slow  # one of the orders that tests/properties draws
+@pytest.mark.slow
 def test_a_decision_between_two_nights(
     small: SmallWorld,
     old: str,

@@ -66,6 +66,7 @@ def test_a_switched_warehouse_is_as_if_it_had_always_been_under_the_rule(
     assert table_digests(Landing(spark, str(loose))) == table_digests(Landing(spark, str(strict)))
 
 
+@pytest.mark.slow
 def test_back_is_as_if_never_gone(spark: SparkSession, small: SmallWorld, tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse"
     assert small.night(FIRST, warehouse) == 0

@@ -103,6 +103,7 @@ def some_alignment(folder: Path, *settings: str) -> tuple[Alignment, str]:
     return alignment, f"embedding.alignment={json.dumps({'path': str(path), 'sha256': sha256_of(path)})}"
 
 
+@pytest.mark.slow
 def test_a_text_model_and_an_alignment_are_switched_to_and_leave_what_they_had_left_from_the_start(
     small: SmallWorld, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:
