@@ -86,7 +86,7 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     assert purges == []  # a night that takes nothing out pays nothing
     before = Snapshot.open(str(warehouse))
     assert image in contents_on_disk(warehouse)
-    held = before.rows("index_feed", ["feed_id", "row_digest"])
+    consumed = before.rows("index_feed", ["feed_id", "row_digest"])
     text = next(row["text_id"] for row in before.rows("sightings").to_pylist() if row["image_id"] == image)
     assert text in before.rows("text_embeddings").column("text_id").to_pylist()
 
@@ -114,9 +114,9 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     with pytest.raises(ChangesGoneError, match="Take a new snapshot"):
         changes(warehouse, before.run_id)
     now = Snapshot.open(warehouse)
-    since = changes_to(now, held["feed_id"].to_numpy(), held["row_digest"].to_numpy())
+    since = changes_to(now, consumed["feed_id"].to_numpy(), consumed["row_digest"].to_numpy())
     live = now.rows("index_feed", ["feed_id"])["feed_id"].to_pylist()
-    assert since.deleted.tolist() == sorted({*held["feed_id"].to_pylist()} - {*live}) != []
+    assert since.deleted.tolist() == sorted({*consumed["feed_id"].to_pylist()} - {*live}) != []
     ledger = Ledger(Landing(spark, str(warehouse)), 0).load()
     assert [event.event for event in ledger.events[-4:]] == ["started", "prepared", "published", "purged"]
     assert ledger.events[-2].table_versions == ledger.landing.versions()
