@@ -36,6 +36,18 @@ class JsonLines(WithoutCredentials):
         return json.dumps(said, ensure_ascii=False)
 
 
+class ToStderr(logging.Handler):
+    """Lines to whatever is stderr when they are said: a process that runs several jobs may have put another there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except Exception:  # noqa: BLE001 -- what logging does with whatever ails it
+            self.handleError(record)
+
+
 LOG_FORMATS = ("text", "json")
 _CONSOLE, _FILE = "lensfeed console", "lensfeed file"
 """Names of the log's handlers."""
@@ -48,7 +60,7 @@ def start_logging(*, debug: bool = False, file: Path | None = None, layout: str 
     be written.
     """
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = ToStderr()
         handler.set_name(_CONSOLE)
         log.addHandler(handler)
         log.propagate = False
