@@ -1,7 +1,8 @@
 """What people asked to be taken down, as far as it bears on verdicts."""
 
 from jobs.warehouse.landing import Landing
-from udfs.gate.takedowns import Takedown
+from schemas.policy import Policy
+from udfs.gate.takedowns import Takedown, with_takedowns
 
 
 def in_force(landing: Landing) -> list[Takedown]:
@@ -9,3 +10,8 @@ def in_force(landing: Landing) -> list[Takedown]:
     tasks as the policy's own lists do."""
     rows = landing.read("takedowns").where("in_force").select("kind", "subject", "max_distance")
     return sorted(Takedown(**row) for row in rows.toArrow().to_pylist())
+
+
+def judged_by(policy: Policy, landing: Landing) -> Policy:
+    """The policy with what is taken down: what a run would judge by, for those who only look."""
+    return with_takedowns(policy, in_force(landing))

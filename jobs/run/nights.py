@@ -11,7 +11,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
-from jobs.run.denylist import in_force
+from jobs.run.denylist import judged_by
 from jobs.run.introduction import check_agent
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
 from jobs.run.overrides import Overrides
@@ -22,7 +22,6 @@ from jobs.startup.session import open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger, Versions
 from schemas.policy import Policy
-from udfs.gate.takedowns import with_takedowns
 
 
 @dataclass(frozen=True)
@@ -114,5 +113,5 @@ def look_at(opened: OpenedJob, date: dt.date, *, force: bool) -> Outlook:
 
 def look(opened: OpenedJob, ledger: Ledger) -> Look:
     """Reading as a night would, by what people have decided and had taken down so far; to be released."""
-    policy = with_takedowns(opened.policy, in_force(ledger.landing))
+    policy = judged_by(opened.policy, ledger.landing)
     return Look(opened.spark, opened.config, policy, Overrides(ledger.landing.read("overrides")))

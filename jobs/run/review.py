@@ -11,7 +11,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import Config
 from jobs.config.progress import log
 from jobs.run.context import Work
-from jobs.run.denylist import in_force
+from jobs.run.denylist import judged_by
 from jobs.run.lifecycle import Warehouse, check_versions, summary
 from jobs.run.overrides import Overrides
 from jobs.run.pipelines import REDECISION, stage_run
@@ -26,7 +26,6 @@ from jobs.warehouse.ledger import Ledger, Versions
 from schemas.policy import Policy
 from schemas.tables import OVERRIDES
 from udfs.gate.content import gate_version
-from udfs.gate.takedowns import with_takedowns
 
 
 def under_review(config: Config, policy: Policy, versions: Versions) -> DataFrame:
@@ -44,7 +43,7 @@ def under_review(config: Config, policy: Policy, versions: Versions) -> DataFram
     held_back = landing.read("sightings").where("outcome = 'review'")
     signals = landing.read("content_signals").where(f.col("detector_version") == gate_version(config.policy))
     signals = signals.join(held_back.select("image_id").distinct(), "image_id", "left_semi")
-    policy = with_takedowns(policy, in_force(landing))
+    policy = judged_by(policy, landing)
     judged = outcomes.judge_stored(signals, policy, Overrides(landing.read("overrides")).of_contents)
     joined = held_back.join(judged, "image_id", "left").withColumn("subject", sighting_id())
     nothing = f.array().cast("array<string>")

@@ -287,11 +287,10 @@ class Landing:
 
     def vacuum(self, table: str, retention_hours: float) -> tuple[int, int]:
         """Delete what no version of the table of the last hours needs; how many files that were, and their bytes."""
-        self.check_held()
         if self.version(table) < 0:
             return 0, 0
         before = self.storage.size(table)
-        DeltaTable.forPath(self.spark, self.path(table)).vacuum(retention_hours)
+        self._vacuum(table, retention_hours)
         after = self.storage.size(table)
         return before[0] - after[0], before[1] - after[1]
 
@@ -540,9 +539,9 @@ class Landing:
         self.check_held()
         self._in_parallel(self._vacuum, [name for name in tables if self.version(name) > 0])
 
-    def _vacuum(self, table: str) -> None:
+    def _vacuum(self, table: str, retention_hours: float = 0) -> None:
         self.check_held()
-        DeltaTable.forPath(self.spark, self.path(table)).vacuum(0)
+        DeltaTable.forPath(self.spark, self.path(table)).vacuum(retention_hours)
 
     def _in_parallel(self, action: Callable[[Any], None], items: Sequence[Any]) -> None:
         with ThreadPoolExecutor(self.parallel_writes) as pool:
