@@ -2,7 +2,7 @@
 `embed_text_batches` beside sentence-transformers; and what it costs a fresh process to get so far.
 
 `python -m benchmarks.embed [--json FILE]` prints a JSON document. Costs are slopes, one thread, same JPEG bytes: what
-more items cost once the model is loaded. `--device cuda` measures a GPU instead. Needs `make setup`.
+more items cost once the model is loaded. Needs `make setup`. For a GPU there is `benchmarks.embed_gpu`.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from benchmarks.embed_gpu import MODELS, measure
 from benchmarks.process_tree import descendants
 from benchmarks.report import environment, publish
 from jobs.stages.embed import embed_images
@@ -188,10 +187,8 @@ def main() -> None:
     """Measure, print, and write where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see benchmarks/embed_gpu.py")
     options = parser.parse_args()
-    report = on_cpu() if options.device == "cpu" else measure(MODELS, "cuda")
-    publish(report, options.json)
+    publish(on_cpu(), options.json)
 
 
 def on_cpu() -> dict[str, Any]:

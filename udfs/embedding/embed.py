@@ -155,25 +155,41 @@ def _load(settings: EmbeddingSettings, device: Device) -> Embedder:
     torch.backends.cudnn.benchmark = True
     description = describe(settings)
     model = build(description, locate(settings.weights)).to(device, memory_format=torch.channels_last)
-    _check_dimension(_forward(model, description, device, settings.dtype), description, settings)
-    forward = _forward(
-        torch.compile(model) if settings.compile and device == "cuda" else model, description, device, settings.dtype
-    )
+    run = in_format(model, device, settings.dtype)
+    _check_dimension(_forward(run, description, device), description, settings)
+    forward = _forward(torch.compile(run) if settings.compile and device == "cuda" else run, description, device)
     size = settings.cpu_batch_size if device == "cpu" else settings.batch_size
     transform = geometry(description)
     sound = np.asarray(transform(Image.fromarray(golden_pictures()[0])))
     return Embedder(description, device, transform, FixedBatches(forward, size, sound), settings.dtype)
 
 
+def in_format(model: Any, device: Device, dtype: str) -> Callable[[Any], Any]:
+    """The model, computing in a number format, in one function to compile.
+
+    Were autocast entered around what is compiled, torch's caches on disk would take the kernels of bfloat16 for those
+    of float16 (torch 2.12: `AOTAutogradCacheDetails.disable_amp` tells on from off alone). Seen on an H100, where the
+    golden vectors refused what came out.
+    """
+    import torch
+
+    number_format = getattr(torch, dtype)
+
+    def run(images: Any) -> Any:
+        with torch.autocast(device, dtype=number_format, enabled=number_format != torch.float32):
+            return model(images)
+
+    return run
+
+
 def _forward(
-    model: Any, description: ModelDescription, device: Device, dtype: str
+    run: Callable[[Any], Any], description: ModelDescription, device: Device
 ) -> Callable[[Sequence[Pixels], int], Vectors | Pending]:
     """On a GPU, the returned call waits: copies and kernels are only queued, and the host prepares what comes next."""
     import torch
 
     mean = torch.tensor(description.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(description.std, device=device).view(1, 3, 1, 1)
-    autocast = torch.autocast(device, dtype=getattr(torch, dtype), enabled=dtype != "float32")
 
     @torch.inference_mode()
     def forward(images: Sequence[Pixels], size: int) -> Vectors | Pending:
@@ -182,8 +198,7 @@ def _forward(
         batch[len(images) :] = 0
         # Bytes cross to the GPU, a quarter of the floats; seen as (N, 3, H, W) they already are channels-last.
         tensor = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-        with autocast:
-            output = model(tensor.div_(255).sub_(mean).div_(std))[: len(images)].float()
+        output = run(tensor.div_(255).sub_(mean).div_(std))[: len(images)].float()
         if device == "cuda":
             return _waiting(output)
         vectors: Vectors = output.numpy()

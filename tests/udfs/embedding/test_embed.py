@@ -5,7 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from udfs.embedding.embed import (
     dimension,
     embed_batches,
     golden_vectors,
+    in_format,
     load_embedder,
     model_version,
 )
@@ -298,6 +299,19 @@ def test_golden_vectors_are_checked_once_a_process(tiny_vit: EmbeddingSettings) 
     counted = FixedBatches(lambda items, size: runs.append(size) or embedder.batches.forward(items, size), 4)
     replace(embedder, batches=counted).check(golden)
     assert runs == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_compiled_says_its_number_format(dtype: str) -> None:
+    """Torch's caches on disk know a graph by its nodes, and of what is entered around it only that autocast is on."""
+    entered: list[object] = []
+
+    def read(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        entered.extend(node.args for node in graph.graph.nodes if "enter_autocast" in str(node.target))
+        return graph.forward
+
+    torch.compile(in_format(torch.nn.Linear(4, 2), "cpu", dtype), backend=read)(torch.zeros(1, 4))
+    assert [arguments[1] for arguments in entered] == [getattr(torch, dtype)]  # type: ignore[index]
 
 
 @pytest.mark.gpu

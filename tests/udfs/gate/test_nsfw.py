@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -166,6 +167,18 @@ def test_the_detector_is_loaded_once_per_process(weights: AssetSettings, detecto
 def test_weights_with_another_digest_are_refused(weights: AssetSettings) -> None:
     with pytest.raises(AssetError, match="SHA-256 expected 0000"):
         load_detector(AssetSettings(path=weights.path, sha256="0" * 64), device="cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+def test_a_gpu_scores_as_a_core_does_whatever_lies_beside_an_image(
+    weights: AssetSettings, detector: Detector, batch: Batch
+) -> None:
+    on_gpu = load_detector(weights, device="cuda")
+    assert on_gpu.version == detector.version
+    together = on_gpu.score(batch)
+    np.testing.assert_allclose(together, detector.score(batch), atol=AGREEMENT)
+    assert [on_gpu.score(one[None])[0] for one in batch] == together.tolist()
 
 
 def test_without_an_nvidia_driver_cuda_is_refused_and_auto_is_the_cpu(
