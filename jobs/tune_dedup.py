@@ -21,7 +21,8 @@ from jobs.config.command import JobParser, add_output_arguments, job_parser, run
 from jobs.config.errors import UsageError
 from jobs.evaluation.tuning import Choice, Need, choices, observed_rate, recommended
 from lensfeed.snapshot import Snapshot, SnapshotError
-from schemas.settings import HASHED_VIEWS, DedupSettings
+from schemas.settings import DedupSettings
+from udfs.images.phash import ViewHash
 
 SAMPLE = 20_000
 """Hashes of a warehouse that are looked at, at most: 200 million pairs."""
@@ -93,14 +94,13 @@ def _sample(warehouse: str) -> tuple[NDArray[np.int64], float]:
     Whatever files come first: image_ids are digests, so that these are anybody's.
     """
     wholes: list[int] = []
-    whole = HASHED_VIEWS.index("whole")
     hashes = images = 0
     try:
         for batch in Snapshot.open(warehouse).batches("image_hashes", ["hashes", "flat"]):
             for row in batch.to_pylist():
                 if not row["flat"]:
                     images, hashes = images + 1, hashes + len(row["hashes"])
-                    wholes += [int.from_bytes(one[1:9], "big", signed=True) for one in row["hashes"] if one[0] == whole]
+                    wholes += [one.phash64 for one in map(ViewHash.of, row["hashes"]) if one.is_whole]
             if len(wholes) >= SAMPLE:
                 break
     except SnapshotError as error:

@@ -30,6 +30,7 @@ from udfs.images.minhash import (
     signatures,
     verified_pairs,
 )
+from udfs.images.phash import FAR_BYTES, NEAR_BYTES, VIEW_BYTES
 
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
@@ -58,7 +59,7 @@ def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
 
 def _view(one: Column) -> Column:
     """The number of the view that a hash (`udfs.images.phash.view_hashes`) is of; 0 is the whole."""
-    return f.conv(f.hex(f.substring(one, 1, 1)), 16, 10).cast("int")
+    return f.conv(f.hex(f.substring(one, 1, VIEW_BYTES)), 16, 10).cast("int")
 
 
 def each_hash(groups: DataFrame) -> DataFrame:
@@ -66,8 +67,8 @@ def each_hash(groups: DataFrame) -> DataFrame:
     rows = groups.select("*", f.posexplode("hashes").alias("hash_number", "_hash")).drop("hashes")
     parts = {
         "view": _view(f.col("_hash")),
-        "phash64": f.conv(f.hex(f.substring("_hash", 2, 8)), 16, -10).cast("bigint"),
-        "phash256": f.substring("_hash", 10, 32),
+        "phash64": f.conv(f.hex(f.substring("_hash", VIEW_BYTES + 1, NEAR_BYTES)), 16, -10).cast("bigint"),
+        "phash256": f.substring("_hash", VIEW_BYTES + NEAR_BYTES + 1, FAR_BYTES),
     }
     return rows.withColumns(parts).drop("_hash")
 

@@ -1,8 +1,6 @@
 """What can be known to be wrong before Spark is started or anything is written: `UsageError`, exit code 2."""
 
 import datetime as dt
-import hashlib
-import json
 import tempfile
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
 from udfs.gate.content import gate_version, missing_signals
 from udfs.images.canonical import canonical_version
 from udfs.images.minhash import bands_needed, recall
-from udfs.images.phash import VIEWS_REVISION
+from udfs.images.phash import rule_version
 
 _PACKAGED_MODEL, _PACKAGED_DIMENSION = "tf_efficientnet_lite0", 1280
 
@@ -64,14 +62,12 @@ def check(config: Config) -> tuple[Policy, Versions]:
             _check_alignment("embedding_beside", config.embedding_beside, config)
     except (EmbedderError, TextModelError) as error:
         raise UsageError(str(error)) from None
-    decisive = json.dumps(config.dedup.decisive())
-    rule = hashlib.sha256(f"{decisive} {pixels} {VIEWS_REVISION}".encode()).hexdigest()[:16]
     return policy, Versions(
         policy_version=policy.version,
         gate_version=gate_version(config.policy),
         model_version=visual,
         text_model_version=texts,
-        rule_version=rule,
+        rule_version=rule_version(config.dedup, pixels),
         canonical_version=pixels,
         alignment_version=alignment,
     )

@@ -8,7 +8,9 @@ coefficient of the two-dimensional DCT-II of the luminance is above the median o
 `hash_pixels` goes by the stored JPEG alone, so that whoever holds the `images` table can compute it again.
 """
 
+import hashlib
 import io
+import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, cast
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
 
-from schemas.settings import HASHED_VIEWS, HashedView
+from schemas.settings import HASHED_VIEWS, DedupSettings, HashedView
 
 REVISION = 1
 """Raise this whenever `picture_hashes` makes other hashes of the same pixels."""
@@ -28,6 +30,9 @@ HIGH_FREQUENCY_FACTOR = 4
 
 VIEWS_REVISION = 1
 """Raise this whenever `view_hashes` makes other hashes of the same pixels."""
+
+VIEW_BYTES, NEAR_BYTES, FAR_BYTES = 1, 8, 32
+"""A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash."""
 
 LUMINANCE_MIN_SIDE = 128
 """The stored JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that leaves both sides at least this long:
@@ -79,6 +84,36 @@ class PerceptualHashes:
     flatness: float
     sharpness: float
     view_hashes: tuple[bytes, ...]
+
+
+class ViewHash(NamedTuple):
+    """One of `view_hashes`, taken apart."""
+
+    view: int
+    """Place in `HASHED_VIEWS`; 0 is the whole."""
+    phash64: int
+    """Signed, as a Spark bigint."""
+    phash256: bytes
+
+    @classmethod
+    def of(cls, stored: bytes) -> Self:
+        """A hash as it is stored. Raises ValueError where it has another length."""
+        far = VIEW_BYTES + NEAR_BYTES
+        if len(stored) != far + FAR_BYTES:
+            raise ValueError(f"a hash of a view has {far + FAR_BYTES} bytes; found {len(stored)}")
+        near = int.from_bytes(stored[VIEW_BYTES:far], "big", signed=True)
+        return cls(int.from_bytes(stored[:VIEW_BYTES], "big"), near, stored[far:])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of a whole picture: without one of these no two hashes are compared."""
+        return HASHED_VIEWS[self.view] == "whole"
+
+
+def rule_version(settings: DedupSettings, canonical_version: str) -> str:
+    """Under which rule near-duplicates are found: digest of what decides in the settings, the pixels and the views."""
+    decisive = json.dumps(settings.decisive())
+    return hashlib.sha256(f"{decisive} {canonical_version} {VIEWS_REVISION}".encode()).hexdigest()[:16]
 
 
 def hash_pixels(pixels: bytes) -> PerceptualHashes:
@@ -142,7 +177,7 @@ def _view_hashes(luminance: Image.Image, whole: _Resampled) -> tuple[bytes, ...]
     found: dict[bytes, None] = {}
     for view, seen in _views(luminance):
         resampled = whole if view == "whole" else _Resampled.of(seen)
-        number = HASHED_VIEWS.index(view).to_bytes(1, "big")
+        number = HASHED_VIEWS.index(view).to_bytes(VIEW_BYTES, "big")
         for turn in canonical_turns(_coefficients(resampled.small, 8)):
             found.setdefault(number + resampled.hash_turned(turn))
     return tuple(found)
