@@ -1,0 +1,461 @@
+"""Why two images are, or are not, in one cluster: by the rule, by its words, and what is refused."""
+
+import datetime as dt
+import random
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jobs import dedup
+from jobs.config.progress import log
+from jobs.reporting import pairs
+from jobs.reporting.pairs import compare, explain
+from jobs.reporting.telling_pairs import told
+from lensfeed.snapshot import Snapshot
+from schemas.settings import HASHED_VIEWS, DedupSettings
+from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, image_id, image_row
+from tests.model import Content, clusters, stored_hashes, verified
+from tests.pictures import photograph
+from udfs.images.minhash import band_keys, signatures
+from udfs.images.phash import ViewHash, hash_luminance, rule_version
+
+SETTINGS = DedupSettings()
+CANONICAL = "canonical-1"
+NEVER = "not by this rule"
+A, B, C = (image_id(number) for number in range(3))
+
+
+def row_of(picture: Image.Image, **given: Any) -> dict[str, Any]:
+    """What `image_hashes`, `clusters` and `images` are made of, of a picture."""
+    hashes = hash_luminance(picture.convert("L"))
+    row = {
+        "hashes": list(hashes.view_hashes),
+        "flat": hashes.flatness < SETTINGS.flat_below,
+        "flatness": hashes.flatness,
+        "sharpness": hashes.sharpness,
+        "phash64": hashes.phash64,
+        "phash256": hashes.phash256,
+        "first_seen": DAY,
+        "source_pixels": 1000,
+    }
+    return row | given
+
+
+def made_up(*hashes: bytes, **given: Any) -> dict[str, Any]:
+    """The same of an image with these hashes."""
+    one = ViewHash.of(hashes[0])
+    row = {"hashes": list(hashes), "flat": False, "flatness": 40.0, "sharpness": 50.0, "first_seen": DAY}
+    return row | {"source_pixels": 1000, "phash64": one.phash64, "phash256": one.phash256} | given
+
+
+def hashed(near: int, far: int, view: int = 0) -> bytes:
+    """A hash as it is stored."""
+    return bytes([view]) + near.to_bytes(8, "big") + far.to_bytes(32, "big")
+
+
+def flipped(value: int, bits: int, count: int, chance: random.Random) -> int:
+    """`value` at Hamming distance `count`."""
+    for position in chance.sample(range(bits), count):
+        value ^= 1 << position
+    return value
+
+
+def content_of(row: Mapping[str, Any]) -> Content:
+    """What the plain model knows of an image."""
+    hashes = stored_hashes(row["hashes"])
+    return Content("", "allow", hashes=hashes, flat=row["flat"], source_pixels=row["source_pixels"])
+
+
+def published(
+    root: Path,
+    images: Mapping[str, dict[str, Any]],
+    settings: DedupSettings = SETTINGS,
+    standing: Mapping[str, str] = MappingProxyType({}),
+) -> TinyWarehouse:
+    """A warehouse of live images, in clusters by the plain model, or as `standing` says of them by their ids."""
+    contents = {one: content_of(row) for one, row in images.items()}
+    dates = {one: row["first_seen"] for one, row in images.items()}
+    heads = clusters(dates, contents, settings.max_hamming, settings.max_hamming256) | dict(standing)
+    warehouse = TinyWarehouse(root)
+    rule = rule_version(settings, CANONICAL)
+    groups = {one: repr(row["hashes"]) if not row["flat"] else one for one, row in images.items()}
+    numbers = {group: f"{number:032x}" for number, group in enumerate(dict.fromkeys(groups.values()))}
+    columns = ("hashes", "flat", "flatness", "sharpness")
+    warehouse.write(
+        "image_hashes",
+        [
+            {"image_id": one, "canonical_version": CANONICAL, "group_id": numbers[groups[one]]}
+            | {name: row[name] for name in columns}
+            for one, row in images.items()
+        ],
+    )
+    rows = []
+    for one, row in images.items():
+        distances = (0, 0)
+        if groups[one] != groups[heads[one]]:
+            ends = contents[one], contents[heads[one]]
+            found = verified(*ends, settings.max_hamming, settings.max_hamming256)
+            assert found is not None
+            distances = found
+        rows.append(
+            {
+                "image_id": one,
+                "rule_version": rule,
+                "representative_id": heads[one],
+                "hamming": distances[1],
+                "hamming256": distances[0],
+                "group_id": numbers[groups[one]],
+                "first_seen": row["first_seen"],
+                "source_pixels": row["source_pixels"],
+            }
+        )
+    warehouse.write("clusters", rows)
+    own = ("phash64", "phash256", "flatness", "sharpness")
+    warehouse.write(
+        "images",
+        [
+            image_row(0) | {"image_id": one, "view_hashes": row["hashes"]} | {name: row[name] for name in own}
+            for one, row in images.items()
+        ],
+    )
+    warehouse.event("run", "published", rule_version=rule)
+    return warehouse
+
+
+def asked(warehouse: TinyWarehouse, first: str = A, second: str = B, *more: str) -> int:
+    return dedup.main(["--warehouse", str(warehouse.root), "--explain", first, second, *more])
+
+
+def words(warehouse: TinyWarehouse, capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    assert asked(warehouse, *given) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(log, "error", lambda form, *values: said.append(form % values))
+    return said
+
+
+# The rule -----------------------------------------------------------------------------------------------------------
+
+
+def family(seed: int, count: int = 10, most: int = 4) -> dict[str, dict[str, Any]]:
+    """Images around a few random hashes, with views, equal ones and flat ones among them; what is within four bits of
+    64 always shares a bucket, as the model takes for granted."""
+    chance = random.Random(seed)
+    centres = [(chance.getrandbits(64), chance.getrandbits(256)) for _ in range(3)]
+    found: dict[str, dict[str, Any]] = {}
+    for number in range(count):
+        near, far = chance.choice(centres)
+        if number % 5 == 4:
+            hashes = found[image_id(number - 2)]["hashes"]
+        else:
+            views = sorted([0, *[chance.choice((0, 1, 2, 3)) for _ in range(chance.randrange(3))]])
+            hashes = [
+                hashed(
+                    flipped(near, 64, chance.randrange(most + 1), chance),
+                    flipped(far, 256, chance.randrange(0, SETTINGS.max_hamming256), chance),
+                    view,
+                )
+                for view in views
+            ]
+        date = DAY + dt.timedelta(days=chance.randrange(3))
+        row = made_up(*hashes, first_seen=date, source_pixels=chance.choice((100, 200)), flat=number == 7)
+        found[image_id(number)] = row
+    return found
+
+
+def shared(one: bytes, other: bytes) -> int:
+    """In how many bands two hashes share a bucket."""
+    near = np.array([ViewHash.of(one).phash64, ViewHash.of(other).phash64])
+    keys = band_keys(signatures(near, SETTINGS), SETTINGS)
+    return int((keys[0] == keys[1]).sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_are_those_of_the_plain_model_in_shared_buckets(tmp_path: Path, seed: int) -> None:
+    rows = family(seed, most=8)
+    snapshot = Snapshot.open(published(tmp_path / "warehouse", rows).root)
+    images = pairs._read(snapshot, list(rows), SETTINGS)
+    for one, other in combinations(rows, 2):
+        pair = compare(images[one], images[other], SETTINGS)
+        if rows[one]["flat"] or rows[other]["flat"]:
+            assert not pair.hashes
+            continue
+        wanted = []
+        for first in rows[one]["hashes"]:
+            for second in rows[other]["hashes"]:
+                contents = content_of(made_up(first)), content_of(made_up(second))
+                distances = verified(*contents, SETTINGS.max_hamming, SETTINGS.max_hamming256)
+                if 0 not in (first[0], second[0]):
+                    continue
+                is_edge = distances is not None and shared(first, second) > 0
+                wanted.append((shared(first, second), distances is not None, is_edge))
+        assert sorted((p.bands, p.is_near, p.is_edge) for p in pair.hashes) == sorted(wanted)
+        assert pair.is_one_group == (rows[one]["hashes"] == rows[other]["hashes"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_plain_model_makes_of_images_always_has_its_reason(tmp_path: Path, seed: int) -> None:
+    rows = family(seed)
+    snapshot = Snapshot.open(published(tmp_path / "warehouse", rows).root)
+    answers = set()
+    for one, other in combinations(rows, 2):
+        explanation = explain(snapshot, one, other, SETTINGS)
+        text = told(explanation)
+        assert NEVER not in text
+        answers.add(text.splitlines()[0])
+        for image in (explanation.pair.first, explanation.pair.second):
+            head = image.representative_id
+            assert head == image.image_id or (explanation.is_together or head in text)
+    assert answers == {"A and B are in one cluster", "A and B are in two clusters"}
+
+
+def test_the_order_of_images_is_that_of_the_plain_model_and_of_the_stage(tmp_path: Path) -> None:
+    from jobs.stages.clusters import PLACE
+
+    one = hashed(1, 1)
+    rows = {
+        image_id(number): made_up(one, first_seen=DAY + dt.timedelta(days=number % 2), source_pixels=100 * (number % 3))
+        for number in range(12)
+    }
+    snapshot = Snapshot.open(published(tmp_path / "warehouse", rows).root)
+    images = pairs._read(snapshot, list(rows), SETTINGS)
+    first = min(images.values(), key=lambda image: image.place)
+    assert {image.representative_id for image in images.values()} == {first.image_id}
+    assert len(first.place) == len(PLACE) == 3
+    assert (first.first_seen, -first.source_pixels, first.image_id) == first.place
+
+
+# Its words ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_crop_joins_by_a_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = photograph("astronaut.png")
+    inside = picture.crop((51, 51, 461, 461))
+    rows = {A: row_of(picture), B: row_of(inside, first_seen=DAY + dt.timedelta(days=1))}
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert text.startswith(
+        "A and B are in one cluster\n  because        B stands behind A: inner10 of A and whole of B are "
+    )
+    assert "whole, whole" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("  inner10, whole"))
+    assert line.endswith("an edge")
+    (line,) = (line for line in text.splitlines() if line.startswith("  whole, whole"))
+    assert not line.endswith("an edge")
+    assert "candidate      yes, " in text
+    assert "no trimmed: nothing to cut off" in text
+    assert "As of run run, dedup rule " in text
+    assert "another rule" not in text
+
+
+def test_a_mirrored_picture_joins_in_another_orientation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = photograph("chelsea.png")
+    rows = {A: row_of(picture), B: row_of(ImageOps.mirror(picture), source_pixels=900)}
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert text.startswith("A and B are in one cluster")
+    (line,) = (line for line in text.splitlines() if line.startswith("  as they are"))
+    assert int(line.split(" of 64")[0].split()[-1]) > SETTINGS.max_hamming
+    assert line.endswith("one is the other flipped or turned")
+    (line,) = (line for line in text.splitlines() if line.startswith("  whole, whole"))
+    assert "(turned)" in line
+
+
+def test_a_candidate_may_be_too_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    far = random.Random(1).getrandbits(256)
+    other = flipped(far, 256, SETTINGS.max_hamming256 + 2, random.Random(2))
+    warehouse = published(tmp_path / "warehouse", {A: made_up(hashed(5, far)), B: made_up(hashed(5, other))})
+    text = words(warehouse, capsys)
+    assert text.startswith("A and B are in two clusters")
+    assert (
+        "nothing joins them: they share a bucket, but are too far apart: the nearest, whole of A and whole of B, are"
+        in text
+    )
+    assert (
+        "0 of 64 bits apart, 66 of 256, orientation 1 of 1 (upright) and 1 of 1 (upright), 42 of 42 bands shared"
+        in text
+    )
+    assert "candidate      yes, 1 of 1 pairs of hashes share a bucket, in 42 bands altogether" in text
+
+
+def test_unrelated_pictures_share_no_bucket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(7)
+    rows = {one: made_up(hashed(chance.getrandbits(64), chance.getrandbits(256))) for one in (A, B)}
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert (
+        "nothing joins them: they share no bucket, and are too far apart: the nearest, whole of A and whole of B, are"
+        in text
+    )
+    assert "candidate      no, 0 of 1 pairs of hashes share a bucket" in text
+
+
+def test_near_pictures_that_share_no_bucket_are_told_how_often_that_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(11)
+    while True:
+        near = chance.getrandbits(64)
+        one, other = hashed(near, 1), hashed(flipped(near, 64, SETTINGS.max_hamming, chance), 1)
+        if not shared(one, other):
+            break
+    rows = {A: made_up(one), B: made_up(other)}
+    text = words(published(tmp_path / "warehouse", rows, standing={A: A, B: B}), capsys)
+    assert (
+        "6 of 64 bits apart, 0 of 256, near enough, but share no bucket: 1.0% of pairs at that distance do not" in text
+    )
+
+
+def test_two_views_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(3)
+    rows = {
+        one: made_up(hashed(chance.getrandbits(64), chance.getrandbits(256)), hashed(9, 9, view=1)) for one in (A, B)
+    }
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert text.startswith("A and B are in two clusters")
+    assert "trimmed, trimmed" not in text
+    assert "0 of 3 pairs of hashes" in text
+
+
+def test_two_behind_a_third_are_told_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    near = random.Random(5).getrandbits(64)
+    one, other = near ^ 0b11, near ^ 0b1100
+    rows = {
+        A: made_up(hashed(one, 1)),
+        B: made_up(hashed(other, 1)),
+        C: made_up(hashed(near, 1), first_seen=DAY - dt.timedelta(days=1)),
+    }
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert f"R  {C}" in text
+    assert "because        A stands behind R: whole of A and whole of R are 2 of 64 bits apart, 0 of 256" in text
+    assert "A and B alone would be joined too: whole of A and whole of B are 4 of 64 bits apart" in text
+    assert "\nA and R\n" in text
+    assert "\nB and R\n" in text
+
+
+def test_an_edge_of_a_member_gathers_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """C - A - B, where C and B are far apart: A stands behind C, and B by itself."""
+    far = 2**90 - 1
+    rows = {
+        C: made_up(hashed(1, 0)),
+        A: made_up(hashed(1, 2**60 - 1), first_seen=DAY + dt.timedelta(days=1)),
+        B: made_up(hashed(1, far), first_seen=DAY + dt.timedelta(days=2)),
+    }
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert text.startswith("A and B are in two clusters")
+    assert "they might be joined, but are not: whole of A and whole of B are 0 of 64 bits apart, 30 of 256" in text
+    assert "A, which came before B, is none itself, and stands behind RA" in text
+    assert "\nRA and B\n" in text, "the two representatives"
+
+
+def test_an_image_joins_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {
+        A: made_up(hashed(1, 0)),
+        C: made_up(hashed(1, 2**90 - 1), first_seen=DAY + dt.timedelta(days=1)),
+        B: made_up(hashed(1, 2**60 - 1), first_seen=DAY + dt.timedelta(days=2)),
+    }
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert "for B that is RB, 0 of 64 bits apart, 30 of 256, and not A" in text
+    assert "\nA and RB\n" in text
+
+
+def test_equal_hashes_are_one_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {A: made_up(hashed(1, 1)), B: made_up(hashed(1, 1), source_pixels=5)}
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert "B stands behind A: all their hashes are equal, they are one group" in text
+
+
+def test_flat_pictures_have_no_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = row_of(Image.new("L", (200, 100), 90))
+    text = words(published(tmp_path / "warehouse", {A: plain, B: plain}), capsys)
+    assert "nothing joins them: A is flat (its luminance deviates by 0.0 grey levels, dedup.flat_below is 3)" in text
+    assert "candidate      no, a flat picture has no bands" in text
+
+
+def test_of_a_small_picture_the_views_that_are_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = photograph("coffee.png").resize((22, 22))
+    text = words(published(tmp_path / "warehouse", {A: row_of(small), B: row_of(photograph("china.jpg"))}), capsys)
+    assert f"no {' and no '.join(HASHED_VIEWS[1:])}: nothing to cut off, a side under 24 pixels, or flat" in text
+
+
+def test_another_rule_than_the_warehouses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {A: made_up(hashed(1, 1)), B: made_up(hashed(0b111, 1), hashed(1, 1, view=1), source_pixels=9)}
+    warehouse = published(tmp_path / "warehouse", rows)
+    given = ["--profile", "conf/local.yaml", "--explain", A, B, "--set", f"warehouse={warehouse.root}"]
+    assert dedup.main(given) == 0
+    assert "another rule" not in capsys.readouterr().out
+    assert dedup.main([*given, "--set", "dedup.views=[whole]", "--set", "dedup.max_hamming=0"]) == 0
+    text = capsys.readouterr().out
+    assert "B stands behind A: not by this rule, which joins them by no edge" in text
+    assert "trimmed" not in text
+    assert "These dedup settings are another rule" in text
+
+
+# What names an image ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> TinyWarehouse:
+    """A and B, two that begin alike, and one that is not live."""
+    rows = {one: made_up(hashed(1, 1)) for one in (A, B, "0123456789" + "a" * 54, "0123456789" + "b" * 54)}
+    warehouse = published(tmp_path / "warehouse", rows)
+    warehouse.write("images", [image_row(0) | {"image_id": "f" * 64}])
+    warehouse.event("run", "published", rule_version="rule")
+    return warehouse
+
+
+def test_a_prefix_is_enough_where_no_other_begins_with_it(
+    known: TinyWarehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = words(known, capsys, A[:8].upper(), "0123456789b")
+    assert f"A  {A}" in text
+    assert f"B  0123456789{'b' * 54}" in text
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        ("0123456789", f"0123456789 is the beginning of 2 images: 0123456789{'a' * 54}, 0123456789{'b' * 54}"),
+        ("e" * 64, f"no image {'e' * 64} is known in the warehouse"),
+        ("ffffffff", f"image {'f' * 64} has no hashes as of run run: it is not live"),
+        (A[:7], f"{A[:7]!r} names no image: expected an image_id (64 hex characters), or 8 or more"),
+        ("https://example.org/", "names no image"),
+        ("", "names no image"),
+        (B[:12], f"both name image {B}"),
+    ],
+)
+def test_what_names_no_image_is_refused(known: TinyWarehouse, errors: list[str], first: str, says: str) -> None:
+    assert asked(known, first) == 2
+    (error,) = errors
+    assert says in error
+    assert "\n" not in error
+
+
+def test_where_nothing_is_published_that_is_said(tmp_path: Path, errors: list[str]) -> None:
+    warehouse = TinyWarehouse(tmp_path / "warehouse")
+    assert asked(warehouse) == 2
+    warehouse.event("run", "started")
+    assert asked(warehouse) == 2
+    assert "no warehouse at" in errors[0]
+    assert "no run is published yet" in errors[1]
+
+
+def test_settings_without_a_profile_are_refused(known: TinyWarehouse, errors: list[str]) -> None:
+    assert asked(known, A, B, "--set", "dedup.max_hamming=8") == 2
+    assert "--set overrides what a profile says" in errors[0]
+
+
+def test_a_stored_hash_is_taken_apart() -> None:
+    one = ViewHash.of(hashed(2**63 + 1, 7, view=2))
+    assert (one.view, one.phash64, int.from_bytes(one.phash256, "big"), one.is_whole) == (2, 1 - 2**63, 7, False)
+    with pytest.raises(ValueError, match="41 bytes; found 3"):
+        ViewHash.of(b"abc")
