@@ -5,7 +5,8 @@
 and the same file under `spark-submit`. Each date is what jobs.nightly makes of it, and is published by itself: a
 backfill that was stopped or killed goes on where it was when it is started again. A date that is published already is
 left as it is (and reported as stale where its manifest or the configuration has changed since) unless `--force` says to
-do it again. A date that fails, or has no manifest, is reported, and the rest goes on. The warehouse is held for a date
+do it again. A date that fails, has no manifest, or is not as expected (see jobs.nightly), is reported, and the rest
+goes on. The warehouse is held for a date
 at a time: nights, takedowns and re-decisions come in between. `--dry-run` says what would be done with each date, and
 why, and touches nothing. Exit codes: 0 done, 1 one or more dates failed, 2 bad usage or configuration (nothing
 touched).
@@ -25,6 +26,7 @@ from pyspark.sql import SparkSession
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command, what_failed
 from jobs.config.errors import RunError, UsageError
 from jobs.config.progress import log
+from jobs.run.expectations import accepted_by, add_accepting_arguments
 from jobs.run.lifecycle import summary
 from jobs.run.nights import OpenedJob, look_at, open_job, run_night
 from jobs.startup.preflight import parse_date
@@ -47,6 +49,7 @@ def command_line() -> JobParser:
     """The parser of the job's arguments."""
     parser = job_parser("backfill", __doc__)
     add_config_arguments(parser)
+    add_accepting_arguments(parser)
     parser.add_argument("--start", required=True, metavar="DATE", help="the first date, YYYY-MM-DD")
     parser.add_argument("--end", required=True, metavar="DATE", help="the last date, itself included")
     parser.add_argument("--force", action="store_true", help="do published dates again")
@@ -65,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     if last < first:
         raise UsageError(f"--end {last} lies before --start {first}")
     dates = [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
-    opened = open_job(options.profile, options.set)
+    opened = open_job(options.profile, options.set, accepted_by(options))
     ledger = opened.ledger()
     published = {date for date in dates if ledger.published_for(date) is not None}
     if options.dry_run:

@@ -410,6 +410,29 @@ HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
 """Views of a picture that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
 
 
+class Expectation(Settings):
+    """A bound on what a night counts, as the ledger has it: `sightings`, `outcome.blocked`, `failed.timeout`, ..."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """What the message and `--accept-breach` call it."""
+    counts: tuple[str, ...] = Field(min_length=1)
+    """The counts that are added up."""
+    of: tuple[str, ...] = ()
+    """What they are a share of, added up too; nothing for the number itself."""
+    against: Literal["itself", "earlier"] = "itself"
+    """`earlier`: the bounds are multiples of the median of the last nights, from the third on."""
+    at_least: float | None = Field(default=None, ge=0)
+    """The smallest value that is expected."""
+    at_most: float | None = Field(default=None, ge=0)
+    """The largest value that is expected."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"expectation {self.name}: expected at_least, at_most or both, found neither")
+        return self
+
+
 class DedupSettings(Settings):
     """Near-duplicate rule: part of `rule_version`, so that verdicts of two settings never mix."""
 

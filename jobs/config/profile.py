@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from jobs.config.errors import UsageError
 from schemas.policy import LIST_FIELDS, AnyRule, CombinedRule, Policy, TextRule, TextTest, UrlRule
@@ -24,6 +24,7 @@ from schemas.settings import (
     CrawlSettings,
     DedupSettings,
     EmbeddingSettings,
+    Expectation,
     GateSettings,
     ImageSettings,
     Settings,
@@ -97,6 +98,18 @@ class RunSettings(Settings):
     keep_staging: bool = False
     """Keep a published run's staging folder, for looking into: until a job runs without this setting, or a purge, which
     deletes them all."""
+    expectations: tuple[Expectation, ...] = ()
+    """What a night is expected to look like; one that does not is not published, unless it is told to be."""
+    expectation_nights: int = Field(default=7, ge=3)
+    """Earlier nights that an expectation against `earlier` looks at."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [one.name for one in self.expectations]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"expectations: expected different names, found {repeated[0]} more than once")
+        return self
 
 
 class Config(Settings):

@@ -45,6 +45,8 @@ class Work:
     plan: list[StagedTable] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    remark: str | None = None
+    """What the ledger is to say of the run."""
 
     @cached_property
     def overrides(self) -> Overrides:

@@ -14,8 +14,9 @@ from jobs.manifests.rows import read_manifest
 from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
+from jobs.run.expectations import Expectations
 from jobs.run.introduction import check_hosts
-from jobs.run.names import Dataset
+from jobs.run.names import Count, Dataset
 from jobs.run.reading import Reading
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_rows
@@ -32,6 +33,7 @@ class Night:
     """Whether the date has a published run already: then it is done again."""
     manifest: ManifestFiles
     most_s: float | None
+    expectations: Expectations
     owed_rows: int = 0
     """Rows of the manifest by an independent count."""
     inputs: str | None = None
@@ -44,6 +46,8 @@ class Night:
         rows = work.stage(Dataset.ROWS, manifest_rows(work, self.date, self.manifest))
         self.owed_rows = count_rows(work.spark, self.manifest)
         audit.check_rows_read(self.owed_rows, work.rows(Dataset.ROWS).rows)
+        # Of what the rows tell alone: before days are spent on asking for them.
+        self.expectations.check({Count.SIGHTINGS: self.owed_rows}, complete=False)
         self.inputs = inputs_digest(rows)
 
     def crawl(self) -> None:
@@ -106,11 +110,13 @@ class Night:
         )
 
     def audit(self) -> None:
-        """Every row has one outcome, nothing passed by the gate, no representative is a member elsewhere."""
+        """Every row has one outcome, nothing passed by the gate, no representative is a member elsewhere; and the whole
+        looks as expected."""
         work = self.work
         audit.check_accounting(self.owed_rows, work.staged(Dataset.SIGHTINGS), work.counts)
         audit.check_gate_first(work.staged(Dataset.CRAWL), contents.staged_vectors(work))
         audit.check_clusters(work.staged(Dataset.CLUSTERS))
+        work.remark = self.expectations.check(work.counts)
 
     def _recorded_before(self) -> DataFrame:
         """Rows of `fetches` of an earlier run of this date. What is not asked for again now stands as it was recorded,

@@ -21,6 +21,7 @@ from jobs.config.progress import Progress
 from jobs.manifests.files import ManifestFiles
 from jobs.run.context import Work
 from jobs.run.denylist import in_force
+from jobs.run.expectations import NOTHING, Accepted, Expectations, earlier_nights
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
 from jobs.run.names import Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
@@ -122,6 +123,7 @@ class Warehouse:
                 counts=work.counts,
                 metrics=work.metrics,
                 inputs_digest=inputs,
+                detail=work.remark,
                 **asdict(versions or self.versions),
             )
         )
@@ -250,16 +252,26 @@ def check_versions(published: Event | None, versions: Versions, may_differ: tupl
 
 
 def run_date(
-    warehouse: Warehouse, date: dt.date, manifest: ManifestFiles, *, force: bool, most_s: float | None
+    warehouse: Warehouse,
+    date: dt.date,
+    manifest: ManifestFiles,
+    *,
+    force: bool,
+    most_s: float | None,
+    accepted: Accepted = NOTHING,
 ) -> Event | None:
-    """Bring the date to `published`; the published event, or None where the date was published before and is left."""
+    """Bring the date to `published`; the published event, or None where the date was published before and is left.
+    Raises RunError where the night is not as expected and that is not `accepted`."""
     earlier = warehouse.ledger.published_for(date)
     work = warehouse.work()
     work.dates = (date,)
     if earlier is not None and not force:
         _report_skipped(work, date, earlier, manifest)
         return None
-    night = Night(work, date, earlier is not None, manifest, most_s)
+    run = warehouse.config.run
+    before = earlier_nights(warehouse.ledger.events, date, run.expectation_nights)
+    expectations = Expectations(run.expectations, before, accepted)
+    night = Night(work, date, earlier is not None, manifest, most_s, expectations)
 
     def stage() -> str | None:
         stage_run(night, NIGHT)
@@ -339,4 +351,5 @@ def summary(event: Event) -> str:
     if not outcomes:
         otherwise = counts.get(changed("sightings"), 0)
         return f"published run {event.run_id}: {otherwise} sightings decided otherwise{overtaken}"
-    return f"published run {event.run_id}: {counts.get(Count.SIGHTINGS, 0)} sightings ({outcomes}){overtaken}"
+    remark = f"; {event.detail}" if event.detail else ""
+    return f"published run {event.run_id}: {counts.get(Count.SIGHTINGS, 0)} sightings ({outcomes}){overtaken}{remark}"

@@ -12,6 +12,7 @@ from jobs.config.profile import Config, load
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
 from jobs.run.denylist import judged_by
+from jobs.run.expectations import NOTHING, Accepted, check_names
 from jobs.run.introduction import check_agent
 from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
 from jobs.run.overrides import Overrides
@@ -32,6 +33,8 @@ class OpenedJob:
     config: Config
     policy: Policy
     versions: Versions
+    accepted: Accepted = NOTHING
+    """Expectations that nights may break."""
 
     def held(self, job: str, what: str) -> AbstractContextManager[Warehouse]:
         """The warehouse, held for a job; raises as `jobs.run.lifecycle.held`."""
@@ -44,13 +47,14 @@ class OpenedJob:
         return ledger
 
 
-def open_job(profile: str, overrides: list[str]) -> OpenedJob:
+def open_job(profile: str, overrides: list[str], accepted: Accepted = NOTHING) -> OpenedJob:
     """Read and check the configuration, bring its assets, open the session. Raises UsageError for anything wrong."""
     settings = load(profile, overrides)
+    check_names(accepted, settings.run.expectations)
     check_agent(settings.crawl)
     config = local_assets(settings)
     policy, versions = check(config)
-    return OpenedJob(open_session(config), config, policy, versions)
+    return OpenedJob(open_session(config), config, policy, versions, accepted)
 
 
 def find_manifest_of(opened: OpenedJob, date: dt.date) -> ManifestFiles:
@@ -69,7 +73,7 @@ def run_night(
     with opened.held(job, date.isoformat()) as warehouse:
         return (
             drain_queue(warehouse, crawl.drain_deadline_s or crawl.deadline_s),
-            run_date(warehouse, date, manifest, force=force, most_s=crawl.deadline_s),
+            run_date(warehouse, date, manifest, force=force, most_s=crawl.deadline_s, accepted=opened.accepted),
         )
 
 
