@@ -81,7 +81,7 @@ def test_every_profile_loads_and_names_properties_that_there_are(profile: Path, 
 
 
 def test_a_property_that_there_is_not_is_found(constants: set[str]) -> None:
-    text = " spark.kubernetes.conainer.image: x # spark.yarn.maxAppAttempt, --conf spark.yarn.queue=q; .assets/spark.jsa"
+    text = "spark.kubernetes.conainer.image: x # spark.yarn.maxAppAttempt, --conf spark.yarn.queue=q; .assets/spark.jsa"
     names = named(text)
     assert names == {"spark.kubernetes.conainer.image", "spark.yarn.maxAppAttempt", "spark.yarn.queue"}
     assert {name for name in names if is_property(name, constants)} == {"spark.yarn.queue"}
