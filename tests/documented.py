@@ -20,6 +20,8 @@ _SPAN = re.compile(r"`([^`]+)`")
 _OURS = re.compile(r"(?:\.venv/bin/)?(?:python|lensfeed|make|spark-submit)(?= )")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_|]*")
 _NAMED = ("key.path=value", "KEY=VALUE")
+_CHECKOUT = "/opt/lensfeed/"
+"""Where documents have a checkout lie, in an image say."""
 _ANY_COMMAND = frozenset({"COMMAND", "NAME", "X"})
 
 
@@ -158,6 +160,7 @@ def _actions_of(parser: ArgumentParser) -> list[ArgumentParser]:
 
 def _settings(profile: str | None, overrides: Sequence[str]) -> str | None:
     """What the profile's own loader says of the overrides; of the profile only whether there is one."""
+    profile = profile and profile.removeprefix(_CHECKOUT)
     if profile and profile != "1" and not (ROOT / profile).is_file() and not (ROOT / "conf" / profile).is_file():
         return f"no profile {profile}"
     try:
