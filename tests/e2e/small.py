@@ -1,7 +1,11 @@
 """A world of a few pages for tests whose point is what happens to rows, not to pictures: each page answers by date."""
 
+import atexit
 import datetime as dt
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +14,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
+from pyspark.sql import SparkSession
 
 from demo.pictures import Picture
 from demo.site import Answer, Site, show
 from jobs.nightly import main
+from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot
 
 DAYS = (dt.date(2026, 3, 1), dt.date(2026, 3, 2), dt.date(2026, 3, 3))
@@ -61,7 +67,9 @@ class SmallWorld:
         return ["--profile", PROFILE, *overrides]
 
     def night(self, date: dt.date, warehouse: Path, *more: str, settings: Sequence[str] = ()) -> int:
-        """Run a night in this process; its exit code."""
+        """Run a night in this process, into a warehouse that has its tables; its exit code."""
+        if not warehouse.exists() and SparkSession.getActiveSession() is not None:
+            shutil.copytree(empty_warehouse(), warehouse)
         self.site.date = date
         self.write_manifest(date)
         return main([*self.arguments(warehouse, *settings), "--date", date.isoformat(), *more])
@@ -81,6 +89,15 @@ class SmallWorld:
             code = f" {row['failure_code']}" if row["failure_code"] else ""
             found[str(row["ingest_date"]), path] = row["outcome"] + code
         return found
+
+
+@functools.cache
+def empty_warehouse() -> Path:
+    """A warehouse without rows, to be copied: making its tables takes longer than a small night's crawl."""
+    folder = Path(tempfile.mkdtemp(prefix="empty-warehouse-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Landing(SparkSession.active(), str(folder / "warehouse")).ensure_tables()
+    return folder / "warehouse"
 
 
 def contents_on_disk(warehouse: Path) -> set[str]:
