@@ -159,6 +159,7 @@ def test_a_decision_between_two_nights(
     assert digest_of(warehouse) == under_new
 
 
+@pytest.mark.slow
 def test_what_is_owed_must_come_back_as_it_was(world: World, tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse"
     with small_world(tmp_path) as small:

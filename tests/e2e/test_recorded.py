@@ -204,6 +204,7 @@ def overtaken(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Overtaken(small, warehouse, one, two, victim)
 
 
+@pytest.mark.slow  # the random sequences force dates under every policy
 def test_a_forced_date_takes_what_is_carried_over_by_the_policy_of_now(
     overtaken: Overtaken, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:

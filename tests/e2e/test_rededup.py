@@ -40,6 +40,7 @@ def switch(small: SmallWorld, warehouse: Path, *settings: str) -> int:
     return rededup.main(small.arguments(warehouse, *settings))
 
 
+@pytest.mark.slow  # with the next
 def test_a_switched_warehouse_is_as_if_it_had_always_been_under_the_rule(
     spark: SparkSession, small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,20 @@ def on_disk(warehouse: Path) -> set[str]:
     return {text for path in files for text in pq.ParquetFile(path).read(columns=["text_id"]).column(0).to_pylist()}
 
 
+def test_what_a_run_remarks_stays_in_the_ledger(spark: SparkSession, warehouse: Path, holding: Holding) -> None:
+    with holding() as first:
+        work = first.work()
+        work.remark = "accepted: the host is moving"
+        event = first.publish(work, lambda: add(work, ["3" * 64]))
+        assert event is not None
+    events = Ledger(Landing(spark, str(warehouse)), 0).load().events
+    assert {one.event: one.detail for one in events if one.run_id == event.run_id} == {
+        "started": None,
+        "prepared": "accepted: the host is moving",
+        "published": "accepted: the host is moving",
+    }
+
+
 class Killed(BaseException):
     """What ends a job at once, as far as a process can do that to itself."""
 
