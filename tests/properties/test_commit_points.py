@@ -3,8 +3,9 @@ the state before it until it is published."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from tests.properties.killer import Killed, Killer
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(5400)]
 
 FIRST, SECOND, _ = DAYS
+
+PARTS = 6
+"""Tests that share out the points: each can be run, and is told of, by itself (`-k "night and 0"`)."""
 
 
 @dataclass(frozen=True)
@@ -76,44 +80,50 @@ def copied(warehouse: Path, folder: Path) -> Path:
     return Path(shutil.copytree(warehouse, folder))
 
 
-def killed_everywhere(run: Run, start: Path, end: dict[str, str], spark: SparkSession, folder: Path, most: int) -> int:
-    """Kill the run, from `start` on, at each of its first `most` commit points, each time in a new copy, and run it
-    again; how many points there were."""
+def killed_everywhere(
+    run: Run, start: Path, end: dict[str, str], spark: SparkSession, folder: Path, points: Iterable[int]
+) -> int:
+    """Kill the run, from `start` on, at each of these commit points as far as it has them, each time in a new copy, and
+    run it again; the last point that there was."""
     before = table_digests(Landing(spark, str(start)))
     run_before = Snapshot.open(str(start)).run_id
-    for point in range(1, most + 1):
+    last = 0
+    for point in points:
         warehouse = copied(start, folder / "killed")
         killer = Killer(point)
         with killer.around():
             run(warehouse)
         if not killer.dead:
             assert table_digests(Landing(spark, str(warehouse))) == end
-            return point - 1
+            return last
         seen = table_digests(Landing(spark, str(warehouse)))
         assert seen == (before if Snapshot.open(str(warehouse)).run_id == run_before else end), f"point {point}"
         assert run(warehouse) == 0, f"point {point}"
         assert table_digests(Landing(spark, str(warehouse))) == end, f"point {point}"
         assert not list((warehouse / "_staging").glob("*")), f"point {point}"
-    return most
+        last = point
+    return last
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 def test_a_run_killed_at_each_of_its_commit_points_ends_as_if_it_had_not_been(
-    spark: SparkSession, run: Run, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, run: Run, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     whole = copied(published, tmp_path / "whole")
     assert run(whole) == 0
     end = table_digests(Landing(spark, str(whole)))
     assert end != table_digests(Landing(spark, str(published)))
     # Before it is prepared: `started`, the plan and `prepared`, before and after each.
-    assert killed_everywhere(run, published, end, spark, tmp_path, most=6) == 6
+    early = range(1 + part, 7, PARTS)
+    assert killed_everywhere(run, published, end, spark, tmp_path, early) == max(early, default=0)
     prepared = copied(published, tmp_path / "prepared")
     monkeypatch.setattr(Landing, "apply", _die)
     with pytest.raises(Killed):
         run(prepared)
     monkeypatch.undo()
     # From then on it can only go forward: all of its points, and then those of the job that finds it done.
-    points = killed_everywhere(run, prepared, end, spark, tmp_path, most=1000)
-    assert points > 2 * len(_planned(prepared))
+    last = killed_everywhere(run, prepared, end, spark, tmp_path, count(1 + part, PARTS))
+    assert last > 2 * len(_planned(prepared)) - PARTS
 
 
 def _die(*_: object) -> None:

@@ -26,6 +26,9 @@ UNDECODABLE = {
 }
 """Bodies that are fetched whole, and what the decoder then says."""
 
+PATIENT = SETTINGS.model_copy(update={"connect_timeout_s": 4, "request_timeout_s": 4, "row_deadline_s": 12})
+"""All cases at once, on a machine that does other things too: what answers at once may be late by a second."""
+
 OUTCOMES = {
     "picture": "ok",
     "untyped": "ok",
@@ -125,9 +128,9 @@ def hostile_rows(server: HostileServer) -> dict[str, dict[str, Any]]:
     """All cases in one run, so that they meet each other."""
     urls = [server.url(f"{case.split('/')[0]}.example", case) for case in OUTCOMES]
     begun = time.monotonic()
-    rows = fetch(urls)
+    rows = fetch(urls, PATIENT)
     # Each row keeps to its deadline (below); all of them together also wait for the processor, which others use.
-    assert time.monotonic() - begun < 5 * SETTINGS.row_deadline_s
+    assert time.monotonic() - begun < 5 * PATIENT.row_deadline_s
     return dict(zip(OUTCOMES, rows, strict=True))
 
 
@@ -143,7 +146,7 @@ def test_each_case_ends_in_its_own_outcome(hostile_rows: dict[str, dict[str, Any
     outcome = row["failure_code"] or ("deferred" if row["deferred"] else "ok")
     assert outcome == OUTCOMES[case], row["failure_detail"]
     assert (row["image_id"] is not None) == (row["body"] is not None) == (outcome == "ok")
-    assert row["duration_ms"] < SETTINGS.row_deadline_s * 1000 + 500
+    assert row["duration_ms"] < PATIENT.row_deadline_s * 1000 + 500
     detail = row["failure_detail"] or ""
     assert len(detail) <= 200
     assert detail.isprintable()
@@ -187,7 +190,7 @@ def test_what_the_server_said_is_kept_as_evidence(hostile_rows: dict[str, dict[s
     assert hostile_rows["chain/3"]["final_url"].endswith("/chain/0")
     assert hostile_rows["limited-long"]["attempts"] == 1
     assert hostile_rows["heals"]["attempts"] == 2
-    assert hostile_rows["error"]["attempts"] == 1 + SETTINGS.retries
+    assert hostile_rows["error"]["attempts"] == 1 + PATIENT.retries
     assert hostile_rows["missing"]["attempts"] == 1
     assert hostile_rows["gzipped"]["body"] == PICTURE
     assert hostile_rows["until-close"]["body"] == PICTURE
