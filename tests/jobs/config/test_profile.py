@@ -429,6 +429,8 @@ WHERE_AND_HOW_FAST = {
     "run.lease_wait_s",
     "run.single_driver",
     "run.keep_staging",
+    "run.expectations",
+    "run.expectation_nights",
 }
 """Every setting that may differ between two runs that must leave equal warehouses. All others decide contents."""
 
