@@ -22,10 +22,11 @@ demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR f
 
 PLAIN := not slow and not cluster and not gpu and not browser
 
-test: setup ## run the tests: those without Spark, then those with it in two processes (a session keeps about one core busy)
-	@source .venv/java.sh && $(PYTHON) -m pytest -m "not spark and $(PLAIN)"
-	@source .venv/java.sh && $(PYTHON) -m pytest -m "spark and $(PLAIN)" --numprocesses 2 --dist loadfile \
-		--no-loadscope-reorder --durations 30
+PAIRED := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
+
+test: setup ## run the tests in two processes: those without Spark, then those with it (a session keeps about one core busy)
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "not spark and $(PLAIN)" $(PAIRED)
+	@source .venv/java.sh && $(PYTHON) -m pytest -m "spark and $(PLAIN)" $(PAIRED)
 
 test-slow: setup ## run the tests that take minutes each
 	@source .venv/java.sh && $(PYTHON) -m pytest -m slow

@@ -281,6 +281,7 @@ def test_a_published_date_is_left_alone_and_reported(
     assert digest_of(in_order.warehouse) == before
 
 
+@pytest.mark.slow  # the random sequences force dates
 def test_dates_forced_again_leave_the_same_contents(
     backwards: Nights, world: World, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:

@@ -67,6 +67,7 @@ def said_in_logs(spark: SparkSession, warehouse: Path) -> str:
     return "".join(said)
 
 
+@pytest.mark.slow  # the random sequences force dates, and look into every file
 def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     spark: SparkSession, world: World, small: SmallWorld, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
