@@ -57,10 +57,11 @@ def killed_night(world: World, date: dt.date, warehouse: Path, folder: Path, mod
     run_killed("nightly", world.arguments(date, warehouse, folder), module, target)
 
 
+@pytest.mark.slow  # the random sequences are killed at commit points, in process
 @pytest.mark.parametrize(
     ("module", "target", "last_event"),
     [
-        pytest.param("jobs.run.derived", "stage_duplicates", "started", id="in staging", marks=pytest.mark.slow),
+        pytest.param("jobs.run.derived", "stage_duplicates", "started", id="in staging"),
         pytest.param("jobs.warehouse.landing", "Landing.versions", "prepared", id="between prepared and published"),
     ],
 )

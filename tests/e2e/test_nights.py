@@ -192,6 +192,7 @@ def test_planted_copies_are_found_and_nothing_else_is_merged(in_order: Nights, w
     assert planted.false_merges == ()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_opennsfw2_and_of_onnx_runtime(in_order: Nights, world: World) -> None:
     import opennsfw2  # seconds of imports that no other test here needs
 

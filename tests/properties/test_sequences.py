@@ -47,7 +47,7 @@ from udfs.images.canonical import canonicalise
 pytestmark = pytest.mark.spark
 
 SEQUENCES = int(os.environ.get("SEQUENCES", "2"))
-STEPS = int(os.environ.get("STEPS", "6"))
+STEPS = int(os.environ.get("STEPS", "5"))
 
 PATHS = ("/a.jpg", "/b.jpg", "/c.jpg", "/d.jpg", "/leads-to-a.jpg")
 TITLES = ("", "A plain title", "badword here", "Another one")
