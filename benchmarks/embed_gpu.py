@@ -36,7 +36,7 @@ from schemas.settings import AssetSettings, EmbeddingSettings
 from tests.pictures import crops, encoded, names, photograph
 from udfs.assets import locate, sha256_of
 from udfs.devices import Device
-from udfs.embedding.embed import load_embedder
+from udfs.embedding.embed import in_format, load_embedder
 from udfs.embedding.vision import build, describe
 from udfs.gate.nsfw import load_detector, preprocess
 
@@ -117,12 +117,13 @@ def forward_rate(settings: EmbeddingSettings, seconds: float, compiled: bool = F
     description = describe(settings)
     device: Device = "cuda" if settings.device == "cuda" else "cpu"
     model = build(description, locate(settings.weights)).to(device, memory_format=torch.channels_last)
-    model = torch.compile(model) if compiled else model
+    run = in_format(model, device, settings.dtype)
+    run = torch.compile(run) if compiled else run
     batch = torch.rand(settings.batch_size, 3, *description.input_size, device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True
-    with torch.inference_mode(), torch.autocast(device, getattr(torch, settings.dtype), settings.dtype != "float32"):
-        return repeated(lambda: model(batch), device, seconds) * settings.batch_size
+    with torch.inference_mode():
+        return repeated(lambda: run(batch), device, seconds) * settings.batch_size
 
 
 def forward_rates(candidates: Sequence[Candidate], folder: Path, device: Device, seconds: float) -> dict[str, Figures]:

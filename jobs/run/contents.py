@@ -23,7 +23,7 @@ from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
 from jobs.warehouse.ledger import REMOVED
 from schemas.policy import Policy
-from schemas.settings import EmbeddingSettings
+from schemas.settings import EmbeddingSettings, GateSettings
 from schemas.tables import TABLES
 from udfs.embedding.embed import dimension, model_version
 from udfs.embedding.golden import Golden
@@ -74,7 +74,7 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
     ids = work.keys("scored", scored.select("image_id"))
-    known = work.past("content_signals", ids, columns=["image_id"], where=of_gate(work))
+    known = work.past("content_signals", ids, columns=["image_id"], where=of_gate(work.config.policy))
     signals = (
         scored.join(known, "image_id", "left_anti")
         .withColumn("detector_version", f.lit(version))
@@ -96,7 +96,7 @@ def verdicts(work: Work, image_ids: DataFrame) -> DataFrame:
     """`image_id` -> `outcomes.VERDICTS` from stored signals, under the run's policy; contents that lack a signal which
     the policy needs are left out."""
     ids = work.keys("judged", image_ids.where("image_id is not null"))
-    stored = work.past("content_signals", ids, where=of_gate(work))
+    stored = work.past("content_signals", ids, where=of_gate(work.config.policy))
     return outcomes.judge_stored(stored, work.policy, work.overrides.of_contents)
 
 
@@ -295,9 +295,9 @@ def texts_before(work: Work) -> DataFrame:
     return work.landing.read("text_embeddings").where(of_text_model(work))
 
 
-def of_gate(work: Work) -> Column:
-    """Of rows of `content_signals`: whether the run's detectors made them."""
-    return f.col("detector_version") == gate_version(work.config.policy)
+def of_gate(gate: GateSettings) -> Column:
+    """Of rows of `content_signals`: whether this gate's detectors made them."""
+    return f.col("detector_version") == gate_version(gate)
 
 
 def of_model(work: Work) -> Column:

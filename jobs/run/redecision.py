@@ -203,7 +203,9 @@ def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
     """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
     images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))
-    scores = work.past("content_signals", images, columns=["image_id", "scores"], where=contents.of_gate(work))
+    scores = work.past(
+        "content_signals", images, columns=["image_id", "scores"], where=contents.of_gate(work.config.policy)
+    )
     contents_of = judged.join(changed.select("image_id"), "image_id", "left_semi").join(scores, "image_id", "left")
     log = outcomes.decision_rows(changed, contents_of, work.versions.policy_version, work.run_id)
     work.stage("decisions", log, {"decisions": "true"})

@@ -10,6 +10,7 @@ from pyspark.sql import functions as f
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config
 from jobs.config.progress import log
+from jobs.run.contents import of_gate
 from jobs.run.context import Work
 from jobs.run.denylist import judged_by
 from jobs.run.lifecycle import Warehouse, check_versions, summary
@@ -25,7 +26,6 @@ from jobs.warehouse.landing import CHANGE, Landing
 from jobs.warehouse.ledger import Ledger, Versions
 from schemas.policy import Policy
 from schemas.tables import OVERRIDES
-from udfs.gate.content import gate_version
 
 
 def under_review(config: Config, policy: Policy, versions: Versions) -> DataFrame:
@@ -41,7 +41,7 @@ def under_review(config: Config, policy: Policy, versions: Versions) -> DataFram
     check_versions(published, versions)
     landing = _Published(spark, config.warehouse, published.table_versions)
     held_back = landing.read("sightings").where("outcome = 'review'")
-    signals = landing.read("content_signals").where(f.col("detector_version") == gate_version(config.policy))
+    signals = landing.read("content_signals").where(of_gate(config.policy))
     signals = signals.join(held_back.select("image_id").distinct(), "image_id", "left_semi")
     policy = judged_by(policy, landing)
     judged = outcomes.judge_stored(signals, policy, Overrides(landing.read("overrides")).of_contents)

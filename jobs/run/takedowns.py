@@ -20,7 +20,6 @@ from jobs.warehouse.landing import CHANGE
 from schemas.outcomes import Decision
 from schemas.policy import Policy
 from schemas.tables import SIGHTINGS, TAKEDOWNS
-from udfs.gate.content import gate_version
 from udfs.gate.rules import ContentSignals, MissingScore, judge_content
 from udfs.gate.takedowns import MIN_QUALITY, PERCEPTUAL, Takedown, taken_down_alone
 
@@ -67,9 +66,7 @@ def near_copies(warehouse: Warehouse, image_id: str, max_distance: int) -> Taked
     if not hashes:
         raise UsageError("--near: expected a hash among policy.hashes, found none: the gate makes none to compare")
     column = {"phash256": "phash256s", "pdq": "pdqs"}[hashes[0]]
-    signals = warehouse.landing.read("content_signals").where(
-        f.col("detector_version") == gate_version(warehouse.config.policy)
-    )
+    signals = warehouse.landing.read("content_signals").where(contents.of_gate(warehouse.config.policy))
     found = signals.where(f.col("image_id") == image_id).select(column, "pdq_quality").first()
     if found is None or found[0] is None:
         raise UsageError(f"--near: image {image_id} has no {hashes[0]} here: expected one that this gate has judged")
@@ -174,7 +171,7 @@ def _images(work: Work, asked: Sequence[Takedown], alone: Policy) -> Staged | No
             except MissingScore:
                 return False
 
-        signals = work.landing.read("content_signals").where(contents.of_gate(work))
+        signals = work.landing.read("content_signals").where(contents.of_gate(work.config.policy))
         near = is_near("image_id", "phash256s", "pdqs", "pdq_quality")
         frames.append(signals.where(near).select("image_id"))
     if not frames:
