@@ -45,7 +45,7 @@ from jobs.startup.session import THREAD_LIMITS, open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
-from schemas.settings import HASHED_VIEWS, DedupSettings
+from schemas.settings import HASHED_VIEWS, DedupSettings, HashedView
 from schemas.spark import struct_type
 from schemas.tables import IMAGES
 from udfs.images.minhash import recall
@@ -164,7 +164,8 @@ class Tables:
 
     def _views(self) -> list[bytes]:
         """Hashes of views that are near nothing."""
-        numbers = range(1, min(self.views, len(HASHED_VIEWS)))
+        others: tuple[HashedView, ...] = ("inner5", "inner10", "whole", "object")  # as most images have them
+        numbers = [HASHED_VIEWS.index(view) for view in others[: self.views - 1]]
         return [bytes([number]) + self.random.bytes(40) for number in numbers]
 
     def _folder(self, *names: str) -> Path:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from benchmarks.report import environment, publish
-from schemas.settings import HASHED_VIEWS, CrawlSettings, DedupSettings, HashedView, ImageSettings
+from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, HashedView, ImageSettings
 from udfs.bits import popcount
 from udfs.images.canonical import canonicalise
 from udfs.images.decode import ImageError
@@ -330,25 +330,33 @@ def entries(
     return np.array([number for number, _ in pairs], dtype=np.int64), hashes
 
 
-def edges_of(files: Sequence[File], rule: DedupSettings, upright: bool = False, exact: bool = False) -> Edges:
-    """Verified pairs of files: those that share a bucket, or, where `exact`, all there are."""
+def edges_of(
+    files: Sequence[File],
+    rule: DedupSettings,
+    upright: bool = False,
+    exact: bool = False,
+    full_views: Sequence[HashedView] = FULL_VIEWS,
+) -> Edges:
+    """Verified pairs of files: those that share a bucket, or, where `exact`, all there are. One of two hashes is of
+    `full_views`."""
     owner, hashes = entries(files, rule.views, upright)
     near = hashes[:, 1:9].copy().view(">u8").astype(np.uint64).ravel()
-    far, whole = hash_words([one.tobytes() for one in hashes[:, 9:]]), hashes[:, 0] == 0
+    far = hash_words([one.tobytes() for one in hashes[:, 9:]])
+    full = np.isin(hashes[:, 0], [HASHED_VIEWS.index(view) for view in full_views])
     found = [np.empty((2, 0), dtype=np.int64)]
     if exact:
-        wholes = np.flatnonzero(whole)
+        fulls = np.flatnonzero(full)
         for start in range(0, len(near), 512):
-            apart = popcount(near[start : start + 512, None] ^ near[None, wholes])
+            apart = popcount(near[start : start + 512, None] ^ near[None, fulls])
             first, second = np.nonzero(apart <= rule.max_hamming)
-            first, second = first + start, wholes[second]
+            first, second = first + start, fulls[second]
             alike = hamming256(far[first], far[second]) <= rule.max_hamming256
             found.append(np.stack((first[alike], second[alike])))
     else:
         keys = band_keys(signatures(near, rule), rule).ravel()
         order = np.argsort(keys, kind="stable")
         rows = order // rule.bands
-        pairs = verified_pairs(keys[order], near[rows], far[rows], rule, is_whole=whole[rows])
+        pairs = verified_pairs(keys[order], near[rows], far[rows], rule, is_full=full[rows])
         found += [np.unique(np.sort(rows[np.stack(pair)], axis=0), axis=1) for pair in pairs]
     first, second = np.unique(np.concatenate(found, axis=1), axis=1)
     apart = (hamming256(far[first], far[second]), popcount(near[first] ^ near[second]))
@@ -446,8 +454,22 @@ CANDIDATES: dict[str, tuple[HashedView, ...]] = {
     "whole": ("whole",),
     "whole, trimmed": ("whole", "trimmed"),
     "whole, inside": ("whole", "inner5", "inner10"),
+    "all but object": ("whole", "trimmed", "inner5", "inner10"),
     "all": HASHED_VIEWS,
 }
+PAIRINGS: dict[str, tuple[HashedView, ...]] = {
+    "with a whole": ("whole",),
+    "with a whole or trimmed": ("whole", "trimmed"),
+    "with a full view": FULL_VIEWS,
+    "any two": HASHED_VIEWS,
+}
+"""What one of two hashes that are compared has to be of."""
+COMMON = frozenset(ATTACKS) - {
+    *("cropped 10 % on the left", "cropped unevenly, 2 to 8 %", "border 10 %, grey", "writing over the lowest eighth"),
+    *("a name in a corner", "letterboxed"),
+}
+"""What is done to most copies: re-encoding, resizing, colour, blur, flips, quarter turns, even crops, borders of 5 %,
+captions, small rotations. What is left out looks at nothing of the original's own from one side, or covers it."""
 
 
 def main() -> None:
@@ -474,6 +496,9 @@ def main() -> None:
         for name, views in CANDIDATES.items()
         for distance in (4, 6, 8)
     }
+    report["pairs of views without bands, tuned on"] = {
+        name: quality(tuned, edges_of(tuned, shipped, exact=True, full_views=views)) for name, views in PAIRINGS.items()
+    }
     for name, half in halves.items():
         files = [file for files in half for file in files]
         found = {
@@ -483,6 +508,11 @@ def main() -> None:
             "shipped, without bands": edges_of(files, shipped, exact=True),
         }
         report[name] = {rule: quality(files, edges) for rule, edges in found.items()}
+        common = [file for file in files if file.kind in COMMON | {ORIGINAL}]
+        report[f"{name}, common versions alone"] = {
+            f"imagehash at {IMAGEHASH_AT}": quality(common, edges_of_imagehash(common)),
+            "shipped": quality(common, edges_of(common, shipped)),
+        }
         attacks = {rule: by_attack(files, edges) for rule, edges in found.items()}
         report[f"{name}, original to version"] = {
             kind: {rule: one[kind] for rule, one in attacks.items()} for kind in ATTACKS

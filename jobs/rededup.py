@@ -48,13 +48,18 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def rededup(warehouse: Warehouse) -> None:
-    """Switch the warehouse to the rule of its configuration. Raises RunError where nothing was ever published."""
+    """Switch the warehouse to the rule of its configuration.
+
+    Raises RunError where nothing was ever published, and where hashes were stored by other views than this release's.
+    """
     published = warehouse.last_published("group")
     if published.rule_version == warehouse.versions.rule_version:
         log.info("rededup: the warehouse is under this rule already (%s)", published.rule_version)
         return
     work = warehouse.work()
-    event = warehouse.publish(work, lambda: stage_run(RuleSwitch(work), RULE_SWITCH))
+    switch = RuleSwitch(work)
+    switch.check_views()
+    event = warehouse.publish(work, lambda: stage_run(switch, RULE_SWITCH))
     if event is not None:
         counts = event.counts or {}
         log.info(

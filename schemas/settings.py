@@ -405,9 +405,12 @@ class TextSettings(Settings):
     """Inference threads on a CPU; Spark already runs one task a core."""
 
 
-HashedView = Literal["whole", "trimmed", "inner5", "inner10"]
+HashedView = Literal["whole", "trimmed", "object", "inner5", "inner10"]
 HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
 """Views of a picture that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
+FULL_VIEWS: tuple[HashedView, ...] = HASHED_VIEWS[:3]
+"""Views with all that a picture shows: one of two hashes that are compared is of one of these. What is left of two
+pictures when both are cut may be alike where the pictures are not."""
 
 
 class Expectation(Settings):
@@ -439,10 +442,11 @@ class DedupSettings(Settings):
     operational: ClassVar[frozenset[str]] = frozenset({"target_recall"})
 
     views: tuple[HashedView, ...] = HASHED_VIEWS
-    """What of one picture is compared with the whole of another: `whole`, always. `trimmed`: without a border of one
-    colour and without strips of writing at the top and at the bottom; most pictures have none, and it costs nothing.
-    `inner5`, `inner10`: without 5 and 10 % on each side, of what is left trimmed, which finds crops.
-    docs/decisions/0018-views.md says what each finds."""
+    """What of an image is hashed and compared. With all that it shows: `whole`, always; `trimmed`, without a border of
+    one colour and without strips of writing at the top and at the bottom; `object`, without a ground of one colour
+    around what stands out of it. Most images have no border and no such ground, and then these cost nothing. Cut:
+    `inner5`, `inner10`, without 5 and 10 % on each side, of what is left trimmed, which finds crops. Of two hashes that
+    are compared, one is of the first three. docs/decisions/0018-views.md says what each finds."""
 
     max_hamming: int = Field(default=6, ge=0, le=32)
     """Largest Hamming distance between 64-bit pHashes that may be an edge; distances are even, since half of a pHash's

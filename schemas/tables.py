@@ -301,6 +301,9 @@ IMAGES = Table(
             "of each view and near-canonical orientation: view number, 64-bit and 256-bit pHash, 41 bytes",
             nullable=False,
         ),
+        Column(
+            "views_revision", "int", "what views view_hashes are of; null where they were made before there was this"
+        ),
         _RUN_ID,
     ),
     constraints={

@@ -18,7 +18,12 @@ class Hash:
 
     near: int  # 64 bits
     far: int  # 256 bits
-    whole: bool = True
+    view: int = 0  # the whole, trimmed, an object; then what is cut
+
+    @property
+    def full(self) -> bool:
+        """Whether it is of all that the picture shows."""
+        return self.view < 3
 
 
 @dataclass(frozen=True)
@@ -210,12 +215,12 @@ def owed(sightings: Sequence[Sighting], stored: set[str]) -> dict[tuple[dt.date,
 
 
 def stored_hashes(hashes: Sequence[bytes]) -> tuple[Hash, ...]:
-    """Hashes as `images` holds them: the number of the view, 0 for the whole; 64 bits; 256 bits."""
-    return tuple(Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0] == 0) for one in hashes)
+    """Hashes as `images` holds them: the number of the view; 64 bits; 256 bits."""
+    return tuple(Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0]) for one in hashes)
 
 
 def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> tuple[int, int] | None:
-    """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, the whole of the other.
+    """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, a full view of the other.
     Flat pictures have no hash to speak of."""
     if a.flat or b.flat:
         return None
@@ -223,7 +228,7 @@ def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> t
         ((one.far ^ other.far).bit_count(), (one.near ^ other.near).bit_count())
         for one in a.hashes
         for other in b.hashes
-        if one.whole or other.whole
+        if one.full or other.full
     )
     return min(((far, near) for far, near in distances if near <= max_hamming and far <= max_hamming256), default=None)
 

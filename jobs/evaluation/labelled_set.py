@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluation.labelled import Labelled
-from schemas.settings import HASHED_VIEWS, CrawlSettings, DedupSettings, ImageSettings
+from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, ImageSettings
 from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
 
 _AT_ONCE = 1024
-"""Hashes compared with all wholes at once: some MB for a thousand pictures."""
+"""Hashes compared with all full views at once: some MB for a thousand pictures."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,20 @@ def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSett
 
 
 def _near(pictures: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]:
-    """Which pairs (N, N) are near-duplicates: some view of one and the whole of the other are near by both hashes."""
+    """Which pairs (N, N) are near-duplicates: some view of one and a full view of the other are near by both hashes."""
     seen = {HASHED_VIEWS.index(view) for view in rule.views}
     mine = [[one for one in picture.view_hashes if one[0] in seen] for picture in pictures]
     owner = np.repeat(np.arange(len(pictures)), [len(some) for some in mine])
     rows = np.frombuffer(b"".join(one for some in mine for one in some), np.uint8).reshape(-1, 41)
-    near64, near256, is_whole = _signs(rows[:, 1:9]), _signs(rows[:, 9:]), rows[:, 0] == 0
+    near64, near256 = _signs(rows[:, 1:9]), _signs(rows[:, 9:])
+    is_full = np.isin(rows[:, 0], [HASHED_VIEWS.index(view) for view in FULL_VIEWS])
     near = np.zeros((len(pictures), len(pictures)), dtype=bool)
     for start in range(0, len(rows), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
-        close = _distances(near64[some], near64[is_whole]) <= rule.max_hamming
-        close &= _distances(near256[some], near256[is_whole]) <= rule.max_hamming256
+        close = _distances(near64[some], near64[is_full]) <= rule.max_hamming
+        close &= _distances(near256[some], near256[is_full]) <= rule.max_hamming256
         first, second = np.nonzero(close)
-        near[owner[some][first], owner[is_whole][second]] = True
+        near[owner[some][first], owner[is_full][second]] = True
     flat = np.array([picture.flatness < rule.flat_below for picture in pictures], dtype=bool)
     near[flat] = near[:, flat] = False
     both: NDArray[np.bool_] = near | near.T

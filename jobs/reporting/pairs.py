@@ -97,7 +97,7 @@ class Image:
 
 @dataclass(frozen=True)
 class HashPair:
-    """A hash of one image and a hash of another, one of the two of a whole."""
+    """A hash of one image and a hash of another, one of the two of a full view."""
 
     first: int
     """Place among the first image's hashes."""
@@ -216,15 +216,15 @@ def compare(first: Image, second: Image, settings: DedupSettings) -> Pair:
     hashes = [*first.hashes, *second.hashes]
     near = np.array([one.phash64 for one in hashes], np.int64)
     far = hash_words([one.phash256 for one in hashes])
-    is_whole = np.array([one.is_whole for one in hashes], np.bool_)
+    is_full = np.array([one.is_full for one in hashes], np.bool_)
     # As rows of the index: a hash in each of its buckets.
     keys = band_keys(signatures(near, settings), settings).reshape(-1)
     order = np.argsort(keys, kind="stable")
     row, keys = np.repeat(np.arange(len(hashes)), settings.bands)[order], keys[order]
     split = len(first.hashes)
-    met = _across(close_pairs(keys, near[row], HASH_BITS, is_whole=is_whole[row]), row, split)
-    edges = _across(verified_pairs(keys, near[row], far[row], settings, is_whole=is_whole[row]), row, split)
-    ones, others = np.nonzero(is_whole[:split, None] | is_whole[None, split:])
+    met = _across(close_pairs(keys, near[row], HASH_BITS, is_full=is_full[row]), row, split)
+    edges = _across(verified_pairs(keys, near[row], far[row], settings, is_full=is_full[row]), row, split)
+    ones, others = np.nonzero(is_full[:split, None] | is_full[None, split:])
     others = others + split
     distances = hamming64(near[ones], near[others]), hamming256(far[ones], far[others])
     found = []

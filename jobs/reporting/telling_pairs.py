@@ -60,7 +60,7 @@ def _bits(hamming: int, wide: int) -> str:
 def _rule(explanation: Explanation) -> str:
     settings = explanation.settings
     return (
-        f"a view of one and the whole of the other at most {settings.max_hamming} of 64 bits and "
+        f"a view of one and a full view of the other at most {settings.max_hamming} of 64 bits and "
         f"{settings.max_hamming256} of 256 apart, in a shared bucket ({settings.bands} bands of {settings.rows} rows); "
         f"views {', '.join(settings.views)}"
     )

@@ -29,6 +29,7 @@ from udfs.embedding.embed import dimension, model_version
 from udfs.embedding.golden import Golden
 from udfs.gate.content import gate_version
 from udfs.gate.rules import refused_url
+from udfs.images.phash import VIEWS_REVISION
 
 NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
 NOT_SCORED = "owed: lacks a signal that the policy needs"
@@ -60,6 +61,7 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
         .withColumn("source_bytes", f.col("bytes"))
         .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
         .withColumn("canonical_version", f.lit(decoders))
+        .withColumn("views_revision", f.lit(VIEWS_REVISION))
         # Of `fetches`; found out later, when what is staged here is embedded.
         .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
         {"images": "has_pixels"},

@@ -172,9 +172,9 @@ class Regrouping:
         bands = self._bands_of(nodes, new_bands, fresh, number)
         index = work.landing.read("lsh_bands")
         buckets = _buckets(bands)
-        others = near(_with_whole(index), Staged(buckets.frame, 0) if self.afresh else buckets)
+        others = near(_with_full(index), Staged(buckets.frame, 0) if self.afresh else buckets)
         if number:  # those of this run are not in the table
-            others = others.unionByName(near(_with_whole(new_bands.select(*index.columns)), buckets))
+            others = others.unionByName(near(_with_full(new_bands.select(*index.columns)), buckets))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
         met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
@@ -295,15 +295,15 @@ def _heads(rows: DataFrame) -> DataFrame:
     return rows.where("image_id = representative_id")
 
 
-def _with_whole(bands: DataFrame) -> DataFrame:
-    return bands.withColumn("is_whole", dedup.is_whole())
+def _with_full(bands: DataFrame) -> DataFrame:
+    return bands.withColumn("is_full", dedup.is_full())
 
 
 def _buckets(bands: Staged) -> Staged:
-    """Which rows of the index have to do with these rows of it: `band, band_key, is_whole`. Views are met by wholes
-    alone."""
-    whole, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
-    met_by = f.explode(f.when(dedup.is_whole(), any_view).otherwise(whole)).alias("is_whole")
+    """Which rows of the index have to do with these rows of it: `band, band_key, is_full`. Views that
+    are not full are met by full ones alone."""
+    full, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
+    met_by = f.explode(f.when(dedup.is_full(), any_view).otherwise(full)).alias("is_full")
     return Staged(bands.frame.select("band", "band_key", met_by), 2 * bands.rows)
 
 

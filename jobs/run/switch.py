@@ -14,6 +14,7 @@ from jobs.run.names import Count, Dataset
 from jobs.run.redecision import Redecision
 from schemas.outcomes import FailureCode
 from schemas.tables import SIGHTINGS
+from udfs.images.phash import VIEWS_REVISION
 
 
 @dataclass
@@ -67,6 +68,17 @@ class RuleSwitch:
 
     work: Work
     touched: Touched | None = None
+
+    def check_views(self) -> None:
+        """Raises RunError where stored images were hashed by views of another revision, so that the rule would not find
+        of them what it finds of images that come."""
+        made = f.coalesce("views_revision", f.lit(0))
+        others = self.work.landing.read("images").where(made != VIEWS_REVISION).select(made.alias("revision"))
+        for row in others.limit(1).collect():
+            raise RunError(
+                f"images were hashed by views of revision {row.revision}, expected {VIEWS_REVISION}: another rule "
+                "cannot be worked out from these; go back to the release that made them, or use another warehouse"
+            )
 
     def facts(self) -> Facts:
         """All live images."""

@@ -4,8 +4,9 @@ Images with the same hashes of all views are one group and are worked on once: e
 equal views. Flat pictures (no structure for a pHash to speak of) are groups of their own that get no bands: only
 identical bytes, which are one image_id already, are duplicates there.
 
-Two groups are near-duplicates where a hash of one and a hash of the whole of the other share a bucket and are near by
-both distances. Who is asked about whom, and when, does not matter: all hashes of both are in the index.
+Two groups are near-duplicates where a hash of one, of any view, and a hash of a full view of the other
+(`schemas.settings.FULL_VIEWS`) share a bucket and are near by both distances. Who is asked about whom, and when, does
+not matter: all hashes of both are in the index.
 
 Pairs are compared inside their bucket, and what is kept of them is few rows a group, however many groups are alike: a
 crowd of k variants must not leave k * k pairs.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.settings import HASHED_VIEWS, DedupSettings
+from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import (
     band_keys,
@@ -40,7 +41,7 @@ _MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
 _EARLIER_DDL = "group_id string, earlier_id string"
 _HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
 
-_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "is_whole", "is_head")
+_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "is_full", "is_head")
 
 _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
@@ -73,9 +74,9 @@ def each_hash(groups: DataFrame) -> DataFrame:
     return rows.withColumns(parts).drop("_hash")
 
 
-def is_whole() -> Column:
-    """Whether a hash is of a whole picture: without one of these no two hashes are compared."""
-    return (f.col("view") == 0).alias("is_whole")
+def is_full() -> Column:
+    """Whether a hash is of a full view: without one of these no two hashes are compared."""
+    return f.col("view").isin([HASHED_VIEWS.index(view) for view in FULL_VIEWS]).alias("is_full")
 
 
 def group_number() -> Column:
@@ -107,9 +108,9 @@ def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> 
 
 def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings) -> DataFrame:
     """Of the rows of buckets (`band_key, group_number, hash_number`) those whose 64-bit hash is near that of another
-    group there, one of the two being new, and one of a whole picture. `old_bands` are those that share a bucket with a
+    group there, one of the two being new, and one of a full view. `old_bands` are those that share a bucket with a
     new one; what is far from all of them ends here."""
-    columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_whole()]
+    columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_full()]
     rows = new_bands.select(*columns, f.lit(True).alias("is_new")).unionByName(
         old_bands.select(*columns, f.lit(False).alias("is_new"))
     )
@@ -117,7 +118,7 @@ def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSett
     def meet(table: pa.Table) -> Iterator[pa.RecordBatch]:
         met = np.zeros(table.num_rows, dtype=np.bool_)
         keys, hashes, group = (_integers(table, name) for name in ("band_key", "phash64", "group_number"))
-        flags = {name: _flags(table, name) for name in ("is_whole", "is_new")}
+        flags = {name: _flags(table, name) for name in ("is_full", "is_new")}
         for first, second in close_pairs(keys, hashes, settings.max_hamming, **flags):
             others = group[first] != group[second]
             met[first[others]] = True
@@ -142,7 +143,7 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
         far, number = hash_words(table.column("phash256")), _integers(table, "group_number")
         told = np.zeros(table.num_rows, dtype=np.int64)
         found = [np.empty((2, 0), dtype=np.int64)]
-        for pairs in close_pairs(keys, near, settings.max_hamming, is_whole=_flags(table, "is_whole")):
+        for pairs in close_pairs(keys, near, settings.max_hamming, is_full=_flags(table, "is_full")):
             before, group = pairs
             # Who has been told of enough is not compared any further: a crowd costs little more than its size.
             asks = ~is_head[group] & (is_head[before] | (told[group] <= MOST_EARLIER))
@@ -168,7 +169,7 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     order = [f.col("band_key"), f.col("first_seen"), f.desc("source_pixels"), f.col("image_id")]
     place = ["first_seen", "source_pixels", "image_id"]
     sorted_rows = (
-        rows.withColumn("is_whole", is_whole())
+        rows.withColumn("is_full", is_full())
         .select(*_COMPARED, *place)
         .repartition("band_key")
         .sortWithinPartitions(*order)
@@ -188,7 +189,7 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
         is_risen, is_asked = _flags(table, "is_risen"), _flags(table, "is_asked")
         far, groups = hash_words(table.column("phash256")), table.column("group_id").combine_chunks()
         number = _integers(table, "group_number")
-        flags = {"is_whole": _flags(table, "is_whole"), "is_new": is_head}
+        flags = {"is_full": _flags(table, "is_full"), "is_new": is_head}
         for pairs in verified_pairs(keys, near, far, settings, **flags):
             for ends in (np.stack(pairs), np.stack(pairs[::-1])):
                 wanted = is_head[ends[1]] & (is_asked[ends[0]] | is_risen[ends[1]])
@@ -205,7 +206,7 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
                 )
 
     columns = [*_COMPARED, "is_risen", "is_asked"]
-    sorted_rows = rows.withColumn("is_whole", is_whole()).select(*columns).repartition("band_key")
+    sorted_rows = rows.withColumn("is_full", is_full()).select(*columns).repartition("band_key")
     sorted_rows = sorted_rows.sortWithinPartitions("band_key")
     found = sorted_rows.mapInArrow(_in_buckets(find), _HEADS_DDL)
     least = found.groupBy("group_id", "head_group").agg(f.min(f.struct("hamming256", "hamming")).alias("least"))

@@ -12,6 +12,7 @@ from jobs.digest import table_digests
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot
 from tests.e2e.small import DAYS, SmallWorld, small_world
+from udfs.images.phash import VIEWS_REVISION
 
 pytestmark = pytest.mark.spark
 
@@ -65,6 +66,25 @@ def test_a_switched_warehouse_is_as_if_it_had_always_been_under_the_rule(
     assert small.night(SECOND, strict, settings=STRICT) == 0
     assert small.night(SECOND, loose, settings=STRICT) == 0
     assert table_digests(Landing(spark, str(loose))) == table_digests(Landing(spark, str(strict)))
+
+
+def test_images_hashed_by_other_views_are_refused_and_nothing_changes(
+    spark: SparkSession,
+    small: SmallWorld,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    warehouse = tmp_path / "warehouse"
+    assert small.night(FIRST, warehouse) == 0
+    was = table_digests(Landing(spark, str(warehouse)))
+    stored = Snapshot.open(str(warehouse)).rows("images", ["views_revision"]).to_pylist()
+    assert stored
+    assert all(row["views_revision"] == VIEWS_REVISION for row in stored)
+    monkeypatch.setattr("jobs.run.switch.VIEWS_REVISION", VIEWS_REVISION + 1)
+    assert switch(small, warehouse, *STRICT) == 1
+    assert f"views of revision {VIEWS_REVISION}, expected {VIEWS_REVISION + 1}" in capsys.readouterr().err
+    assert table_digests(Landing(spark, str(warehouse))) == was
 
 
 @pytest.mark.slow

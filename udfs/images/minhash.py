@@ -166,7 +166,7 @@ def close_pairs(
     phash64: Hashes,
     max_hamming: int,
     *,
-    is_whole: NDArray[np.bool_] | None = None,
+    is_full: NDArray[np.bool_] | None = None,
     is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """All pairs of rows in one bucket whose 64-bit hashes are near; none is lost whatever a bucket's size.
@@ -177,20 +177,21 @@ def close_pairs(
         keys: (N,) band keys, sorted: a run of equal keys is one bucket.
         phash64: (N,) uint64 or int64.
         max_hamming: largest distance, inclusive.
-        is_whole: (N,) bool, whether a hash is of a whole picture; where given, only pairs with at least one such.
+        is_full: (N,) bool, whether a hash is of a full view (`schemas.settings.FULL_VIEWS`); where given, only pairs
+            with at least one such.
         is_new: (N,) bool; where given, only pairs with at least one new row, at the cost of those only.
 
     Yields:
         Row numbers (first, second), (P,) int64 each, a block of pairs at a time. Without `is_new` first < second, and
         over all blocks pairs come in the order of (first, second).
     """
-    order, begins, partners = _enumeration(keys, is_whole, is_new)
+    order, begins, partners = _enumeration(keys, is_full, is_new)
     hashes = np.ascontiguousarray(phash64).view(np.uint64)[order]
-    whole = None if is_whole is None or is_new is not None else is_whole[order]
+    full = None if is_full is None or is_new is not None else is_full[order]
     for block in _pair_blocks(begins, partners):
         first, second = block
-        if whole is not None:
-            compared = whole[first] | whole[second]
+        if full is not None:
+            compared = full[first] | full[second]
             first, second = first[compared], second[compared]
         near = hamming64(hashes[first], hashes[second]) <= max_hamming
         yield order[first[near]], order[second[near]]
@@ -202,24 +203,24 @@ def verified_pairs(
     phash256: NDArray[np.uint64],
     settings: DedupSettings,
     *,
-    is_whole: NDArray[np.bool_] | None = None,
+    is_full: NDArray[np.bool_] | None = None,
     is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Those of `close_pairs` whose 256-bit hashes, (N, 4) uint64 from `hash_words`, are near too: near-duplicates by
     `settings` (`max_hamming` and `max_hamming256`, both inclusive)."""
-    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_whole=is_whole, is_new=is_new):
+    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_full=is_full, is_new=is_new):
         alike = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
         yield first[alike], second[alike]
 
 
 def _enumeration(
-    keys: NDArray[np.int64], is_whole: NDArray[np.bool_] | None, is_new: NDArray[np.bool_] | None
+    keys: NDArray[np.int64], is_full: NDArray[np.bool_] | None, is_new: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """An order of the rows; and of each, in that order, the first row that it is to be compared with, and how many.
 
-    In a bucket new wholes come first, and are compared with all that come after them; new views follow, and then old
-    wholes, which these are compared with. So each pair that is wanted is met once, and no other pair at all. (Without
-    `is_new` the order is left alone, and who is no whole is passed over later.)
+    In a bucket the new full ones come first, and are compared with all that come after them; the other new ones follow,
+    and then the old full ones, which these are compared with. So each pair that is wanted is met once, and no other
+    pair at all. (Without `is_new` the order is left alone, and pairs without a full one are passed over later.)
     """
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, dtype=np.int64)
     sizes = np.diff(np.r_[starts, len(keys)])
@@ -228,12 +229,12 @@ def _enumeration(
     partners = np.repeat(starts + sizes, sizes) - following
     if is_new is None:
         return np.arange(len(keys)), following, partners
-    part = 2 * ~is_new + (0 if is_whole is None else ~is_whole)
+    part = 2 * ~is_new + (0 if is_full is None else ~is_full)
     order = np.argsort(4 * bucket + part, kind="stable")
     part = part[order]
     counts = np.bincount(4 * bucket + part, minlength=4 * len(starts)).reshape(-1, 4)
-    old_wholes = (starts + counts[:, 0] + counts[:, 1])[bucket]
-    begins = np.where(part == 1, old_wholes, following)
+    old_full = (starts + counts[:, 0] + counts[:, 1])[bucket]
+    begins = np.where(part == 1, old_full, following)
     return order, begins, np.select([part == 0, part == 1], [partners, counts[bucket, 2]], 0)
 
 

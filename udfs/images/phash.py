@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
 
-from schemas.settings import HASHED_VIEWS, DedupSettings, HashedView
+from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings, HashedView
 
 REVISION = 1
 """Raise this whenever `picture_hashes` makes other hashes of the same pixels."""
@@ -28,7 +28,7 @@ REVISION = 1
 HIGH_FREQUENCY_FACTOR = 4
 """The DCT is taken over (hash side x this) squared pixels; imagehash's default."""
 
-VIEWS_REVISION = 1
+VIEWS_REVISION = 2
 """Raise this whenever `view_hashes` makes other hashes of the same pixels."""
 
 VIEW_BYTES, NEAR_BYTES, FAR_BYTES = 1, 8, 32
@@ -57,6 +57,10 @@ _OF_ONE_COLOUR = 0.96
 """Share of a line that is of one colour, from which on the line is a border's."""
 _MOST_CUT = 0.4
 """Share of a side's length that a border, or a strip, may take."""
+_OF_THE_GROUND = 0.985
+"""Share of a line that is of the ground's colour, from which on nothing of an object is in it."""
+_MOST_WRITTEN = 0.25
+"""Share of the height that writing beside an object may take."""
 
 
 _PDQ_SIDE = 512
@@ -106,14 +110,20 @@ class ViewHash(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is of a whole picture: without one of these no two hashes are compared."""
+        """Whether it is of the whole picture, of which each image has one."""
         return HASHED_VIEWS[self.view] == "whole"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is of a full view: without one of these no two hashes are compared."""
+        return HASHED_VIEWS[self.view] in FULL_VIEWS
 
 
 def rule_version(settings: DedupSettings, canonical_version: str) -> str:
     """Under which rule near-duplicates are found: digest of what decides in the settings, the pixels and the views."""
     decisive = json.dumps(settings.decisive())
-    return hashlib.sha256(f"{decisive} {canonical_version} {VIEWS_REVISION}".encode()).hexdigest()[:16]
+    views = f"{VIEWS_REVISION} {' '.join(FULL_VIEWS)}"
+    return hashlib.sha256(f"{decisive} {canonical_version} {views}".encode()).hexdigest()[:16]
 
 
 def hash_pixels(pixels: bytes) -> PerceptualHashes:
@@ -200,13 +210,16 @@ def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
 
 
 def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Image.Image]]:
-    """The views of `HASHED_VIEWS` that there are: where there is a frame, the inside is that of what it holds."""
+    """The views of `HASHED_VIEWS` that there are: where there is a frame, the others are of what it holds."""
     yield "whole", luminance
     bare = luminance.crop(_bare(np.asarray(luminance)))
     if bare.size != luminance.size and _tells(bare):
         yield "trimmed", bare
     else:
         bare = luminance
+    thing = bare.crop(_object(np.asarray(bare)))
+    if thing.size != bare.size and _tells(thing):
+        yield "object", thing
     shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
     for view, share in shares:
         x, y = round(bare.width * share), round(bare.height * share)
@@ -234,13 +247,58 @@ def _bare(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return left, top, width - right, height - bottom
 
 
+def _object(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """What stands out of a ground of one colour (left, top, right, bottom), without writing that stands apart above or
+    below it: the same thing with other margins, and with a caption on the ground."""
+    height, width = levels.shape
+    everything = (0, 0, width, height)
+    box = left, top, right, bottom = _off_ground(levels, everything)
+    corners = levels[np.ix_([0, -1], [0, -1])].astype(int)
+    if box == everything or np.ptp(corners) > _BORDER_TOLERANCE:
+        return box
+    inside, ground = levels[top:bottom, left:right], int(_median(corners))
+    above, below = (_writing(_alike_to(ground, lines)) for lines in (inside, inside[::-1]))
+    if not above + below:
+        return box
+    return _off_ground(levels, (left, top + above, right, bottom - below))
+
+
+def _off_ground(levels: NDArray[np.uint8], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """`box` without the lines on each side that are of one colour."""
+    left, top, right, bottom = box
+    inside = levels[top:bottom, left:right]
+    cuts = []
+    for lines in (inside.T, inside, inside.T[::-1], inside[::-1]):
+        alike = _alike(lines) if lines.size else None
+        ends = () if alike is None else np.flatnonzero(alike < _OF_THE_GROUND)
+        cuts.append(int(ends[0]) if len(ends) else 0)
+    return left + cuts[0], top + cuts[1], right - cuts[2], bottom - cuts[3]
+
+
+def _writing(alike: NDArray[np.float64]) -> int:
+    """How many lines a block of writing takes, and the ground between it and what follows; 0 where there is none."""
+    marked = np.flatnonzero(alike < _OF_THE_GROUND)
+    gaps = np.flatnonzero(np.diff(marked) > 2)
+    if not len(gaps):
+        return 0
+    last, follows = int(marked[gaps[0]]), int(marked[gaps[0] + 1])
+    is_written = last < _MOST_WRITTEN / _MOST_CUT * len(alike) and alike[: last + 1].min() >= 0.1
+    return follows if is_written else 0
+
+
 def _alike(levels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
     """Which share of each line, from the first as far as a border or a strip may go, has the colour of the first; None
     where the first has no colour of its own."""
-    lines = levels[: int(_MOST_CUT * len(levels)) + 2].astype(np.int16)
-    colour = int(_median(lines[0]))
-    if (np.abs(lines[0] - colour) <= _BORDER_TOLERANCE).mean() < _OF_ONE_COLOUR:
+    first = levels[0].astype(np.int16)
+    colour = int(_median(first))
+    if (np.abs(first - colour) <= _BORDER_TOLERANCE).mean() < _OF_ONE_COLOUR:
         return None
+    return _alike_to(colour, levels)
+
+
+def _alike_to(colour: int, levels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Which share of each line, from the first as far as a border or a strip may go, has that colour."""
+    lines = levels[: int(_MOST_CUT * len(levels)) + 2].astype(np.int16)
     return np.asarray((np.abs(lines - colour) <= _BORDER_TOLERANCE).mean(axis=1))
 
 

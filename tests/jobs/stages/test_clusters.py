@@ -39,12 +39,12 @@ def family(chance: random.Random, name: int) -> list[Content]:
     near, far = chance.getrandbits(64), chance.getrandbits(256)
     near_bits, far_bits = chance.sample(range(64), 6), chance.sample(range(256), 8)
 
-    def hashed(whole: bool) -> Hash:
-        apart = 0 if whole else chance.choice([0, 0, 0b1111 << 40])
+    def hashed(view: int) -> Hash:
+        apart = 0 if view == 0 else chance.choice([0, 0, 0b1111 << 40])
         return Hash(
             near ^ apart ^ sum(1 << bit for bit in near_bits if chance.random() < 0.4),
             far ^ sum(1 << bit for bit in far_bits if chance.random() < 0.4),
-            whole,
+            view,
         )
 
     made = []
@@ -54,7 +54,7 @@ def family(chance: random.Random, name: int) -> list[Content]:
                 hashlib.sha256(f"{name} {number}".encode()).hexdigest(),
                 "allow",
                 source_pixels=chance.choice([100, 200, 3_000_000_000]),
-                hashes=tuple(hashed(whole) for whole in (True, chance.random() < 0.3, False)[: chance.randint(1, 3)]),
+                hashes=tuple(hashed(view) for view in (0, chance.choice([0, 1, 2, 3, 4]), 3)[: chance.randint(1, 3)]),
                 flat=chance.random() < 0.05,
             )
         )
@@ -146,8 +146,8 @@ def live_frame(
             image,
             "canonical",
             [
-                bytes([number if not one.whole else 0]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
-                for number, one in enumerate(contents[image].hashes)
+                bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
+                for one in contents[image].hashes
             ],
             0.0 if contents[image].flat else 50.0,
             1.0,
@@ -226,13 +226,15 @@ def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: Spa
 
 
 @pytest.mark.parametrize("crop_first", [True, False])
-def test_a_view_of_one_picture_is_met_by_the_whole_of_another_whichever_comes_first(
-    spark: SparkSession, in_memory: InMemory, crop_first: bool
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_what_is_cut_of_one_picture_is_met_by_a_full_view_of_another_whichever_comes_first(
+    spark: SparkSession, in_memory: InMemory, crop_first: bool, view: int
 ) -> None:
     inside, outside = Hash(0b1, 0b1), Hash(2**40 - 1, 2**80 - 1)
-    picture = Content("0" * 64, "allow", hashes=(outside, replace(inside, whole=False)))
-    crop = Content("1" * 64, "allow", hashes=(inside,))
-    framed = Content("2" * 64, "allow", hashes=(Hash(2**63 - 1, 2**200 - 1), replace(inside, whole=False)))
+    picture = Content("0" * 64, "allow", hashes=(outside, replace(inside, view=3)))
+    other = (Hash(2**50 - 1, 2**120 - 1),) if view else ()
+    crop = Content("1" * 64, "allow", hashes=(*other, replace(inside, view=view)))
+    framed = Content("2" * 64, "allow", hashes=(Hash(2**63 - 1, 2**200 - 1), replace(inside, view=3)))
     contents = {content.image_id: content for content in (picture, crop, framed)}
     nights = [[crop], [picture, framed]] if crop_first else [[picture, framed], [crop]]
     dates = {one.image_id: DATES[number] for number, night_of in enumerate(nights) for one in night_of}
@@ -241,7 +243,7 @@ def test_a_view_of_one_picture_is_met_by_the_whole_of_another_whichever_comes_fi
         group(night(in_memory, number), in_memory, images, live_frame(spark, images, dates, contents))
     rows = {row.image_id: row.representative_id for row in in_memory.tables["clusters"].collect()}
     first = crop if crop_first else picture
-    # Two views of the same do not make two wholes near: the crop is what ties them together, where it comes first.
+    # What is cut of two is alike, and yet the two are not near: the crop ties them together, where it comes first.
     assert rows == {
         picture.image_id: first.image_id,
         crop.image_id: first.image_id,

@@ -53,8 +53,8 @@ class Group:
 
 
 def stored(one: Hash) -> bytes:
-    """A hash as the tables hold it; what is no whole is of view 3."""
-    return bytes([0 if one.whole else 3]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
+    """A hash as the tables hold it; its view first."""
+    return bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
 
 
 def signed(bits: int) -> int:
@@ -71,22 +71,22 @@ def flipped(value: int, bits: int, count: int, chance: random.Random) -> int:
 
 def planted(seed: int) -> list[Group]:
     """Families around random hashes, at distances on both sides of the thresholds of either hash; some have views,
-    and some two wholes."""
+    and some two full ones."""
     chance = random.Random(seed)
     groups = []
     for _ in range(60):
         near, far = chance.getrandbits(64), chance.getrandbits(256)
         groups.append((Hash(near, far),))
         for _ in range(chance.randrange(4)):
-            kinds = (True, *[chance.random() < 0.4 for _ in range(chance.randrange(3))])
+            views = (0, *[chance.choice([0, 1, 2, 3, 3, 4, 4]) for _ in range(chance.randrange(3))])
             groups.append(
                 tuple(
                     Hash(
                         flipped(near, 64, chance.randrange(SETTINGS.max_hamming + 4), chance),
                         flipped(far, 256, chance.randrange(SETTINGS.max_hamming256 + 20), chance),
-                        whole,
+                        view,
                     )
-                    for whole in sorted(kinds, reverse=True)
+                    for view in sorted(views)
                 )
             )
     return [Group(hashlib.sha256(repr(hashes).encode()).hexdigest()[:32], hashes) for hashes in dict.fromkeys(groups)]
@@ -175,7 +175,7 @@ def test_every_hash_has_each_band_once(bands: DataFrame) -> None:
     rows = bands.collect()
     assert tuple(bands.columns) == LSH_BANDS.column_names
     wanted = {
-        (group.number, number, 0 if one.whole else 3, signed(one.near), band)
+        (group.number, number, one.view, signed(one.near), band)
         for group in GROUPS
         for number, one in enumerate(group.hashes)
         for band in range(SETTINGS.bands)
@@ -275,7 +275,7 @@ LIVE = "image_id string, canonical_version string, view_hashes array<binary>, fl
 
 
 def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark: SparkSession) -> None:
-    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, whole=False))
+    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, view=3))
     live = frame(
         spark,
         LIVE,
@@ -284,7 +284,7 @@ def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark:
             ("b", "c", [whole, view], SETTINGS.flat_below, 1.0),
             ("only the far hash differs", "c", [stored(Hash(1, 3)), view], 50.0, 1.0),
             ("only the near hash differs", "c", [stored(Hash(2, 2)), view], 50.0, 1.0),
-            ("only a view differs", "c", [whole, stored(Hash(3, 5, whole=False))], 50.0, 1.0),
+            ("only a view differs", "c", [whole, stored(Hash(3, 5, view=3))], 50.0, 1.0),
             ("no view", "c", [whole], 50.0, 1.0),
             ("white", "c", [stored(Hash(2**63, 0))], 0.0, 0.0),
             ("purple", "c", [stored(Hash(2**63, 0))], SETTINGS.flat_below - 1e-9, 0.0),
@@ -301,8 +301,8 @@ def test_equal_hashes_are_one_group_and_flat_pictures_groups_of_their_own(spark:
 
 
 def test_views_that_the_rule_does_not_look_at_take_no_part(spark: SparkSession) -> None:
-    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, whole=False))
+    whole, view = stored(Hash(1, 2)), stored(Hash(3, 4, view=3))
     live = frame(spark, LIVE, [("a", "c", [whole, view], 50.0, 1.0), ("b", "c", [whole], 50.0, 1.0)])
-    one, other = hash_rows(live, DedupSettings(views=("whole", "inner5"))).orderBy("image_id").collect()
+    one, other = hash_rows(live, DedupSettings(views=("whole", "inner10"))).orderBy("image_id").collect()
     assert one.hashes == other.hashes == [whole]
     assert one.group_id == other.group_id

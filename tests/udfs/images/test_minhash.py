@@ -161,7 +161,7 @@ def brute_force(
     far: NDArray[np.uint64],
     rule: DedupSettings,
     is_new: NDArray[np.bool_] | None,
-    is_whole: NDArray[np.bool_] | None,
+    is_full: NDArray[np.bool_] | None,
 ) -> set[tuple[int, int]]:
     return {
         (i, j)
@@ -169,7 +169,7 @@ def brute_force(
         for j in range(i + 1, len(keys))
         if keys[i] == keys[j]
         and (is_new is None or is_new[i] or is_new[j])
-        and (is_whole is None or is_whole[i] or is_whole[j])
+        and (is_full is None or is_full[i] or is_full[j])
         and int(near[i] ^ near[j]).bit_count() <= rule.max_hamming
         and sum(int(a ^ b).bit_count() for a, b in zip(far[i], far[j], strict=True)) <= rule.max_hamming256
     }
@@ -187,14 +187,14 @@ def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataO
     keys = np.sort(data.draw(arrays(np.int64, count, elements=st.integers(-3, 3))))
     near = data.draw(arrays(np.uint64, count, elements=st.integers(0, 15)))
     far = data.draw(arrays(np.uint64, (count, 4), elements=st.sampled_from([0, 1, 3, 2**64 - 1])))
-    is_new, is_whole = (data.draw(st.none() | arrays(np.bool_, count)) for _ in range(2))
+    is_new, is_full = (data.draw(st.none() | arrays(np.bool_, count)) for _ in range(2))
     rule = DedupSettings(max_hamming=data.draw(st.integers(0, 3)), max_hamming256=data.draw(st.integers(0, 128)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(udfs.images.minhash, "_PAIRS_AT_ONCE", pairs_at_once)
-        found = listed(verified_pairs(keys, near, far, rule, is_new=is_new, is_whole=is_whole))
+        found = listed(verified_pairs(keys, near, far, rule, is_new=is_new, is_full=is_full))
     ends = [(min(pair), max(pair)) for pair in found]
     assert len(ends) == len(set(ends))
-    assert set(ends) == brute_force(keys, near, far, rule, is_new, is_whole)
+    assert set(ends) == brute_force(keys, near, far, rule, is_new, is_full)
     if is_new is None:
         assert found == sorted(ends)
 
@@ -222,10 +222,10 @@ def test_old_pairs_cost_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     count, new = 2000, np.arange(2000) % 1000 == 7
     listed(close_pairs(np.zeros(count, dtype=np.int64), random_hashes(count), 8, is_new=new))
     assert compared == 1999 + 1998
-    # A new whole meets all others, a new view the old wholes alone.
-    compared, whole = 0, np.arange(2000) % 10 == 0
-    whole[7] = True
-    listed(close_pairs(np.zeros(count, dtype=np.int64), random_hashes(count), 8, is_new=new, is_whole=whole))
+    # A new full view meets all others, another new one the old full ones alone.
+    compared, full = 0, np.arange(2000) % 10 == 0
+    full[7] = True
+    listed(close_pairs(np.zeros(count, dtype=np.int64), random_hashes(count), 8, is_new=new, is_full=full))
     assert compared == 1999 + 200
 
 

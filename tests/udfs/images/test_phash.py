@@ -348,10 +348,62 @@ def test_views_of_a_copy_are_near_the_whole_of_the_picture(name: str) -> None:
         assert far <= NEAR[1]
 
 
+def thing_on(ground: int, margins: tuple[int, int, int, int], name: str = "coffee.png") -> Image.Image:
+    """An oval cut out of a photograph, on a ground of one colour with these margins (left, top, right, bottom)."""
+    left, top, right, bottom = margins
+    thing = photograph(name).convert("L").resize((160, 120))
+    mask = Image.new("L", thing.size, 0)
+    ImageDraw.Draw(mask).ellipse((0, 0, 159, 119), fill=255)
+    made = Image.new("L", (160 + left + right, 120 + top + bottom), ground)
+    made.paste(thing, (left, top), mask)
+    return made
+
+
+def written_beside(picture: Image.Image, above: bool) -> Image.Image:
+    """The picture on its own ground, with a line of writing on that."""
+    ground = picture.getpixel((0, 0))
+    assert isinstance(ground, int)
+    made = Image.new("L", (picture.width, picture.height + 24), ground)
+    made.paste(picture, (0, 24 if above else 0))
+    middle = 12 if above else picture.height + 10
+    ImageDraw.Draw(made).text((made.width // 2, middle), "now half the price", 255 - ground, anchor="mm")
+    return made
+
+
 def test_an_object_on_white_has_no_border() -> None:
     white = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(white).ellipse((40, 30, 170, 180), fill=60)
-    assert hashes_of(white).keys() == {"whole", "inner5", "inner10"}
+    assert hashes_of(white).keys() == {"whole", "object", "inner5", "inner10"}
+
+
+@pytest.mark.parametrize("ground", [255, 0])
+@pytest.mark.parametrize("name", SEEN)
+def test_an_object_is_the_same_with_other_margins_and_with_writing_beside_it(ground: int, name: str) -> None:
+    one = hashes_of(thing_on(ground, (20, 20, 20, 20), name))
+    wide = thing_on(ground, (70, 10, 15, 50), name)
+    for other in (wide, written_beside(wide, above=True), written_beside(wide, above=False), ImageOps.mirror(wide)):
+        found = hashes_of(decode_luminance(encoded(other, quality=85)))
+        near, far = least(one["object"], found["object"])
+        assert near <= NEAR[0]
+        assert far <= NEAR[1]
+        apart, _ = least(one["whole"], found["whole"])
+        assert apart > NEAR[0]
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_photograph_is_no_object(name: str) -> None:
+    assert "object" not in hashes_of(photograph(name).convert("L"))
+
+
+def test_a_part_of_an_object_is_no_writing_where_it_is_a_quarter_of_it() -> None:
+    """Two things above one another, the upper one of a third of the height: both are what is seen."""
+    made = Image.new("L", (200, 200), 255)
+    pen = ImageDraw.Draw(made)
+    pen.ellipse((60, 20, 140, 70), fill=60)
+    pen.rectangle((50, 90, 150, 180), fill=90)
+    pen.line((60, 100, 140, 170), fill=200, width=9)
+    found = hashes_of(made)["object"]
+    assert found[0] in all_turns(made.crop((50, 20, 151, 181)))
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
