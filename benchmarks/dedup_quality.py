@@ -30,14 +30,15 @@ from typing import Any
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
 from benchmarks.report import environment, publish
 from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, HashedView, ImageSettings
 from udfs.bits import popcount
 from udfs.images.canonical import canonicalise
 from udfs.images.decode import ImageError
-from udfs.images.minhash import band_keys, hamming256, hash_words, signatures, verified_pairs
+from udfs.images.minhash import alike, band_keys, hamming256, hash_words, signatures, verified_pairs
+from udfs.images.phash import HASH_BYTES
 
 ORIGINAL = "original"
 LONGEST_SIDE = 800
@@ -46,6 +47,9 @@ SEEDS = 5
 DATES = 3
 IMAGEHASH_AT = 10
 """The distance of imagehash's own examples, and of imagededup."""
+
+COLOURED = 6.0
+"""Levels from grey of the mean chroma, from which on a picture is made in other colours."""
 
 Picture = Image.Image
 
@@ -111,6 +115,20 @@ def noisy(picture: Picture) -> Picture:
     return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
 
 
+def balanced(shares: tuple[float, float, float], picture: Picture) -> Picture:
+    """With more or less of red, green and blue."""
+    return Image.fromarray(np.clip(np.asarray(picture) * shares, 0, 255).astype(np.uint8))
+
+
+def recoloured(degrees: int, picture: Picture) -> Picture:
+    """With all hues turned, the lightness kept: the same thing in another colour."""
+    light, blue, red = (np.asarray(band, dtype=float) for band in picture.convert("YCbCr").split())
+    turn = np.exp(1j * math.radians(degrees)) * ((blue - 128) + 1j * (red - 128))
+    bands = (light, turn.real + 128, turn.imag + 128)
+    made = [Image.fromarray(np.clip(band, 0, 255).astype(np.uint8)) for band in bands]
+    return Image.merge("YCbCr", made).convert("RGB")
+
+
 def straightened(degrees: float, picture: Picture) -> Picture:
     """Turned by some degrees, and cut to what is picture."""
     width, height = picture.size
@@ -135,6 +153,8 @@ ATTACKS: dict[str, Callable[[Picture], bytes]] = {
     "grey": lambda picture: encoded(ImageOps.grayscale(picture)),
     "brighter": lambda picture: encoded(ImageEnhance.Brightness(picture).enhance(1.2)),
     "less contrast": lambda picture: encoded(ImageEnhance.Contrast(picture).enhance(0.75)),
+    "warmer": lambda picture: encoded(balanced((1.1, 1, 0.85), picture)),
+    "sepia": lambda picture: encoded(ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", (160, 120, 80))),
     "blurred": lambda picture: encoded(picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 200))),
     "noise": lambda picture: encoded(noisy(picture)),
     "mirrored": lambda picture: encoded(ImageOps.mirror(picture)),
@@ -213,13 +233,17 @@ def negatives(pictures: Sequence[Picture]) -> Iterator[tuple[str, int, Picture]]
             half = picture.width // 2
             for left in (0, picture.width - half):
                 yield "regions of one picture", family, picture.crop((left, 0, left + half, picture.height))
+        blue, red = (mean - 128 for mean in ImageStat.Stat(picture.convert("YCbCr")).mean[1:])
+        if math.hypot(blue, red) >= COLOURED:
+            for degrees in (0, 90, 180, 270):
+                yield "one thing in four colours", family, recoloured(degrees, picture)
         for text in ("When it is Monday again", "Nobody told me about this", "My face at the dentist"):
             yield "one picture, other captions", family, captioned(0.2, "white", "black", True, picture, text)
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is stored: `original` numbers what it is one of; `hashes` (H, 41) uint8, `plain` is imagehash's."""
+    """A file as it is stored: `original` numbers what it is one of; `hashes` (H, 42) uint8, `plain` is imagehash's."""
 
     original: int
     kind: str
@@ -240,7 +264,7 @@ def stored(original: int, kind: str, data: bytes) -> File:
         made.source_width * made.source_height,
         made.flatness < DedupSettings().flat_below,
         made.view_hashes,
-        b"\0" + made.phash64.to_bytes(8, "big", signed=True) + made.phash256,
+        b"\0" + made.phash64.to_bytes(8, "big", signed=True) + made.phash256 + b"\0",
         int(str(plain), 16),
     )
 
@@ -317,7 +341,7 @@ Edges = NDArray[np.int64]
 def entries(
     files: Sequence[File], views: Sequence[HashedView], upright: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """File number (H,) of each hash that takes part, and the hashes (H, 41)."""
+    """File number (H,) of each hash that takes part, and the hashes (H, 42)."""
     numbers = [HASHED_VIEWS.index(view) for view in views]
     pairs = [
         (number, one)
@@ -326,7 +350,7 @@ def entries(
         for one in ([file.upright] if upright else file.hashes)
         if one[0] in numbers
     ]
-    hashes = np.frombuffer(b"".join(one for _, one in pairs), np.uint8).reshape(-1, 41)
+    hashes = np.frombuffer(b"".join(one for _, one in pairs), np.uint8).reshape(-1, HASH_BYTES)
     return np.array([number for number, _ in pairs], dtype=np.int64), hashes
 
 
@@ -341,7 +365,7 @@ def edges_of(
     `full_views`."""
     owner, hashes = entries(files, rule.views, upright)
     near = hashes[:, 1:9].copy().view(">u8").astype(np.uint64).ravel()
-    far = hash_words([one.tobytes() for one in hashes[:, 9:]])
+    far, hues = hash_words([one.tobytes() for one in hashes[:, 9:41]]), hashes[:, 41]
     full = np.isin(hashes[:, 0], [HASHED_VIEWS.index(view) for view in full_views])
     found = [np.empty((2, 0), dtype=np.int64)]
     if exact:
@@ -350,13 +374,13 @@ def edges_of(
             apart = popcount(near[start : start + 512, None] ^ near[None, fulls])
             first, second = np.nonzero(apart <= rule.max_hamming)
             first, second = first + start, fulls[second]
-            alike = hamming256(far[first], far[second]) <= rule.max_hamming256
-            found.append(np.stack((first[alike], second[alike])))
+            near_too = alike(far, hues, first, second, rule)
+            found.append(np.stack((first[near_too], second[near_too])))
     else:
         keys = band_keys(signatures(near, rule), rule).ravel()
         order = np.argsort(keys, kind="stable")
         rows = order // rule.bands
-        pairs = verified_pairs(keys[order], near[rows], far[rows], rule, is_full=full[rows])
+        pairs = verified_pairs(keys[order], near[rows], far[rows], hues[rows], rule, is_full=full[rows])
         found += [np.unique(np.sort(rows[np.stack(pair)], axis=0), axis=1) for pair in pairs]
     first, second = np.unique(np.concatenate(found, axis=1), axis=1)
     apart = (hamming256(far[first], far[second]), popcount(near[first] ^ near[second]))
@@ -448,7 +472,7 @@ def false_merges(made: Sequence[tuple[int, File]], rule: DedupSettings, upright:
     return report
 
 
-OLD = DedupSettings(views=("whole",), max_hamming=8, bands=45, rows=9)
+OLD = DedupSettings(views=("whole",), max_hamming=8, max_hue_apart=180, bands=45, rows=9)
 """As shipped before: upright wholes alone."""
 CANDIDATES: dict[str, tuple[HashedView, ...]] = {
     "whole": ("whole",),
@@ -463,6 +487,7 @@ PAIRINGS: dict[str, tuple[HashedView, ...]] = {
     "with a full view": FULL_VIEWS,
     "any two": HASHED_VIEWS,
 }
+COLOUR_BLIND = DedupSettings(max_hue_apart=180)
 """What one of two hashes that are compared has to be of."""
 COMMON = frozenset(ATTACKS) - {
     *("cropped 10 % on the left", "cropped unevenly, 2 to 8 %", "border 10 %, grey", "writing over the lowest eighth"),
@@ -506,6 +531,7 @@ def main() -> None:
             f"imagehash at {IMAGEHASH_AT}": edges_of_imagehash(files),
             "shipped": edges_of(files, shipped),
             "shipped, without bands": edges_of(files, shipped, exact=True),
+            "shipped, whatever the colours": edges_of(files, COLOUR_BLIND),
         }
         report[name] = {rule: quality(files, edges) for rule, edges in found.items()}
         common = [file for file in files if file.kind in COMMON | {ORIGINAL}]
@@ -521,10 +547,11 @@ def main() -> None:
     report["hashes an image"] = {view: round(counts[view] / len(tuned), 2) for view in HASHED_VIEWS}
     report["hashes an image"]["all"] = round(sum(counts.values()) / len(tuned), 2)
     chosen = [picture for _, path in numbered[:: max(1, len(numbered) // 40)] if (picture := opened(path)) is not None]
-    alike = [(family, stored(0, kind, encoded(picture))) for kind, family, picture in negatives(chosen)]
+    lookalikes = [(family, stored(0, kind, encoded(picture))) for kind, family, picture in negatives(chosen)]
     report["edges between pictures that must not be merged"] = {
-        "before": false_merges(alike, OLD, upright=True),
-        "shipped": false_merges(alike, shipped),
+        "before": false_merges(lookalikes, OLD, upright=True),
+        "whatever the colours": false_merges(lookalikes, COLOUR_BLIND),
+        "shipped": false_merges(lookalikes, shipped),
     }
     publish(report, options.json)
 

@@ -45,7 +45,7 @@ def layout(bands: int, rows: int, hashes: np.ndarray) -> dict[str, float]:
     sizes = np.unique(keys, return_counts=True)[1]
     pairs = int((sizes * (sizes - 1) // 2).sum())
     keys, near = keys[order], np.repeat(hashes, bands)[order]
-    far = np.zeros((len(near), 4), dtype=np.uint64)
+    far, no_hues = np.zeros((len(near), 4), dtype=np.uint64), np.zeros(len(near), dtype=np.uint8)
     return {
         "recall at max_hamming": round(recall(rule.max_hamming, bands, rows), 4),
         "candidate rate": candidate_rate(bands, rows),
@@ -53,7 +53,7 @@ def layout(bands: int, rows: int, hashes: np.ndarray) -> dict[str, float]:
         "signatures/s": per_second(lambda: signatures(hashes, rule), len(hashes)),
         "band keys of signatures/s": per_second(lambda: band_keys(signed, rule), len(hashes)),
         "verified pairs/s": per_second(
-            lambda: sum(len(one) for one, _ in verified_pairs(keys, near, far, rule)), pairs
+            lambda: sum(len(one) for one, _ in verified_pairs(keys, near, far, no_hues, rule)), pairs
         ),
         "datasketch bulk signatures/s": per_second(lambda: with_datasketch(hashes[:BULK_HASHES], rule), BULK_HASHES),
     }

@@ -173,8 +173,8 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
         {
             "phash64": "cast(conv(near, 16, -10) as bigint)",
             "phash256": "unhex(far)",
-            "view_hashes": "array(unhex(concat('00', near, far)))",
-            "hashes": "array(unhex(concat('00', near, far)))",
+            "view_hashes": "array(unhex(concat('00', near, far, '00')))",
+            "hashes": "array(unhex(concat('00', near, far, '00')))",
             "group_id": "left(sha2(upper(concat('00', near, far)), 256), 32)",
         },
         {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from udfs.images.phash import hash_luminance
+from udfs.images.phash import hash_small
 
 TILE_SIDE = 256
 """Shorter side of a tile in pixels: the photographs are too small for 150 tiles of that size, so tiles are enlarged."""
@@ -185,5 +185,5 @@ def _enlarged(tile: Image.Image) -> Image.Image:
 
 
 def _has_content(tile: Image.Image) -> bool:
-    hashes = hash_luminance(tile.convert("L"))
+    hashes = hash_small(tile.convert("L"))
     return hashes.flatness >= MIN_CONTRAST and hashes.sharpness >= MIN_SHARPNESS

@@ -455,6 +455,9 @@ class DedupSettings(Settings):
     max_hamming256: int = Field(default=64, ge=0, le=128)
     """Largest Hamming distance between 256-bit pHashes that may be an edge: 64 bits alone do not identify at 1e9. In
     the same measurement unrelated crops were 82 apart or more."""
+    max_hue_apart: int = Field(default=50, ge=0, le=180)
+    """Degrees by which the mean colours of two views may differ, where both have one, and be an edge: one shape in two
+    colours is two products. A grey copy has none, and is near them all. 180: colours do not matter."""
     bands: int = Field(default=42, ge=1)
     """Of the 64-bit pHash's MinHash signature; two hashes are compared where all `rows` of one band are equal."""
     rows: int = Field(default=12, ge=1)

@@ -19,6 +19,7 @@ class Hash:
     near: int  # 64 bits
     far: int  # 256 bits
     view: int = 0  # the whole, trimmed, an object; then what is cut
+    hue: int = 0  # tens of degrees from 1 to 36; 0 for none
 
     @property
     def full(self) -> bool:
@@ -215,20 +216,30 @@ def owed(sightings: Sequence[Sighting], stored: set[str]) -> dict[tuple[dt.date,
 
 
 def stored_hashes(hashes: Sequence[bytes]) -> tuple[Hash, ...]:
-    """Hashes as `images` holds them: the number of the view; 64 bits; 256 bits."""
-    return tuple(Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0]) for one in hashes)
+    """Hashes as `images` holds them: the number of the view; 64 bits; 256 bits; the hue."""
+    return tuple(
+        Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0], one[41]) for one in hashes
+    )
 
 
-def verified(a: Content, b: Content, max_hamming: int, max_hamming256: int) -> tuple[int, int] | None:
-    """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, a full view of the other.
-    Flat pictures have no hash to speak of."""
+def of_two_colours(one: Hash, other: Hash, max_hue_apart: int) -> bool:
+    """Whether both have a hue, and these are further apart on the circle than so many degrees."""
+    apart = 10 * abs(one.hue - other.hue)
+    return bool(one.hue and other.hue) and min(apart, 360 - apart) > max_hue_apart
+
+
+def verified(
+    a: Content, b: Content, max_hamming: int, max_hamming256: int, max_hue_apart: int = 50
+) -> tuple[int, int] | None:
+    """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, a full view of the other,
+    not of two colours. Flat pictures have no hash to speak of."""
     if a.flat or b.flat:
         return None
     distances = (
         ((one.far ^ other.far).bit_count(), (one.near ^ other.near).bit_count())
         for one in a.hashes
         for other in b.hashes
-        if one.full or other.full
+        if (one.full or other.full) and not of_two_colours(one, other, max_hue_apart)
     )
     return min(((far, near) for far, near in distances if near <= max_hamming and far <= max_hamming256), default=None)
 

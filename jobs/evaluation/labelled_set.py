@@ -14,6 +14,8 @@ from jobs.evaluation.labelled import Labelled
 from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, ImageSettings
 from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
+from udfs.images.minhash import hues_apart
+from udfs.images.phash import HASH_BYTES
 
 _AT_ONCE = 1024
 """Hashes compared with all full views at once: some MB for a thousand pictures."""
@@ -66,18 +68,20 @@ def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSett
 
 
 def _near(pictures: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]:
-    """Which pairs (N, N) are near-duplicates: some view of one and a full view of the other are near by both hashes."""
+    """Which pairs (N, N) are near-duplicates: some view of one and a full view of the other are near by both hashes,
+    and not of two colours."""
     seen = {HASHED_VIEWS.index(view) for view in rule.views}
     mine = [[one for one in picture.view_hashes if one[0] in seen] for picture in pictures]
     owner = np.repeat(np.arange(len(pictures)), [len(some) for some in mine])
-    rows = np.frombuffer(b"".join(one for some in mine for one in some), np.uint8).reshape(-1, 41)
-    near64, near256 = _signs(rows[:, 1:9]), _signs(rows[:, 9:])
+    rows = np.frombuffer(b"".join(one for some in mine for one in some), np.uint8).reshape(-1, HASH_BYTES)
+    near64, near256 = _signs(rows[:, 1:9]), _signs(rows[:, 9:41])
     is_full = np.isin(rows[:, 0], [HASHED_VIEWS.index(view) for view in FULL_VIEWS])
     near = np.zeros((len(pictures), len(pictures)), dtype=bool)
     for start in range(0, len(rows), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         close = _distances(near64[some], near64[is_full]) <= rule.max_hamming
         close &= _distances(near256[some], near256[is_full]) <= rule.max_hamming256
+        close &= hues_apart(rows[some, None, 41], rows[None, is_full, 41]) <= rule.max_hue_apart
         first, second = np.nonzero(close)
         near[owner[some][first], owner[is_full][second]] = True
     flat = np.array([picture.flatness < rule.flat_below for picture in pictures], dtype=bool)

@@ -28,6 +28,7 @@ from udfs.images.minhash import (
     hamming64,
     hamming256,
     hash_words,
+    hues_apart,
     signatures,
     verified_pairs,
 )
@@ -106,10 +107,12 @@ class HashPair:
     hamming256: int
     bands: int
     """In which the two share a bucket: with one they are compared."""
+    hues_apart: int
+    """Degrees; 0 where one of the two is of no colour."""
     is_near: bool
     """By both distances."""
     is_edge: bool
-    """Near, and compared."""
+    """Near, not of two colours, and compared."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def compare(first: Image, second: Image, settings: DedupSettings) -> Pair:
         return Pair(first, second, ())
     hashes = [*first.hashes, *second.hashes]
     near = np.array([one.phash64 for one in hashes], np.int64)
-    far = hash_words([one.phash256 for one in hashes])
+    far, hues = hash_words([one.phash256 for one in hashes]), np.array([one.hue for one in hashes], np.uint8)
     is_full = np.array([one.is_full for one in hashes], np.bool_)
     # As rows of the index: a hash in each of its buckets.
     keys = band_keys(signatures(near, settings), settings).reshape(-1)
@@ -223,15 +226,16 @@ def compare(first: Image, second: Image, settings: DedupSettings) -> Pair:
     row, keys = np.repeat(np.arange(len(hashes)), settings.bands)[order], keys[order]
     split = len(first.hashes)
     met = _across(close_pairs(keys, near[row], HASH_BITS, is_full=is_full[row]), row, split)
-    edges = _across(verified_pairs(keys, near[row], far[row], settings, is_full=is_full[row]), row, split)
+    edges = _across(verified_pairs(keys, near[row], far[row], hues[row], settings, is_full=is_full[row]), row, split)
     ones, others = np.nonzero(is_full[:split, None] | is_full[None, split:])
     others = others + split
     distances = hamming64(near[ones], near[others]), hamming256(far[ones], far[others])
+    columns = (ones, others, *distances, hues_apart(hues[ones], hues[others]))
     found = []
-    for one, other, hamming, wide in zip(*(column.tolist() for column in (ones, others, *distances)), strict=True):
+    for one, other, hamming, wide, apart in zip(*(column.tolist() for column in columns), strict=True):
         is_near = hamming <= settings.max_hamming and wide <= settings.max_hamming256
         ends = (one, other)
-        found.append(HashPair(one, other - split, hamming, wide, met[ends], is_near, edges[ends] > 0))
+        found.append(HashPair(one, other - split, hamming, wide, met[ends], apart, is_near, edges[ends] > 0))
     found.sort(key=lambda pair: (not pair.is_edge, not pair.is_near, pair.hamming256, pair.hamming))
     return Pair(first, second, tuple(found))
 

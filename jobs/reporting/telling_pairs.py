@@ -143,6 +143,11 @@ def _obstacle(pair: Pair, names: dict[str, str], explanation: Explanation) -> st
             )
     least = pair.hashes[0]
     ends, bits = _ends(pair, least, names), _bits(least.hamming, least.hamming256)
+    if least.is_near and least.hues_apart > settings.max_hue_apart:
+        return (
+            f"{ends} are {bits}, near enough, but of two colours: {least.hues_apart} degrees apart, "
+            f"dedup.max_hue_apart is {settings.max_hue_apart}"
+        )
     if least.is_near:
         missed = 1 - recall(least.hamming, settings.bands, settings.rows)
         return f"{ends} are {bits}, near enough, but share no bucket: {missed:.1%} of pairs at that distance do not"

@@ -23,6 +23,7 @@ from pyspark.sql import functions as f
 from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import (
+    alike,
     band_keys,
     close_pairs,
     hamming64,
@@ -31,7 +32,7 @@ from udfs.images.minhash import (
     signatures,
     verified_pairs,
 )
-from udfs.images.phash import FAR_BYTES, NEAR_BYTES, VIEW_BYTES
+from udfs.images.phash import FAR_BYTES, HUE_BYTES, NEAR_BYTES, VIEW_BYTES
 
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
@@ -41,7 +42,7 @@ _MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
 _EARLIER_DDL = "group_id string, earlier_id string"
 _HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
 
-_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "is_full", "is_head")
+_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "hue", "is_full", "is_head")
 
 _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
@@ -60,16 +61,21 @@ def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
 
 def _view(one: Column) -> Column:
     """The number of the view that a hash (`udfs.images.phash.view_hashes`) is of; 0 is the whole."""
-    return f.conv(f.hex(f.substring(one, 1, VIEW_BYTES)), 16, 10).cast("int")
+    return _number(f.substring(one, 1, VIEW_BYTES))
+
+
+def _number(some_bytes: Column) -> Column:
+    return f.conv(f.hex(some_bytes), 16, 10).cast("int")
 
 
 def each_hash(groups: DataFrame) -> DataFrame:
-    """A row for each of the `hashes` of groups, instead of these: `hash_number, view, phash64, phash256`."""
+    """A row for each of the `hashes` of groups, instead of these: `hash_number, view, phash64, phash256, hue`."""
     rows = groups.select("*", f.posexplode("hashes").alias("hash_number", "_hash")).drop("hashes")
     parts = {
         "view": _view(f.col("_hash")),
         "phash64": f.conv(f.hex(f.substring("_hash", VIEW_BYTES + 1, NEAR_BYTES)), 16, -10).cast("bigint"),
         "phash256": f.substring("_hash", VIEW_BYTES + NEAR_BYTES + 1, FAR_BYTES),
+        "hue": _number(f.substring("_hash", VIEW_BYTES + NEAR_BYTES + FAR_BYTES + 1, HUE_BYTES)),
     }
     return rows.withColumns(parts).drop("_hash")
 
@@ -140,7 +146,7 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
         keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
-        far, number = hash_words(table.column("phash256")), _integers(table, "group_number")
+        far, hues, number = hash_words(table.column("phash256")), _hues(table), _integers(table, "group_number")
         told = np.zeros(table.num_rows, dtype=np.int64)
         found = [np.empty((2, 0), dtype=np.int64)]
         for pairs in close_pairs(keys, near, settings.max_hamming, is_full=_flags(table, "is_full")):
@@ -149,8 +155,8 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
             asks = ~is_head[group] & (is_head[before] | (told[group] <= MOST_EARLIER))
             asks &= number[before] != number[group]
             before, group = before[asks], group[asks]
-            alike = hamming256(far[before], far[group]) <= settings.max_hamming256
-            before, group = before[alike], group[alike]
+            near_too = alike(far, hues, before, group, settings)
+            before, group = before[near_too], group[near_too]
             wanted = is_head[before]
             wanted[~wanted] = _count_up(group[~wanted], told) < MOST_EARLIER
             found.append(np.stack((group[wanted], before[wanted])))
@@ -190,7 +196,7 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
         far, groups = hash_words(table.column("phash256")), table.column("group_id").combine_chunks()
         number = _integers(table, "group_number")
         flags = {"is_full": _flags(table, "is_full"), "is_new": is_head}
-        for pairs in verified_pairs(keys, near, far, settings, **flags):
+        for pairs in verified_pairs(keys, near, far, _hues(table), settings, **flags):
             for ends in (np.stack(pairs), np.stack(pairs[::-1])):
                 wanted = is_head[ends[1]] & (is_asked[ends[0]] | is_risen[ends[1]])
                 wanted &= number[ends[0]] != number[ends[1]]
@@ -240,6 +246,10 @@ def _in_buckets(find: _Buckets) -> Callable[[Iterable[pa.RecordBatch]], Iterable
 
 def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.asarray(table.column(name), dtype=np.int64)
+
+
+def _hues(table: pa.Table) -> NDArray[np.uint8]:
+    return np.asarray(table.column("hue"), dtype=np.uint8)
 
 
 def _flags(table: pa.Table, name: str) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, image_id, image_ro
 from tests.model import Content, clusters, stored_hashes, verified
 from tests.pictures import photograph
 from udfs.images.minhash import band_keys, signatures
-from udfs.images.phash import ViewHash, hash_luminance, rule_version
+from udfs.images.phash import ViewHash, hash_small, rule_version
 
 SETTINGS = DedupSettings()
 CANONICAL = "canonical-1"
@@ -33,7 +33,7 @@ A, B, C = (image_id(number) for number in range(3))
 
 def row_of(picture: Image.Image, **given: Any) -> dict[str, Any]:
     """What `image_hashes`, `clusters` and `images` are made of, of a picture."""
-    hashes = hash_luminance(picture.convert("L"))
+    hashes = hash_small(picture.convert("YCbCr"))
     row = {
         "hashes": list(hashes.view_hashes),
         "flat": hashes.flatness < SETTINGS.flat_below,
@@ -54,9 +54,9 @@ def made_up(*hashes: bytes, **given: Any) -> dict[str, Any]:
     return row | {"source_pixels": 1000, "phash64": one.phash64, "phash256": one.phash256} | given
 
 
-def hashed(near: int, far: int, view: int = 0) -> bytes:
+def hashed(near: int, far: int, view: int = 0, hue: int = 0) -> bytes:
     """A hash as it is stored."""
-    return bytes([view]) + near.to_bytes(8, "big") + far.to_bytes(32, "big")
+    return bytes([view]) + near.to_bytes(8, "big") + far.to_bytes(32, "big") + bytes([hue])
 
 
 def flipped(value: int, bits: int, count: int, chance: random.Random) -> int:
@@ -286,6 +286,16 @@ def test_a_candidate_may_be_too_far(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "candidate      yes, 1 of 1 pairs of hashes share a bucket, in 42 bands altogether" in text
 
 
+def test_one_shape_in_two_colours_is_two_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {A: made_up(hashed(5, 5, hue=1)), B: made_up(hashed(5, 5, hue=36 - 5))}
+    text = words(published(tmp_path / "warehouse", rows), capsys)
+    assert text.startswith("A and B are in two clusters")
+    assert (
+        "whole of A and whole of B, are 0 of 64 bits apart, 0 of 256, near enough, but of two colours: 60 degrees "
+        "apart, dedup.max_hue_apart is 50" in text.replace("whole of B are", "whole of B, are")
+    )
+
+
 def test_unrelated_pictures_share_no_bucket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chance = random.Random(7)
     rows = {one: made_up(hashed(chance.getrandbits(64), chance.getrandbits(256))) for one in (A, B)}
@@ -469,5 +479,5 @@ def test_a_stored_hash_is_taken_apart() -> None:
     one = ViewHash.of(hashed(2**63 + 1, 7, view=2))
     assert (one.view, one.phash64, int.from_bytes(one.phash256, "big")) == (2, 1 - 2**63, 7)
     assert (one.is_whole, one.is_full) == (False, True)
-    with pytest.raises(ValueError, match="41 bytes; found 3"):
+    with pytest.raises(ValueError, match="42 bytes; found 3"):
         ViewHash.of(b"abc")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
 from udfs.bits import popcount
+from udfs.images.phash import HUES
 
 HASH_BITS = 64
 
@@ -201,16 +202,41 @@ def verified_pairs(
     keys: NDArray[np.int64],
     phash64: Hashes,
     phash256: NDArray[np.uint64],
+    hues: NDArray[np.uint8],
     settings: DedupSettings,
     *,
     is_full: NDArray[np.bool_] | None = None,
     is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Those of `close_pairs` whose 256-bit hashes, (N, 4) uint64 from `hash_words`, are near too: near-duplicates by
-    `settings` (`max_hamming` and `max_hamming256`, both inclusive)."""
+    """Those of `close_pairs` that are `alike` too: near-duplicates by `settings`."""
     for first, second in close_pairs(keys, phash64, settings.max_hamming, is_full=is_full, is_new=is_new):
-        alike = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
-        yield first[alike], second[alike]
+        near = alike(phash256, hues, first, second, settings)
+        yield first[near], second[near]
+
+
+def alike(
+    phash256: NDArray[np.uint64],
+    hues: NDArray[np.uint8],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    settings: DedupSettings,
+) -> NDArray[np.bool_]:
+    """Of pairs of rows (P,) whose 64-bit hashes are near, which are near-duplicates: (P,) bool.
+
+    Their 256-bit hashes, (N, 4) uint64 from `hash_words`, are near (`max_hamming256`, inclusive), and they are not of
+    two colours: both have one (`hues`, (N,), of `udfs.images.phash.ViewHash`, 0 for none), more than `max_hue_apart`
+    degrees apart.
+    """
+    near = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
+    return near & (hues_apart(hues[first], hues[second]) <= settings.max_hue_apart)
+
+
+def hues_apart(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Degrees between hues (`udfs.images.phash.HUES`), element by element; 0 where one of the two is none."""
+    one, other = left.astype(np.int16), right.astype(np.int16)
+    apart = np.abs(one - other)
+    degrees = np.minimum(apart, HUES - apart) * np.int16(360 // HUES)
+    return np.where((one == 0) | (other == 0), np.int16(0), degrees)
 
 
 def _enumeration(

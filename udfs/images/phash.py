@@ -11,6 +11,7 @@ coefficient of the two-dimensional DCT-II of the luminance is above the median o
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, cast
@@ -31,8 +32,17 @@ HIGH_FREQUENCY_FACTOR = 4
 VIEWS_REVISION = 2
 """Raise this whenever `view_hashes` makes other hashes of the same pixels."""
 
-VIEW_BYTES, NEAR_BYTES, FAR_BYTES = 1, 8, 32
-"""A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash."""
+VIEW_BYTES, NEAR_BYTES, FAR_BYTES, HUE_BYTES = 1, 8, 32, 1
+"""A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash, the hue."""
+
+HASH_BYTES = VIEW_BYTES + NEAR_BYTES + FAR_BYTES + HUE_BYTES
+
+HUES = 36
+"""Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own."""
+
+COLOURFUL = 8.0
+"""Levels that the mean of a view's chroma (Cb, Cr) is from grey, from which on it has a hue. Measured:
+docs/decisions/0018-views.md."""
 
 LUMINANCE_MIN_SIDE = 128
 """The stored JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that leaves both sides at least this long:
@@ -62,6 +72,9 @@ _OF_THE_GROUND = 0.985
 _MOST_WRITTEN = 0.25
 """Share of the height that writing beside an object may take."""
 
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, as Pillow has it: the last two are the first that are outside."""
 
 _PDQ_SIDE = 512
 """Pictures larger in width or height are squashed to this before PDQ, as Meta's own tool does."""
@@ -98,15 +111,17 @@ class ViewHash(NamedTuple):
     phash64: int
     """Signed, as a Spark bigint."""
     phash256: bytes
+    hue: int
+    """0 to `HUES`."""
 
     @classmethod
     def of(cls, stored: bytes) -> Self:
         """A hash as it is stored. Raises ValueError where it has another length."""
+        if len(stored) != HASH_BYTES:
+            raise ValueError(f"a hash of a view has {HASH_BYTES} bytes; found {len(stored)}")
         far = VIEW_BYTES + NEAR_BYTES
-        if len(stored) != far + FAR_BYTES:
-            raise ValueError(f"a hash of a view has {far + FAR_BYTES} bytes; found {len(stored)}")
         near = int.from_bytes(stored[VIEW_BYTES:far], "big", signed=True)
-        return cls(int.from_bytes(stored[:VIEW_BYTES], "big"), near, stored[far:])
+        return cls(stored[0], near, stored[far:-HUE_BYTES], stored[-1])
 
     @property
     def is_whole(self) -> bool:
@@ -132,19 +147,20 @@ def hash_pixels(pixels: bytes) -> PerceptualHashes:
     Raises:
         OSError: where `pixels` is not a whole JPEG (`PIL.UnidentifiedImageError` is one).
     """
-    return hash_luminance(decode_luminance(pixels))
+    return hash_small(decode_small(pixels))
 
 
-def decode_luminance(pixels: bytes) -> Image.Image:
-    """The luminance (mode L) of a canonical JPEG, scaled down while decoding; see `LUMINANCE_MIN_SIDE`."""
+def decode_small(pixels: bytes) -> Image.Image:
+    """A canonical JPEG (mode YCbCr, L where it is grey), scaled down while decoding; see `LUMINANCE_MIN_SIDE`."""
     image = Image.open(io.BytesIO(pixels), formats=["JPEG"])
-    image.draft("L", (LUMINANCE_MIN_SIDE, LUMINANCE_MIN_SIDE))
+    image.draft("YCbCr", (LUMINANCE_MIN_SIDE, LUMINANCE_MIN_SIDE))
     image.load()
     return image
 
 
-def hash_luminance(luminance: Image.Image) -> PerceptualHashes:
-    """Hash a luminance image (mode L) of any size."""
+def hash_small(image: Image.Image) -> PerceptualHashes:
+    """Hash an image (mode L or YCbCr) of any size."""
+    luminance = image.getchannel(0)
     whole, flatness = _Resampled.of(luminance), _standard_deviation(luminance)
     hashed = whole.hash_turned(0)
     return PerceptualHashes(
@@ -152,19 +168,21 @@ def hash_luminance(luminance: Image.Image) -> PerceptualHashes:
         phash256=hashed[8:],
         flatness=flatness,
         sharpness=_gradient_sum(whole.large),
-        view_hashes=_view_hashes(luminance, whole),
+        view_hashes=_view_hashes(image, luminance, whole),
     )
 
 
-def view_hashes(luminance: Image.Image) -> tuple[bytes, ...]:
-    """Hashes of each view of a luminance image (mode L), in the order of `HASHED_VIEWS`.
+def view_hashes(image: Image.Image) -> tuple[bytes, ...]:
+    """Hashes of each view of an image (mode L or YCbCr), in the order of `HASHED_VIEWS`.
 
-    Each is 41 bytes: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash (most significant bit
-    first). A view is hashed in its canonical orientation, so that a flipped or turned copy has the same hashes; where
-    several orientations are as good as canonical, in each of them, at most `MOST_TURNS`. The whole is always there;
-    another view is left out where there is nothing to cut, where too little is left, and where what is left is flat.
+    Each is 42 bytes: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash (most significant bit
+    first), the hue. A view is hashed in its canonical orientation, so that a flipped or turned copy has the same
+    hashes; where several orientations are as good as canonical, in each of them, at most `MOST_TURNS`. The whole is
+    always there; another view is left out where there is nothing to cut, where too little is left, and where what is
+    left is flat.
     """
-    return _view_hashes(luminance, _Resampled.of(luminance))
+    luminance = image.getchannel(0)
+    return _view_hashes(image, luminance, _Resampled.of(luminance))
 
 
 class _Resampled(NamedTuple):
@@ -183,14 +201,26 @@ class _Resampled(NamedTuple):
         return _packed(_coefficients(small, 8)) + _packed(_coefficients(large, 16))
 
 
-def _view_hashes(luminance: Image.Image, whole: _Resampled) -> tuple[bytes, ...]:
+def _view_hashes(image: Image.Image, luminance: Image.Image, whole: _Resampled) -> tuple[bytes, ...]:
     found: dict[bytes, None] = {}
-    for view, seen in _views(luminance):
-        resampled = whole if view == "whole" else _Resampled.of(seen)
+    for view, box in _views(luminance):
+        resampled = whole if view == "whole" else _Resampled.of(luminance.crop(box))
         number = HASHED_VIEWS.index(view).to_bytes(VIEW_BYTES, "big")
+        hue = _hue(image.crop(box)).to_bytes(HUE_BYTES, "big")
         for turn in canonical_turns(_coefficients(resampled.small, 8)):
-            found.setdefault(number + resampled.hash_turned(turn))
+            found.setdefault(number + resampled.hash_turned(turn) + hue)
     return tuple(found)
+
+
+def _hue(view: Image.Image) -> int:
+    """The direction of the mean of (Cb, Cr), 1 to `HUES`; 0 where that is too near grey to have one."""
+    if view.mode == "L":
+        return 0
+    counts = np.array(view.histogram()[256:], dtype=np.int64).reshape(2, 256)
+    blue, red = (counts @ np.arange(256) / counts[0].sum() - 128).tolist()
+    if math.hypot(blue, red) < COLOURFUL:
+        return 0
+    return 1 + round(math.degrees(math.atan2(red, blue)) * HUES / 360) % HUES
 
 
 def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
@@ -209,31 +239,35 @@ def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
     return [best, *[turn for turn in others if margins[turn] >= allowed]]
 
 
-def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Image.Image]]:
+def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Box]]:
     """The views of `HASHED_VIEWS` that there are: where there is a frame, the others are of what it holds."""
-    yield "whole", luminance
-    bare = luminance.crop(_bare(np.asarray(luminance)))
-    if bare.size != luminance.size and _tells(bare):
-        yield "trimmed", bare
-    else:
-        bare = luminance
-    thing = bare.crop(_object(np.asarray(bare)))
-    if thing.size != bare.size and _tells(thing):
+    everything = bare = (0, 0, *luminance.size)
+    yield "whole", everything
+    trimmed = _bare(np.asarray(luminance))
+    if trimmed != everything and _tells(luminance, trimmed):
+        yield "trimmed", trimmed
+        bare = trimmed
+    left, top, right, bottom = bare
+    thing = _object(np.asarray(luminance.crop(bare)))
+    thing = (left + thing[0], top + thing[1], left + thing[2], top + thing[3])
+    if thing != bare and _tells(luminance, thing):
         yield "object", thing
     shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
     for view, share in shares:
-        x, y = round(bare.width * share), round(bare.height * share)
-        inside = bare.crop((x, y, bare.width - x, bare.height - y))
-        if _tells(inside):
+        x, y = round((right - left) * share), round((bottom - top) * share)
+        inside = (left + x, top + y, right - x, bottom - y)
+        if _tells(luminance, inside):
             yield view, inside
 
 
-def _tells(view: Image.Image) -> bool:
+def _tells(luminance: Image.Image, box: Box) -> bool:
     """Whether a view is large enough, and has structure, to be told from others."""
-    return min(view.size) >= VIEW_MIN_SIDE and _standard_deviation(view) >= VIEW_FLAT_BELOW
+    left, top, right, bottom = box
+    is_large = min(right - left, bottom - top) >= VIEW_MIN_SIDE
+    return is_large and _standard_deviation(luminance.crop(box)) >= VIEW_FLAT_BELOW
 
 
-def _bare(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+def _bare(levels: NDArray[np.uint8]) -> Box:
     """What is left (left, top, right, bottom) without a border of one colour, and then without a strip of writing at
     the top and at the bottom."""
     height, width = levels.shape
@@ -247,7 +281,7 @@ def _bare(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return left, top, width - right, height - bottom
 
 
-def _object(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+def _object(levels: NDArray[np.uint8]) -> Box:
     """What stands out of a ground of one colour (left, top, right, bottom), without writing that stands apart above or
     below it: the same thing with other margins, and with a caption on the ground."""
     height, width = levels.shape
@@ -263,15 +297,15 @@ def _object(levels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return _off_ground(levels, (left, top + above, right, bottom - below))
 
 
-def _off_ground(levels: NDArray[np.uint8], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+def _off_ground(levels: NDArray[np.uint8], box: Box) -> Box:
     """`box` without the lines on each side that are of one colour."""
     left, top, right, bottom = box
     inside = levels[top:bottom, left:right]
     cuts = []
     for lines in (inside.T, inside, inside.T[::-1], inside[::-1]):
         alike = _alike(lines) if lines.size else None
-        ends = () if alike is None else np.flatnonzero(alike < _OF_THE_GROUND)
-        cuts.append(int(ends[0]) if len(ends) else 0)
+        ends = [] if alike is None else np.flatnonzero(alike < _OF_THE_GROUND).tolist()
+        cuts.append(ends[0] if ends else 0)
     return left + cuts[0], top + cuts[1], right - cuts[2], bottom - cuts[3]
 
 

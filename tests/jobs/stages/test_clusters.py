@@ -45,6 +45,7 @@ def family(chance: random.Random, name: int) -> list[Content]:
             near ^ apart ^ sum(1 << bit for bit in near_bits if chance.random() < 0.4),
             far ^ sum(1 << bit for bit in far_bits if chance.random() < 0.4),
             view,
+            chance.choice([0, 1, 1, 4, 35]),
         )
 
     made = []
@@ -146,7 +147,7 @@ def live_frame(
             image,
             "canonical",
             [
-                bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
+                bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big") + bytes([one.hue])
                 for one in contents[image].hashes
             ],
             0.0 if contents[image].flat else 50.0,

@@ -54,7 +54,7 @@ class Group:
 
 def stored(one: Hash) -> bytes:
     """A hash as the tables hold it; its view first."""
-    return bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big")
+    return bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big") + bytes([one.hue])
 
 
 def signed(bits: int) -> int:
@@ -85,6 +85,7 @@ def planted(seed: int) -> list[Group]:
                         flipped(near, 64, chance.randrange(SETTINGS.max_hamming + 4), chance),
                         flipped(far, 256, chance.randrange(SETTINGS.max_hamming256 + 20), chance),
                         view,
+                        chance.choice([0, 1, 1, 4, 35]),
                     )
                     for view in sorted(views)
                 )
@@ -199,7 +200,9 @@ def test_groups_meet_where_one_is_new_and_their_short_hashes_are_near(bands: Dat
         for pair in combinations(hashes, 2)
         if pair[0][0] != pair[1][0]
         and new.intersection((pair[0][0], pair[1][0]))
-        and verified(*[content(BY_NUMBER[group].hashes[number]) for group, number in pair], SETTINGS.max_hamming, 256)
+        and verified(
+            *[content(BY_NUMBER[group].hashes[number]) for group, number in pair], SETTINGS.max_hamming, 256, 180
+        )
         for end in pair
     }
     assert len(wanted) > 100

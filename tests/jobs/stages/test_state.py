@@ -140,7 +140,7 @@ def test_live_images_are_the_models_and_need_pixels_and_a_vector(
         spark,
         "image_id string, width int, source_width int, source_height int, canonical_version string, "
         "flatness double, sharpness double, view_hashes array<binary>",
-        [(image, 3, 40_000, 70_000, "c", 9.0, 1.0, [bytes(41)]) for image in ids if image not in without_pixels],
+        [(image, 3, 40_000, 70_000, "c", 9.0, 1.0, [bytes(42)]) for image in ids if image not in without_pixels],
     )
     vectors = [(image,) for image in ids if image not in without_vector]
     embedded = frame(spark, "image_id string", vectors + vectors)

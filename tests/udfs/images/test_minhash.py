@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import udfs.images.minhash
 from schemas.settings import DedupSettings
+from tests.model import Hash, of_two_colours
 from udfs.images.minhash import (
     band_keys,
     bands_needed,
@@ -26,6 +27,7 @@ from udfs.images.minhash import (
     signatures,
     verified_pairs,
 )
+from udfs.images.phash import HUES
 
 WORDS = st.integers(0, 2**64 - 1)
 STORED_SIGNATURE = [[84655260, 87681066, 10127101, 131086503, 19428357, 52513422, 12896644, 56138671]]
@@ -72,7 +74,7 @@ def test_a_bigint_and_its_unsigned_bits_are_one_hash() -> None:
 def test_no_hashes_have_no_signatures_and_no_pairs() -> None:
     rule, none = DedupSettings(), random_hashes(0)
     assert band_keys(signatures(none, rule), rule).shape == (0, rule.bands)
-    assert list(verified_pairs(none.view(np.int64), none, none.reshape(0, 4), rule)) == []
+    assert list(verified_pairs(none.view(np.int64), none, none.reshape(0, 4), none.astype(np.uint8), rule)) == []
 
 
 def test_band_keys_are_equal_exactly_where_the_rows_of_that_band_are() -> None:
@@ -159,6 +161,7 @@ def brute_force(
     keys: NDArray[np.int64],
     near: NDArray[np.uint64],
     far: NDArray[np.uint64],
+    hues: NDArray[np.uint8],
     rule: DedupSettings,
     is_new: NDArray[np.bool_] | None,
     is_full: NDArray[np.bool_] | None,
@@ -172,6 +175,7 @@ def brute_force(
         and (is_full is None or is_full[i] or is_full[j])
         and int(near[i] ^ near[j]).bit_count() <= rule.max_hamming
         and sum(int(a ^ b).bit_count() for a, b in zip(far[i], far[j], strict=True)) <= rule.max_hamming256
+        and not of_two_colours(Hash(0, 0, hue=int(hues[i])), Hash(0, 0, hue=int(hues[j])), rule.max_hue_apart)
     }
 
 
@@ -188,13 +192,18 @@ def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataO
     near = data.draw(arrays(np.uint64, count, elements=st.integers(0, 15)))
     far = data.draw(arrays(np.uint64, (count, 4), elements=st.sampled_from([0, 1, 3, 2**64 - 1])))
     is_new, is_full = (data.draw(st.none() | arrays(np.bool_, count)) for _ in range(2))
-    rule = DedupSettings(max_hamming=data.draw(st.integers(0, 3)), max_hamming256=data.draw(st.integers(0, 128)))
+    hues = data.draw(arrays(np.uint8, count, elements=st.integers(0, HUES)))
+    rule = DedupSettings(
+        max_hamming=data.draw(st.integers(0, 3)),
+        max_hamming256=data.draw(st.integers(0, 128)),
+        max_hue_apart=data.draw(st.sampled_from([0, 5, 10, 40, 170, 180])),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(udfs.images.minhash, "_PAIRS_AT_ONCE", pairs_at_once)
-        found = listed(verified_pairs(keys, near, far, rule, is_new=is_new, is_full=is_full))
+        found = listed(verified_pairs(keys, near, far, hues, rule, is_new=is_new, is_full=is_full))
     ends = [(min(pair), max(pair)) for pair in found]
     assert len(ends) == len(set(ends))
-    assert set(ends) == brute_force(keys, near, far, rule, is_new, is_full)
+    assert set(ends) == brute_force(keys, near, far, hues, rule, is_new, is_full)
     if is_new is None:
         assert found == sorted(ends)
 
@@ -205,7 +214,9 @@ def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
     planted = np.random.default_rng(5).permutation(count)[:400].reshape(200, 2)
     near[planted[:, 1]] = flipped(near[planted[:, 0]], 6)
     far[planted[:, 1]] = far[planted[:, 0]] ^ np.uint64(0b101)
-    found = listed(verified_pairs(np.zeros(count, dtype=np.int64), near, far, DedupSettings()))
+    found = listed(
+        verified_pairs(np.zeros(count, dtype=np.int64), near, far, np.zeros(count, dtype=np.uint8), DedupSettings())
+    )
     assert set(found) == {(min(p), max(p)) for p in planted.tolist()}
 
 

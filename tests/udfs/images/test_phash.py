@@ -1,5 +1,8 @@
 """The hashes are those of imagehash, bit by bit, and near pictures have near hashes."""
 
+import io
+import math
+
 import imagehash
 import numpy as np
 import pytest
@@ -13,16 +16,16 @@ from tests.pictures import crops, encoded, photograph
 from udfs.images.phash import (
     MOST_TURNS,
     canonical_turns,
-    decode_luminance,
-    hash_luminance,
+    decode_small,
     hash_pixels,
+    hash_small,
     picture_hashes,
     view_hashes,
 )
 
 
 def assert_equal_to_imagehash(luminance: Image.Image) -> None:
-    ours = hash_luminance(luminance)
+    ours = hash_small(luminance)
     bits64 = imagehash.phash(luminance, hash_size=8).hash.flatten()
     bits256 = imagehash.phash(luminance, hash_size=16).hash.flatten()
     assert ours.phash64 % 2**64 == int("".join("01"[bit] for bit in bits64), 2)
@@ -63,33 +66,37 @@ def test_luminance_is_decoded_at_the_smallest_scale_with_128_pixels_a_side(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     image = photograph("astronaut.png").resize(size)
-    luminance = decode_luminance(encoded(image, quality=90))
-    assert (luminance.mode, luminance.size) == ("L", decoded)
-    assert_equal_to_imagehash(luminance)
+    pixels = encoded(image, quality=90)
+    small = decode_small(pixels)
+    assert (small.mode, small.size) == ("YCbCr", decoded)
+    alone = Image.open(io.BytesIO(pixels))
+    alone.draft("L", (128, 128))
+    assert small.getchannel(0).tobytes() == alone.tobytes()
+    assert_equal_to_imagehash(small.getchannel(0))
 
 
 def test_hashes_of_a_stored_image_are_those_of_its_decoded_luminance() -> None:
     pixels = encoded(photograph("coffee.png"), quality=90)
-    assert hash_pixels(pixels) == hash_luminance(decode_luminance(pixels))
+    assert hash_pixels(pixels) == hash_small(decode_small(pixels))
 
 
 def test_flatness_is_the_standard_deviation() -> None:
     for name in ("astronaut.png", "gravel.png"):
         luminance = photograph(name).convert("L")
-        assert hash_luminance(luminance).flatness == pytest.approx(np.asarray(luminance, dtype=float).std(), rel=1e-12)
+        assert hash_small(luminance).flatness == pytest.approx(np.asarray(luminance, dtype=float).std(), rel=1e-12)
 
 
 def test_flat_pictures_are_told_from_pictures() -> None:
     white, photo = Image.new("L", (256, 256), 255), photograph("rocket.jpg").convert("L")
-    assert (hash_luminance(white).flatness, hash_luminance(white).sharpness) == (0, 0)
-    assert hash_luminance(photo).flatness > 10
-    assert hash_luminance(photo).sharpness == 100
+    assert (hash_small(white).flatness, hash_small(white).sharpness) == (0, 0)
+    assert hash_small(photo).flatness > 10
+    assert hash_small(photo).sharpness == 100
 
 
 def test_sharpness_falls_when_a_picture_is_blurred() -> None:
     sharp = photograph("chelsea.png").convert("L")
     blurred = sharp.reduce(40).resize(sharp.size, Image.Resampling.BICUBIC)
-    assert 0 < hash_luminance(blurred).sharpness < hash_luminance(sharp).sharpness
+    assert 0 < hash_small(blurred).sharpness < hash_small(sharp).sharpness
 
 
 def test_what_is_not_a_whole_jpeg_is_an_error() -> None:
@@ -100,10 +107,10 @@ def test_what_is_not_a_whole_jpeg_is_an_error() -> None:
 
 
 def test_phash64_is_signed_so_that_a_bigint_holds_it() -> None:
-    values = {hash_luminance(crop.convert("L")).phash64 for crop in crops(256)}
+    values = {hash_small(crop.convert("L")).phash64 for crop in crops(256)}
     # The first bit is the mean's, which no other coefficient of a photograph exceeds.
     assert all(-(2**63) <= value < 0 for value in values)
-    assert hash_luminance(Image.new("L", (64, 64))).phash64 == 0
+    assert hash_small(Image.new("L", (64, 64))).phash64 == 0
 
 
 ORIENTATIONS = (
@@ -194,8 +201,8 @@ def hashes_of(luminance: Image.Image) -> dict[str, list[bytes]]:
     """By view, in their order: the hashes without the number of the view."""
     found: dict[str, list[bytes]] = {}
     for one in view_hashes(luminance):
-        assert len(one) == 41
-        found.setdefault(HASHED_VIEWS[one[0]], []).append(one[1:])
+        assert len(one) == 42
+        found.setdefault(HASHED_VIEWS[one[0]], []).append(one[1:41])
     return found
 
 
@@ -326,7 +333,7 @@ def test_views_of_a_copy_are_near_the_whole_of_the_picture(name: str) -> None:
     whole = hashes_of(picture)["whole"]
 
     def stored(copy: Image.Image) -> dict[str, list[bytes]]:
-        return hashes_of(decode_luminance(encoded(copy, quality=60)))
+        return hashes_of(decode_small(encoded(copy, quality=60)))
 
     copies = [
         *(bordered(picture, 0.05, 255), bordered(picture, 0.1, 0), ImageOps.mirror(bordered(picture, 0.1, 90))),
@@ -382,12 +389,44 @@ def test_an_object_is_the_same_with_other_margins_and_with_writing_beside_it(gro
     one = hashes_of(thing_on(ground, (20, 20, 20, 20), name))
     wide = thing_on(ground, (70, 10, 15, 50), name)
     for other in (wide, written_beside(wide, above=True), written_beside(wide, above=False), ImageOps.mirror(wide)):
-        found = hashes_of(decode_luminance(encoded(other, quality=85)))
+        found = hashes_of(decode_small(encoded(other, quality=85)))
         near, far = least(one["object"], found["object"])
         assert near <= NEAR[0]
         assert far <= NEAR[1]
         apart, _ = least(one["whole"], found["whole"])
         assert apart > NEAR[0]
+
+
+@pytest.mark.parametrize("degrees", range(0, 360, 45))
+def test_a_hue_is_the_direction_of_the_mean_colour(degrees: int) -> None:
+    turn = math.radians(degrees)
+    chroma = [round(128 + 60 * part) for part in (math.cos(turn), math.sin(turn))]
+    light = photograph("coffee.png").convert("L")
+    plain = Image.merge("YCbCr", [light, *[Image.new("L", light.size, level) for level in chroma]])
+    hues = {one[41] for one in view_hashes(plain)}
+    assert hues == {1 + round(degrees / 10) % 36}
+    assert {one[41] for one in view_hashes(plain.getchannel(0))} == {0}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_re_encoded_picture_keeps_its_hue_and_a_grey_one_has_none(name: str) -> None:
+    picture = photograph(name)
+    made = [hash_pixels(encoded(one, quality=quality)).view_hashes for one, quality in ((picture, 95), (picture, 40))]
+    for one, other in zip(*([h[41] for h in hashes if h[0] == 0] for hashes in made), strict=False):
+        apart = abs(one - other)
+        assert not (one and other) or min(apart, 36 - apart) <= 1
+    assert {one[41] for one in hash_pixels(encoded(picture.convert("L"), quality=90)).view_hashes} == {0}
+    assert {one[41] for one in hash_pixels(encoded(picture.convert("L").convert("RGB"), quality=90)).view_hashes} == {0}
+
+
+def test_colours_that_cancel_out_and_pale_ones_have_no_hue() -> None:
+    grey = Image.new("L", (60, 60), 128)
+    halves = grey.copy()
+    halves.paste(200, (0, 0, 30, 60))
+    halves.paste(56, (30, 0, 60, 60))
+    light = photograph("coffee.png").convert("L").resize((60, 60))
+    for chroma in ([halves, grey], [Image.new("L", (60, 60), 134), Image.new("L", (60, 60), 132)]):
+        assert view_hashes(Image.merge("YCbCr", [light, *chroma]))[0][41] == 0
 
 
 @pytest.mark.parametrize("name", SEEN)
