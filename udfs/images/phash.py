@@ -91,15 +91,12 @@ class PerceptualHashes:
         phash64: 8 x 8 pHash as a signed 64-bit integer (a Spark bigint); row-major, the first bit the most significant.
         phash256: 16 x 16 pHash as 32 bytes; row-major, the first bit the most significant of the first byte.
         flatness: standard deviation of the luminance in grey levels (0 to 127.5); near 0 the bits are noise.
-        sharpness: 0 to 100, how much gradient there is to hash: the quality measure of PDQ (Meta, "The TMK+PDQF
-            Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019) on 64 x 64 luminance.
         view_hashes: what near-duplicates are found by, of each view of the picture: see `view_hashes`.
     """
 
     phash64: int
     phash256: bytes
     flatness: float
-    sharpness: float
     view_hashes: tuple[bytes, ...]
 
 
@@ -167,7 +164,6 @@ def hash_small(image: Image.Image) -> PerceptualHashes:
         phash64=int.from_bytes(hashed[:8], "big", signed=True),
         phash256=hashed[8:],
         flatness=flatness,
-        sharpness=_gradient_sum(whole.large),
         view_hashes=_view_hashes(image, luminance, whole),
     )
 
@@ -440,7 +436,8 @@ def _standard_deviation(luminance: Image.Image) -> float:
 
 
 def _gradient_sum(pixels: NDArray[np.uint8]) -> float:
-    """Sum of the neighbours' differences in per cent of the range, each truncated, over 90 and at most 100."""
+    """Sum of the neighbours' differences in per cent of the range, each truncated, over 90 and at most 100: the quality
+    measure of PDQ (Meta, "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019)."""
     values = pixels.astype(np.int64) * 100
     horizontal = np.abs(np.diff(values, axis=1)) // 255
     vertical = np.abs(np.diff(values, axis=0)) // 255

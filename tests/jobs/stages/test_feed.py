@@ -78,7 +78,7 @@ class World:
         self.text = digest(f"{name} text")
         self.clusters = [
             self.cluster(self.first, self.first, 0),
-            self.cluster(self.member, self.first, 3),
+            self.cluster(self.member, self.first, 3, pixels=2),
             self.cluster(self.alone, self.alone, 0),
         ]
         self.urls = [
@@ -100,7 +100,7 @@ class World:
         self.feed_ids = {self.first: 11, self.member: 12, self.alone: 13}
 
     @staticmethod
-    def cluster(image: str, representative: str, hamming: int) -> dict[str, Any]:
+    def cluster(image: str, representative: str, hamming: int, pixels: int = 1) -> dict[str, Any]:
         return {
             "image_id": image,
             "rule_version": "rule",
@@ -109,7 +109,7 @@ class World:
             "hamming256": 4 * hamming,
             "group_id": image[:32],
             "first_seen": DAY,
-            "source_pixels": 1,
+            "source_pixels": pixels,
         }
 
     @staticmethod
@@ -132,13 +132,15 @@ class World:
     @staticmethod
     def fact(image: str, **given: Any) -> dict[str, Any]:
         masks = dict.fromkeys(("has_title", "has_alt_text", "has_description", "has_tags"), False)
-        words = {"language": None, "tokens": [], "attributes": None}
-        return {"image_id": image, "first_seen": DAY, "title": None, "text_id": None} | words | masks | given
+        words = {"title": None, "text_id": None, "language": None, "tokens": [], "attributes": None}
+        places = {"url": f"http://a.example/{image}", "page_url": None}
+        return {"image_id": image, "first_seen": DAY} | places | words | masks | given
 
 
 FACTS = (
-    "image_id string, first_seen date, title string, text_id string, language string, tokens array<string>, "
-    "attributes map<string,string>, has_title boolean, has_alt_text boolean, has_description boolean, has_tags boolean"
+    "image_id string, first_seen date, url string, page_url string, title string, text_id string, language string, "
+    "tokens array<string>, attributes map<string,string>, has_title boolean, has_alt_text boolean, "
+    "has_description boolean, has_tags boolean"
 )
 
 
@@ -205,6 +207,8 @@ def test_a_feed_row_counts_its_cluster_and_masks_the_text_it_lacks(spark: SparkS
     assert rows.keys() == {world.first, world.alone}
     first, alone = rows[world.first], rows[world.alone]
     assert (first.feed_id, first.member_count, first.url_count, first.domain_count) == (11, 2, 3, 2)
+    assert (first.largest_image_id, alone.largest_image_id) == (world.member, world.alone)
+    assert (first.url, first.page_url) == (f"http://a.example/{world.first}", None)
     assert (first.title, first.has_title, first.has_tags) == ("A title", True, False)
     assert (first.has_text, first.text_vector, first.vector) == (True, [0.0, 1.0, 0.0], pytest.approx([0.6, 0.8, 0.0]))
     assert (first.model_version, first.text_model_version) == ("model", "text model")
@@ -253,6 +257,9 @@ CHANGES: dict[str, Callable[[World], Any]] = {
     "tokens": lambda world: world.facts[world.first].update(tokens=["a", "title"]),
     "attributes": lambda world: world.facts[world.first].update(attributes={"colour": "red"}),
     "text": lambda world: world.facts[world.first].update(text_id=None),
+    "url": lambda world: world.facts[world.first].update(url="http://b.example/"),
+    "page": lambda world: world.facts[world.first].update(page_url="http://b.example/page"),
+    "largest": lambda world: world.clusters[1].update(source_pixels=0),
     "first seen": lambda world: world.facts[world.first].update(first_seen=dt.date(2026, 1, 30)),
     "height": lambda world: world.pictures.update({world.first: [world.first, 512, 385, 1.5]}),
     "sharpness": lambda world: world.pictures.update({world.first: [world.first, 512, 384, 1.5000001]}),

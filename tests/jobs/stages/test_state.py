@@ -164,6 +164,7 @@ def test_the_feeds_facts_are_those_of_the_first_accepted_sighting_in_key_order(s
         given = {name: bool(str(facts[name] or "").strip()) for name in ("title", "alt_text", "description")}
         assert row.first_seen == sighting.key[0]
         assert (row.title, row.text_id) == (facts["title"], facts["text_id"])
+        assert row.page_url == facts["page_url"]
         assert {name: row[f"has_{name}"] for name in given} == given
         assert row.has_tags is bool(facts["tags"])
 

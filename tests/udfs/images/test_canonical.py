@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings, ImageSettings
@@ -182,7 +182,26 @@ def test_hashes_are_those_of_the_stored_pixels() -> None:
     made = canonical(encoded(photograph("china.jpg")))
     hashes = hash_pixels(made.pixels)
     assert (made.phash64, made.phash256) == (hashes.phash64, hashes.phash256)
-    assert (made.flatness, made.sharpness) == (hashes.flatness, hashes.sharpness)
+    assert (made.flatness, made.view_hashes) == (hashes.flatness, hashes.view_hashes)
+
+
+@pytest.mark.parametrize("name", ["chelsea.png", "china.jpg", "coffee.png", "rocket.jpg"])
+def test_sharpness_falls_with_blur_and_is_saturated_in_no_photograph(name: str) -> None:
+    picture = photograph(name)
+    blurred = [picture.filter(ImageFilter.GaussianBlur(radius)) if radius else picture for radius in (0, 1, 2, 4, 8)]
+    found = [canonical(encoded(one)).sharpness for one in blurred]
+    assert found == sorted(found, reverse=True)
+    assert found[0] - found[-1] > 10
+    assert 0 < found[-1] < found[0] < 95
+
+
+def test_sharpness_is_that_of_the_pixels_however_they_are_turned() -> None:
+    picture = photograph("coffee.png").resize((400, 300))
+    upright, turned = (
+        canonical(encoded(one, "PNG")).sharpness for one in (picture, picture.transpose(Image.Transpose.ROTATE_90))
+    )
+    assert upright == pytest.approx(turned, rel=1e-9)
+    assert canonical(encoded(Image.new("RGB", (300, 200), (9, 99, 199)), "PNG")).sharpness == 0
 
 
 def test_an_image_that_is_canonical_already_keeps_its_size() -> None:
