@@ -4,8 +4,9 @@
 
 Gain 2 for a result of the query's category, 1 for one of its domain, 0 otherwise. Near-duplicates are left out.
 Captions lose every word that names a domain or category of the set, for they would give the answer away. Each half is
-an index of its own, and every picture in it once the query. Tuned twice: all signals, and text alone (sharpness
-and cluster size count nothing), so that what text brings is not what the others bring. Needs `make setup`.
+an index of its own, and every picture in it once the query. Tuned twice: all signals, and text alone (sharpness and
+cluster size count nothing), so that what text brings is not what the others bring. The latter is written to
+`--weights`, for the others have brought nothing that could be told from chance. Needs `make setup`.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = {"environment": environment(), "pictures": len(names), **against_visual_only(weights)}
     report["text alone"] = against_visual_only(text_alone)
     if options.weights:
-        save_weights(weights, options.weights, COMMENT)
+        save_weights(text_alone, options.weights, COMMENT)
     publish(report, options.json)
     return 0
 
