@@ -64,6 +64,7 @@ JOB = [
     "protego>=0.5,<1",
     "py3langid==0.2.2",
     "pyspark==4.0.5",
+    "tqdm>=4.67,<5",
     "yarl>=1.20,<2",
 ]
 

@@ -6,9 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from jobs.config.live import Look, aside, watched
 from udfs.credentials import redact_text
 
 log = logging.getLogger("lensfeed")
@@ -42,8 +43,9 @@ class ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""
         try:
-            sys.stderr.write(f"{self.format(record)}\n")
-            sys.stderr.flush()
+            with aside():
+                sys.stderr.write(f"{self.format(record)}\n")
+                sys.stderr.flush()
         except Exception:  # noqa: BLE001 -- what logging does with whatever ails it
             self.handleError(record)
 
@@ -82,6 +84,12 @@ def start_logging(*, debug: bool = False, file: Path | None = None, layout: str 
         logging.getLogger(name).disabled = not debug
 
 
+def _draws() -> bool:
+    """Whether stderr is a terminal that people read."""
+    console = next((handler for handler in log.handlers if handler.name == _CONSOLE), None)
+    return console is not None and not isinstance(console.formatter, JsonLines) and sys.stderr.isatty()
+
+
 def _formatter(layout: str, times: str) -> logging.Formatter:
     return JsonLines() if layout == "json" else WithoutCredentials("%(asctime)s %(message)s", times)
 
@@ -89,9 +97,11 @@ def _formatter(layout: str, times: str) -> logging.Formatter:
 class Progress:
     """Names the stage under way and keeps what each took, in seconds."""
 
-    def __init__(self, prefix: str, run_id: str | None = None) -> None:
+    def __init__(self, prefix: str, run_id: str | None = None, look: Look | None = None) -> None:
+        """`look`: what is under way while a stage lasts; None where that is not told of."""
         self.prefix = prefix
         self.run_id = run_id
+        self.look = look
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -102,8 +112,10 @@ class Progress:
         """
         log.info("%s %s ...", self.prefix, name)
         begun = time.monotonic()
+        telling = watched(name, self.look, self.say, in_terminal=_draws()) if self.look else nullcontext()
         try:
-            yield
+            with telling:
+                yield
         except Exception as error:
             if not place_of(error):
                 run = f"run {self.run_id}, " if self.run_id else ""

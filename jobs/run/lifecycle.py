@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -28,6 +29,7 @@ from jobs.run.pipelines import NIGHT, REFETCH, stage_run
 from jobs.run.reading import Reading
 from jobs.run.redecision import Refetch
 from jobs.stages import queue
+from jobs.startup.session import under_way
 from jobs.warehouse.fencing import check_fenced, lease_files
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.lease import Lease
@@ -65,7 +67,7 @@ class Warehouse:
     def work(self) -> Work:
         """A new run."""
         run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        progress = Progress(self.progress.prefix, run_id)
+        progress = Progress(self.progress.prefix, run_id, self.progress.look)
         policy = self.judging(in_force(self.landing))
         return Work(self.spark, self.landing, self.config, policy, self.versions, run_id, progress)
 
@@ -191,7 +193,7 @@ def held(
     one does, or where its storage keeps nobody apart; RunError when somebody else holds the warehouse, and
     LeaseLostError where somebody else has taken it over meanwhile.
     """
-    progress = Progress(what)
+    progress = Progress(what, look=partial(under_way, spark))
     landing = Landing(spark, config.warehouse)
     run, context = config.run, spark.sparkContext
     check_fenced(landing.storage.root, lambda key: context.getConf().get(key), single_driver=run.single_driver)

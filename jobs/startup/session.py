@@ -17,6 +17,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from jobs.config.errors import UsageError
+from jobs.config.live import UnderWay
 from jobs.config.profile import Config
 from jobs.config.progress import log
 from jobs.startup.java import check_java_to_start
@@ -154,6 +155,24 @@ def open_session(config: Config) -> SparkSession:
         threading.Thread(target=_start_workers, args=(spark,), name="worker-daemon", daemon=True).start()
     _ship(spark, [asset for _, asset in assets_of(config) if Path(asset.path).is_file()])
     return spark
+
+
+def under_way(spark: SparkSession) -> UnderWay | None:
+    """The stages that run now, as the driver's own store of what goes on has them."""
+    try:
+        store: Any = spark.sparkContext._jsc.sc().statusStore()
+        active = store.activeStages()
+        stages = [active.apply(number) for number in range(active.size())]
+        counted = [
+            (one.stageId(), one.numTasks(), one.numCompleteTasks(), one.inputRecords() + one.shuffleReadRecords())
+            for one in stages
+        ]
+    except Exception:  # noqa: BLE001 -- a driver that ends, or is too busy to say: the step itself is what matters
+        return None
+    if not counted:
+        return None
+    numbers, tasks, done, rows = zip(*counted, strict=True)
+    return UnderWay(tuple(sorted(numbers)), sum(tasks), sum(done), sum(rows))
 
 
 def _quieten(spark: SparkSession, master: str) -> None:

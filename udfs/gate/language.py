@@ -3,9 +3,10 @@
 import functools
 from collections.abc import Callable
 
-CONFIDENT = 0.95
-"""Probability below which a language is not told. Sentences reach 0.999 and more; the wrong answers to short texts
-that were looked at lie at 0.6 and below, no evidence at all gives 0.17."""
+CONFIDENT = 0.999
+"""Probability below which a language is not told: a rule for some languages applies where none is told, so that a wrong
+answer costs more than none. Measured on 30,000 captions of known languages (docs/measurements.md): of what is told 96 %
+and more is right at every length, where 0.95 is wrong in one of seven short texts."""
 _NORWEGIAN = {"nb": "no", "nn": "no"}
 """The model has both written forms and Norwegian as such; which of them it takes decides nothing."""
 

@@ -1,0 +1,142 @@
+"""What is told of a step while it lasts."""
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import pty
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from jobs.config import live
+from jobs.config.live import UnderWay, line, watched
+from jobs.config.progress import Progress, start_logging
+
+
+def moving(tasks: int = 8) -> Callable[[], UnderWay | None]:
+    """Nothing at first; then a task and a hundred rows more at each look."""
+    seen = count(-1)
+
+    def look() -> UnderWay | None:
+        done = next(seen)
+        return None if done < 0 else UnderWay((3,), tasks, min(done, tasks), 100 * done)
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "seconds", "told"),
+    [
+        ((0, 0), (0, 0), 0.0, "0 of 8 tasks, 0 rows"),
+        ((0, 0), (2, 5000), 10.0, "2 of 8 tasks, 5,000 rows, 500 rows/s, some 30 s left"),
+        ((2, 5000), (3, 5100), 100.0, "3 of 8 tasks, 5,100 rows, 1 rows/s, some 8 min left"),
+        ((2, 5000), (2, 5000), 100.0, "2 of 8 tasks, 5,000 rows"),
+    ],
+)
+def test_a_line_has_what_can_be_told(first: tuple[int, int], now: tuple[int, int], seconds: float, told: str) -> None:
+    one, other = (UnderWay((1,), 8, done, rows) for done, rows in (first, now))
+    assert line(one, other, seconds) == told
+
+
+def test_lines_come_from_time_to_time_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LINE_EVERY_S", 0.02)
+    said: list[str] = []
+    with watched("embed", moving(), said.append, in_terminal=False):
+        deadline = time.monotonic() + 20
+        while len(said) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert said[0] == "embed: 0 of 8 tasks, 0 rows"
+    assert said[1].startswith("embed: 1 of 8 tasks, 100 rows, ")
+    assert said[1].endswith(" left")
+    after = len(said)
+    time.sleep(0.1)
+    assert len(said) == after
+
+
+def test_a_short_step_says_nothing_and_is_not_waited_for() -> None:
+    said: list[str] = []
+    begun = time.monotonic()
+    with watched("embed", moving(), said.append, in_terminal=False):
+        pass
+    assert not said
+    assert time.monotonic() - begun < 1
+
+
+def test_what_fails_in_a_step_fails_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LINE_EVERY_S", 0.01)
+    with pytest.raises(ValueError, match="the step"), watched("embed", moving(), print, in_terminal=False):
+        raise ValueError("the step")
+
+
+class Terminal:
+    """80 columns, and what was written there."""
+
+    def __init__(self) -> None:
+        self.ours, theirs = pty.openpty()
+        os.set_blocking(self.ours, False)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.screen = io.TextIOWrapper(os.fdopen(theirs, "wb", buffering=0), encoding="utf-8", write_through=True)
+        self.written = b""
+
+    def read(self) -> str:
+        """All so far."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self.ours, 65536):
+                self.written += chunk
+        return self.written.decode()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """One; a test makes its screen stderr itself, for pytest puts its own there when the test begins."""
+    made = Terminal()
+    yield made
+    made.screen.close()
+    os.close(made.ours)
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """The job's log as it was."""
+    log = logging.getLogger("lensfeed")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = before
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_terminal_has_a_bar_that_makes_way_for_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(sys, "stderr", terminal.screen)
+    start_logging()
+    progress = Progress("2026-01-31", look=moving(40))
+    with progress.stage("crawl and gate"):
+        deadline = time.monotonic() + 20
+        while "300 rows" not in terminal.read() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        progress.say("5 pictures crashed their decoder")
+    written = terminal.read()
+    assert "crawl and gate" in written
+    assert "/40 tasks, 300 rows" in written
+    pieces = written.replace("\n", "\r").split("\r")
+    assert any(piece.strip().endswith("2026-01-31 5 pictures crashed their decoder") for piece in pieces)
+    assert written.rstrip("\r").endswith(" s\r\n")  # the last line says what the step took; no bar is left below it
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_lines_of_json_have_no_bar_between_them(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", terminal.screen)
+    start_logging(layout="json")
+    with Progress("2026-01-31", look=moving()).stage("crawl and gate"):
+        time.sleep(0.2)
+    lines = terminal.read().splitlines()
+    assert len(lines) == 2
+    assert all(one.startswith("{") for one in lines)
