@@ -18,7 +18,20 @@ def test_the_language_of_a_sentence_is_told(text: str, code: str) -> None:
     assert language(text) == code
 
 
-@pytest.mark.parametrize("text", [None, "", "  ", "cat", "IMG_2034.jpg", "12345", "photo de nu artistique", "xxx", "Hubble deep field, detail 02 (brighter)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "  ",
+        "cat",
+        "IMG_2034.jpg",
+        "12345",
+        "photo de nu artistique",
+        "xxx",
+        "Hubble deep field, detail 02 (brighter)",
+    ],
+)
 def test_of_too_short_a_text_no_language_is_guessed(text: str | None) -> None:
     assert language(text) is None
 
