@@ -1,6 +1,6 @@
 """What the near-duplicate rule finds and what it takes for one, on real pictures and what is done to them on the web.
 
-    python -m benchmarks.dedup_quality [--pictures DIR ...] [--most 120] [--json FILE]
+    python -m benchmarks.dedup_quality [--pictures DIR ...] [--most 120] [--profile conf/local.yaml] [--json FILE]
 
 Pictures: every folder given, and the photographs inside the wheels of scikit-image and scikit-learn. The committed
 figures are of Debian's tuxpaint-stamps-default (cut-outs), gnome-backgrounds, mate-backgrounds, lomiri-wallpapers,
@@ -10,7 +10,8 @@ of a picture takes part, and no letters, of which some are others turned round.
 Each original is stored as an ingestion run would store it, and in each of `ATTACKS`; `NEGATIVES` are pictures that must
 not be merged. Hashes, bands and verification are those of `udfs.images`; clusters are the greedy definition, over files
 spread over three dates at random, five times. Rules are compared on one half of the originals, on which the shipped one
-was chosen, and reported on the other.
+was chosen, and reported on the other. Beside it: `imagehash` (imagededup's pHash is the same), PDQ by Meta's own code,
+and the cosine of the profile's embedding, which is how imagededup's CNN method and semantic deduplication go about it.
 """
 
 import argparse
@@ -33,12 +34,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
 from benchmarks.report import environment, publish
+from jobs.config.profile import load
 from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, HashedView, ImageSettings
 from udfs.bits import popcount
+from udfs.embedding.embed import Embedder, load_embedder
 from udfs.images.canonical import canonicalise
 from udfs.images.decode import ImageError
 from udfs.images.minhash import alike, band_keys, hamming256, hash_words, signatures, verified_pairs
-from udfs.images.phash import HASH_BYTES
+from udfs.images.phash import HASH_BYTES, picture_hashes
 
 ORIGINAL = "original"
 LONGEST_SIDE = 800
@@ -47,6 +50,10 @@ SEEDS = 5
 DATES = 3
 IMAGEHASH_AT = 10
 """The distance of imagehash's own examples, and of imagededup."""
+PDQ_AT = 31
+"""The distance that Meta recommends for matching."""
+COSINE_AT = 0.9
+"""imagededup's least similarity of its CNN method."""
 
 COLOURED = 6.0
 """Levels from grey of the mean chroma, from which on a picture is made in other colours."""
@@ -243,7 +250,8 @@ def negatives(pictures: Sequence[Picture]) -> Iterator[tuple[str, int, Picture]]
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is stored: `original` numbers what it is one of; `hashes` (H, 42) uint8, `plain` is imagehash's."""
+    """A file as it is stored: `original` numbers what it is one of; `hashes` (H, 42) uint8, `plain` is imagehash's;
+    `jpeg` is what is embedded."""
 
     original: int
     kind: str
@@ -252,12 +260,16 @@ class File:
     hashes: tuple[bytes, ...]
     upright: bytes
     plain: int
+    pdq: bytes
+    jpeg: bytes
 
 
 def stored(original: int, kind: str, data: bytes) -> File:
     """What an ingestion run keeps of a file."""
     made = canonicalise(data, ImageSettings(), CrawlSettings())
-    plain = imagehash.phash(Image.open(io.BytesIO(data)))
+    picture = Image.open(io.BytesIO(data))
+    plain, pdq = imagehash.phash(picture), picture_hashes(picture.convert("RGB"), ("pdq",)).pdqs
+    assert pdq is not None
     return File(
         original,
         kind,
@@ -266,6 +278,8 @@ def stored(original: int, kind: str, data: bytes) -> File:
         made.view_hashes,
         b"\0" + made.phash64.to_bytes(8, "big", signed=True) + made.phash256 + b"\0",
         int(str(plain), 16),
+        pdq[:32],
+        made.pixels,
     )
 
 
@@ -400,6 +414,41 @@ def edges_of_imagehash(files: Sequence[File]) -> Edges:
     return _least(first, second, apart, apart)
 
 
+def edges_of_pdq(files: Sequence[File]) -> Edges:
+    """Pairs within `PDQ_AT` of PDQ, upright."""
+    words = hash_words([file.pdq for file in files])
+    found = []
+    for start in range(0, len(words), 256):
+        first, second = np.nonzero(hamming256(words[start : start + 256, None], words[None]) <= PDQ_AT)
+        found.append(np.stack((first + start, second)))
+    first, second = np.concatenate(found, axis=1)
+    apart = hamming256(words[first], words[second]).astype(np.int64)
+    return _least(first, second, apart, apart)
+
+
+def edges_by_cosine(files: Sequence[File], embedder: Embedder) -> Edges:
+    """Pairs whose embeddings' cosine is `COSINE_AT` or more; the nearest have the least distance."""
+    vectors = vectors_of(files, embedder)
+    found = []
+    for start in range(0, len(vectors), 512):
+        first, second = np.nonzero(vectors[start : start + 512] @ vectors.T >= COSINE_AT)
+        found.append(np.stack((first + start, second)))
+    first, second = np.concatenate(found, axis=1)
+    apart = np.round(1e6 * (1 - (vectors[first] * vectors[second]).sum(axis=1))).astype(np.int64)
+    return _least(first, second, apart, apart)
+
+
+def vectors_of(files: Sequence[File], embedder: Embedder) -> NDArray[np.float32]:
+    """Unit vectors (N, dimension)."""
+    made: list[NDArray[np.float32]] = []
+    for start in range(0, len(files), 64):
+        some = embedder.embed([embedder.decode(file.jpeg) for file in files[start : start + 64]])
+        for one in some:
+            assert one.vector is not None, one.error
+            made.append(np.asarray(one.vector, np.float32))
+    return np.stack(made)
+
+
 def _least(
     first: NDArray[np.int64], second: NDArray[np.int64], far: NDArray[np.int64], near: NDArray[np.int64]
 ) -> Edges:
@@ -459,13 +508,13 @@ def by_attack(files: Sequence[File], edges: Edges) -> dict[str, float]:
     return {kind: round(found[kind] / count, 3) for kind in ATTACKS}
 
 
-def false_merges(made: Sequence[tuple[int, File]], rule: DedupSettings, upright: bool = False) -> dict[str, str]:
+def false_merges(made: Sequence[tuple[int, File]], edges_by: Callable[[Sequence[File]], Edges]) -> dict[str, str]:
     """Of pictures that look alike: how many pairs of one family are edges, and how many pairs of different ones."""
     report = {}
     for kind in dict.fromkeys(file.kind for _, file in made):
         own = [(family, file) for family, file in made if file.kind == kind]
         families = np.array([family for family, _ in own])
-        edges = edges_of([file for _, file in own], rule, upright)
+        edges = edges_by([file for _, file in own])
         inside = int((families[edges[:, 0]] == families[edges[:, 1]]).sum())
         pairs = sum(n * (n - 1) // 2 for n in Counter(families.tolist()).values())
         report[kind] = f"{inside} of {pairs} pairs; with others {len(edges) - inside}"
@@ -502,6 +551,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="*", default=[], help="folders of pictures")
     parser.add_argument("--most", type=int, default=120, help="pictures a folder")
+    parser.add_argument("--profile", default="conf/local.yaml", help="whose embedding is compared")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     numbered = list(enumerate([*wheels(), *paths_in(options.pictures, options.most)]))
@@ -515,6 +565,12 @@ def main() -> None:
         "files an original": 1 + len(ATTACKS),
     }
     shipped = DedupSettings()
+    embedder = load_embedder(load(options.profile).embedding)
+    peers: dict[str, Callable[[Sequence[File]], Edges]] = {
+        f"imagehash at {IMAGEHASH_AT}": edges_of_imagehash,
+        f"PDQ at {PDQ_AT}": edges_of_pdq,
+        f"cosine at {COSINE_AT}": partial(edges_by_cosine, embedder=embedder),
+    }
     tuned = [file for files in halves["tuned on"] for file in files]
     report["edges without bands, tuned on"] = {
         f"{name}, at {distance}": quality(tuned, edges_of(tuned, _at(distance, views), exact=True))
@@ -528,7 +584,7 @@ def main() -> None:
         files = [file for files in half for file in files]
         found = {
             "before": edges_of(files, OLD, upright=True),
-            f"imagehash at {IMAGEHASH_AT}": edges_of_imagehash(files),
+            **{name: edges_by(files) for name, edges_by in peers.items()},
             "shipped": edges_of(files, shipped),
             "shipped, without bands": edges_of(files, shipped, exact=True),
             "shipped, whatever the colours": edges_of(files, COLOUR_BLIND),
@@ -536,7 +592,7 @@ def main() -> None:
         report[name] = {rule: quality(files, edges) for rule, edges in found.items()}
         common = [file for file in files if file.kind in COMMON | {ORIGINAL}]
         report[f"{name}, common versions alone"] = {
-            f"imagehash at {IMAGEHASH_AT}": quality(common, edges_of_imagehash(common)),
+            **{name: quality(common, edges_by(common)) for name, edges_by in peers.items()},
             "shipped": quality(common, edges_of(common, shipped)),
         }
         attacks = {rule: by_attack(files, edges) for rule, edges in found.items()}
@@ -549,9 +605,10 @@ def main() -> None:
     chosen = [picture for _, path in numbered[:: max(1, len(numbered) // 40)] if (picture := opened(path)) is not None]
     lookalikes = [(family, stored(0, kind, encoded(picture))) for kind, family, picture in negatives(chosen)]
     report["edges between pictures that must not be merged"] = {
-        "before": false_merges(lookalikes, OLD, upright=True),
-        "whatever the colours": false_merges(lookalikes, COLOUR_BLIND),
-        "shipped": false_merges(lookalikes, shipped),
+        "before": false_merges(lookalikes, partial(edges_of, rule=OLD, upright=True)),
+        **{name: false_merges(lookalikes, edges_by) for name, edges_by in peers.items()},
+        "whatever the colours": false_merges(lookalikes, partial(edges_of, rule=COLOUR_BLIND)),
+        "shipped": false_merges(lookalikes, partial(edges_of, rule=shipped)),
     }
     publish(report, options.json)
 

@@ -104,9 +104,10 @@ def terminal() -> Iterator[Terminal]:
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """The job's log as it was."""
+    """The job's log as in a process of its own, and afterwards as it was."""
     log = logging.getLogger("lensfeed")
     before = log.handlers[:], log.level, log.propagate
+    log.handlers.clear()
     yield
     log.handlers[:], log.level, log.propagate = before
 
