@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import io
-import logging
 import os
 import pty
 import struct
@@ -18,6 +17,7 @@ import pytest
 from jobs.config import live
 from jobs.config.live import UnderWay, line, watched
 from jobs.config.progress import Progress, start_logging
+from tests.jobs.config.own_log import start_anew
 
 
 def moving(tasks: int = 8) -> Callable[[], UnderWay | None]:
@@ -102,20 +102,10 @@ def terminal() -> Iterator[Terminal]:
     os.close(made.ours)
 
 
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    """The job's log as in a process of its own, and afterwards as it was."""
-    log = logging.getLogger("lensfeed")
-    before = log.handlers[:], log.level, log.propagate
-    log.handlers.clear()
-    yield
-    log.handlers[:], log.level, log.propagate = before
-
-
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_terminal_has_a_bar_that_makes_way_for_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(sys, "stderr", terminal.screen)
+    start_anew(monkeypatch)
     start_logging()
     progress = Progress("2026-01-31", look=moving(40))
     with progress.stage("crawl and gate"):
@@ -131,10 +121,10 @@ def test_a_terminal_has_a_bar_that_makes_way_for_lines(terminal: Terminal, monke
     assert written.rstrip("\r").endswith(" s\r\n")  # the last line says what the step took; no bar is left below it
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_lines_of_json_have_no_bar_between_them(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(sys, "stderr", terminal.screen)
+    start_anew(monkeypatch)
     start_logging(layout="json")
     with Progress("2026-01-31", look=moving()).stage("crawl and gate"):
         time.sleep(0.2)

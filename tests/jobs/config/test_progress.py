@@ -7,13 +7,7 @@ import pytest
 
 from jobs.config.command import run_command
 from jobs.config.progress import JsonLines, WithoutCredentials, log
-
-
-def start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log as in a process that has not logged yet. Not a fixture: pytest adds handlers before each test's call."""
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "level", log.level)
-    monkeypatch.setattr(log, "propagate", log.propagate)
+from tests.jobs.config.own_log import start_anew
 
 
 def options(file: Path | None, layout: str = "text") -> argparse.Namespace:
