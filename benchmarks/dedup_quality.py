@@ -404,12 +404,7 @@ def edges_of(
 def edges_of_imagehash(files: Sequence[File]) -> Edges:
     """Pairs within `IMAGEHASH_AT` of `imagehash.phash`, whatever they show."""
     plain = np.array([file.plain for file in files], dtype=np.uint64)
-    found = []
-    for start in range(0, len(plain), 512):
-        apart = popcount(plain[start : start + 512, None] ^ plain[None])
-        first, second = np.nonzero(apart <= IMAGEHASH_AT)
-        found.append(np.stack((first + start, second)))
-    first, second = np.concatenate(found, axis=1)
+    first, second = _pairs(len(plain), lambda some: popcount(plain[some, None] ^ plain[None]) <= IMAGEHASH_AT)
     apart = popcount(plain[first] ^ plain[second]).astype(np.int64)
     return _least(first, second, apart, apart)
 
@@ -417,11 +412,7 @@ def edges_of_imagehash(files: Sequence[File]) -> Edges:
 def edges_of_pdq(files: Sequence[File]) -> Edges:
     """Pairs within `PDQ_AT` of PDQ, upright."""
     words = hash_words([file.pdq for file in files])
-    found = []
-    for start in range(0, len(words), 256):
-        first, second = np.nonzero(hamming256(words[start : start + 256, None], words[None]) <= PDQ_AT)
-        found.append(np.stack((first + start, second)))
-    first, second = np.concatenate(found, axis=1)
+    first, second = _pairs(len(words), lambda some: hamming256(words[some, None], words[None]) <= PDQ_AT)
     apart = hamming256(words[first], words[second]).astype(np.int64)
     return _least(first, second, apart, apart)
 
@@ -429,11 +420,7 @@ def edges_of_pdq(files: Sequence[File]) -> Edges:
 def edges_by_cosine(files: Sequence[File], embedder: Embedder) -> Edges:
     """Pairs whose embeddings' cosine is `COSINE_AT` or more; the nearest have the least distance."""
     vectors = vectors_of(files, embedder)
-    found = []
-    for start in range(0, len(vectors), 512):
-        first, second = np.nonzero(vectors[start : start + 512] @ vectors.T >= COSINE_AT)
-        found.append(np.stack((first + start, second)))
-    first, second = np.concatenate(found, axis=1)
+    first, second = _pairs(len(vectors), lambda some: vectors[some] @ vectors.T >= COSINE_AT)
     apart = np.round(1e6 * (1 - (vectors[first] * vectors[second]).sum(axis=1))).astype(np.int64)
     return _least(first, second, apart, apart)
 
@@ -447,6 +434,15 @@ def vectors_of(files: Sequence[File], embedder: Embedder) -> NDArray[np.float32]
             assert one.vector is not None, one.error
             made.append(np.asarray(one.vector, np.float32))
     return np.stack(made)
+
+
+def _pairs(count: int, near: Callable[[slice], NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Numbers (2, P) of rows that are near one another; `near` says of a slice of the rows which rows (S, N) are."""
+    found = []
+    for start in range(0, count, 256):
+        first, second = np.nonzero(near(slice(start, start + 256)))
+        found.append(np.stack((first + start, second)))
+    return np.concatenate(found, axis=1)
 
 
 def _least(

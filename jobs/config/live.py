@@ -60,47 +60,50 @@ def aside() -> Iterator[None]:
 
 
 def _write_lines(step: str, look: Look, say: Callable[[str], None], ended: threading.Event) -> None:
-    begun, stages = time.monotonic(), None
-    while not ended.wait(LINE_EVERY_S):
+    for first, now, seconds in _looks(look, ended, LINE_EVERY_S):
+        say(f"{step}: {line(first, now, seconds)}")
+
+
+def _looks(look: Look, ended: threading.Event, every_s: float) -> Iterator[tuple[UnderWay, UnderWay, float]]:
+    """The first look at the stages that run now, the last one, and the seconds in between; until it has ended."""
+    first, begun = None, 0.0
+    while not ended.wait(every_s):
         now = look()
         if now is None:
             continue
-        if now.stages != stages:  # met now for the first time: no rate can be told from it
-            begun, stages, first = time.monotonic(), now.stages, now
-        say(f"{step}: {line(first, now, time.monotonic() - begun)}")
+        if first is None or now.stages != first.stages:  # met now for the first time: no rate can be told from it
+            first, begun = now, time.monotonic()
+        yield first, now, time.monotonic() - begun
 
 
 def line(first: UnderWay, now: UnderWay, seconds: float) -> str:
     """What is done of the tasks; the rate, and how long it may last, by what was done in the seconds since `first`."""
-    told = [f"{now.done} of {now.tasks} tasks", f"{now.rows:,} rows"]
-    if seconds > 0 and now.rows > first.rows:
-        told.append(f"{(now.rows - first.rows) / seconds:,.0f} rows/s")
+    told = f"{now.done} of {now.tasks} tasks, {_rows(first, now, seconds)}"
     if seconds > 0 and now.done > first.done:
         left = (now.tasks - now.done) * seconds / (now.done - first.done)
-        told.append(f"some {left:.0f} s left" if left < 120 else f"some {left / 60:.0f} min left")
-    return ", ".join(told)
+        told += f", some {left:.0f} s left" if left < 120 else f", some {left / 60:.0f} min left"
+    return told
+
+
+def _rows(first: UnderWay, now: UnderWay, seconds: float) -> str:
+    told = f"{now.rows:,} rows"
+    if seconds > 0 and now.rows > first.rows:
+        told += f", {(now.rows - first.rows) / seconds:,.0f} rows/s"
+    return told
 
 
 def _draw(step: str, look: Look, _say: Callable[[str], None], ended: threading.Event) -> None:
     global _bar  # noqa: PLW0603 -- there is one screen
     from tqdm import tqdm
 
-    stages: tuple[int, ...] | None = None
-    begun, first = time.monotonic(), 0
     try:
-        while not ended.wait(LOOK_EVERY_S):
-            now = look()
-            if now is None:
-                continue
+        for first, now, seconds in _looks(look, ended, LOOK_EVERY_S):
             with _drawing:
                 if _bar is None:
                     _bar = tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=_BAR, desc=f"  {step}")
-                if now.stages != stages:
-                    stages, begun, first = now.stages, time.monotonic(), now.rows
+                if now is first:
                     _bar.reset(total=now.tasks)
-                took = time.monotonic() - begun
-                rate = f", {(now.rows - first) / took:,.0f}/s" if now.rows > first and took > 0 else ""
-                _bar.set_postfix_str(f"{now.rows:,} rows{rate}", refresh=False)
+                _bar.set_postfix_str(_rows(first, now, seconds), refresh=False)
                 _bar.n = now.done
                 _bar.refresh()
     finally:

@@ -237,17 +237,17 @@ def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
 
 def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Box]]:
     """The views of `HASHED_VIEWS` that there are: where there is a frame, the others are of what it holds."""
+    levels = np.asarray(luminance)
     everything = bare = (0, 0, *luminance.size)
     yield "whole", everything
-    trimmed = _bare(np.asarray(luminance))
+    trimmed = _bare(levels)
     if trimmed != everything and _tells(luminance, trimmed):
         yield "trimmed", trimmed
         bare = trimmed
-    left, top, right, bottom = bare
-    thing = _object(np.asarray(luminance.crop(bare)))
-    thing = (left + thing[0], top + thing[1], left + thing[2], top + thing[3])
+    thing = _object(levels, bare)
     if thing != bare and _tells(luminance, thing):
         yield "object", thing
+    left, top, right, bottom = bare
     shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
     for view, share in shares:
         x, y = round((right - left) * share), round((bottom - top) * share)
@@ -277,14 +277,12 @@ def _bare(levels: NDArray[np.uint8]) -> Box:
     return left, top, width - right, height - bottom
 
 
-def _object(levels: NDArray[np.uint8]) -> Box:
-    """What stands out of a ground of one colour (left, top, right, bottom), without writing that stands apart above or
-    below it: the same thing with other margins, and with a caption on the ground."""
-    height, width = levels.shape
-    everything = (0, 0, width, height)
-    box = left, top, right, bottom = _off_ground(levels, everything)
-    corners = levels[np.ix_([0, -1], [0, -1])].astype(int)
-    if box == everything or np.ptp(corners) > _BORDER_TOLERANCE:
+def _object(levels: NDArray[np.uint8], bare: Box) -> Box:
+    """What stands out of a ground of one colour in `bare`, without writing that stands apart above or below it: the
+    same thing with other margins, and with a caption on the ground."""
+    box = left, top, right, bottom = _off_ground(levels, bare)
+    corners = levels[np.ix_([bare[1], bare[3] - 1], [bare[0], bare[2] - 1])].astype(int)
+    if box == bare or np.ptp(corners) > _BORDER_TOLERANCE:
         return box
     inside, ground = levels[top:bottom, left:right], int(_median(corners))
     above, below = (_writing(_alike_to(ground, lines)) for lines in (inside, inside[::-1]))
