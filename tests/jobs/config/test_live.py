@@ -66,7 +66,7 @@ def test_a_short_step_says_nothing_and_is_not_waited_for() -> None:
     with watched("embed", moving(), said.append, in_terminal=False):
         pass
     assert not said
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4  # an end that nobody tells the thread of is waited for, for 5 s
 
 
 def test_what_fails_in_a_step_fails_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:

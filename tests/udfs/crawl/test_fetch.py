@@ -203,8 +203,8 @@ def test_crawl_delay_is_obeyed(server: HostileServer) -> None:
 
 def test_crawl_delay_is_ignored_when_it_is_not_to_be_obeyed(server: HostileServer) -> None:
     begun = time.monotonic()
-    fetch([server.url("delayed.example", f"picture?{i}") for i in range(20)], having(obey_crawl_delay=False))
-    assert time.monotonic() - begun < 20 * 0.2 / 2
+    fetch([server.url("delayed.example", f"picture?{i}") for i in range(60)], having(obey_crawl_delay=False))
+    assert time.monotonic() - begun < 60 * 0.2 / 2
 
 
 def test_a_crawl_delay_beyond_the_longest_pause_defers_all_rows_but_the_first(server: HostileServer) -> None:
@@ -411,8 +411,9 @@ def test_what_is_left_at_the_deadline_is_deferred(server: HostileServer) -> None
     urls = [server.url("evening.example", f"silent?{i}") for i in range(3)]
     urls += [server.url("evening.example", f"picture?{i}") for i in range(300)]
     begun = time.monotonic()
-    rows = fetch(urls, having(per_host_rate=20.0, obey_robots=False), deadline_at=time.time() + 0.5)
-    assert time.monotonic() - begun < 1.5
+    settings = having(per_host_rate=20.0, obey_robots=False, request_timeout_s=60, row_deadline_s=60)
+    rows = fetch(urls, settings, deadline_at=time.time() + 0.5)
+    assert time.monotonic() - begun < 10  # without a deadline: 15 s for the pictures' rate, 60 s for the silent ones
     kinds = Counter(map(outcome, rows))
     assert set(kinds) == {"ok", "deferred:deadline"}
     assert 1 <= kinds["ok"] <= 12
@@ -510,12 +511,12 @@ def wait_until_gone(seconds: float = 5) -> set[str]:
 def test_a_consumer_that_stops_early_leaves_no_thread_behind(server: HostileServer) -> None:
     urls = [server.url(f"early{i % 8}.example", f"picture?{i}") for i in range(400)]
     urls += [server.url("early.example", "silent")]
-    rows = fetch_batches([batch_of(urls)], SETTINGS, lookup=lookup)
+    rows = fetch_batches([batch_of(urls)], having(request_timeout_s=60, row_deadline_s=60), lookup=lookup)
     next(rows)
     assert "lensfeed-fetch" in threads()
     begun = time.monotonic()
     rows.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10  # not the 60 s of the silent one
     assert wait_until_gone() == set()
 
 
