@@ -4,9 +4,10 @@
 
 Every night adds files, and leaves the old ones of what it changed. This puts the small ones of each table together,
 which changes no row, publishes the new versions, and then deletes files that only versions older than
-`--retention-hours` hold: readers that opened a snapshot within that time go on. `--retention-hours 0` keeps the newest
-version alone. The warehouse is let go in between, so that a night that waits for it need not wait long. What a block or
-a takedown took out does not wait for this: it leaves the disk at once. Exit codes as for every job.
+`--retention-hours` hold: readers that opened a snapshot within that time go on, and so do those that have pinned theirs
+(`lensfeed.pinned`). `--retention-hours 0` keeps the newest version alone, where nothing is pinned. The warehouse is let
+go in between, so that a night that waits for it need not wait long. What a block or a takedown took out does not wait
+for this: it leaves the disk at once. Exit codes as for every job.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import held
-from jobs.run.upkeep import UpkeepPlan, maintain, survey
+from jobs.run.upkeep import UpkeepPlan, maintain, standing_pins, survey
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
@@ -72,6 +73,8 @@ def _run(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{'table':<16}{'files':>8}{'MB':>12}{'to put together':>18}\n")
         for one in survey(warehouse, plan):
             sys.stdout.write(f"{one.name:<16}{one.files:>8}{one.bytes / 1e6:>12.1f}{one.crowded:>18}\n")
+        for pin in standing_pins(warehouse.landing.storage):
+            sys.stdout.write(f"pinned until {pin.until:%Y-%m-%d %H:%M} UTC by {pin.by}: run {pin.run_id}\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from os import PathLike
 from lensfeed.feed import FeedEntry, SeenAt, feed_vectors, lookup, search, text_vectors
 from lensfeed.feed_changes import Changes, ChangesGoneError, changes, changes_to
 from lensfeed.feed_export import Export, ExportError, export, load_export
+from lensfeed.pins import pinned
 from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "load_export",
     "lookup",
     "open_feed",
+    "pinned",
     "search",
     "text_vectors",
 ]

@@ -605,6 +605,7 @@ RUNS = Table(
         Column("rule_version", "string", "dedup rule"),
         Column("canonical_version", "string", "pixels"),
         Column("alignment_version", "string", "how pictures and texts are compared; null where they are not"),
+        Column("rolled_back_to", "string", "published run whose state this run goes back to; null where it does not"),
         Column("detail", "string", "why it was discarded, and the like"),
         Column("lease_generation", "bigint", "generation of the lease under which it was written", nullable=False),
     ),

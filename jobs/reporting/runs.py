@@ -10,6 +10,7 @@ from typing import Any
 from jobs.config.errors import RunError, UsageError
 from jobs.run.names import Count, Metric, outcome, seconds
 from jobs.run.pipelines import NIGHT
+from jobs.warehouse.ledger import standing_nights
 from schemas.outcomes import FAILURE_MEANINGS, TRANSIENT, FailureCode, Outcome
 
 SHOWN_RUNS = 30
@@ -27,7 +28,8 @@ class Run:
     ingest_dates: tuple[dt.date, ...]
     published_at: dt.datetime
     is_night: bool
-    """Whether it took its dates from their manifests: others decide again, ask again, or switch models."""
+    """Whether it took its dates from their manifests, and no rollback has taken that back: others decide again, ask
+    again, or switch models."""
     counts: Mapping[str, int]
     metrics: Mapping[str, float]
     table_versions: Mapping[str, int]
@@ -50,6 +52,9 @@ class Run:
 
 def published_runs(events: Sequence[Mapping[str, Any]]) -> list[Run]:
     """The published runs of a ledger's events (`lensfeed.snapshot.ledger_events`), oldest first."""
+    published = [event for event in events if event["event"] == "published"]
+    told = [(e["run_id"], e["inputs_digest"] is not None, e.get("rolled_back_to")) for e in published]
+    nights = set(standing_nights(told))
     return [
         Run(
             run_id=event["run_id"],
@@ -57,13 +62,12 @@ def published_runs(events: Sequence[Mapping[str, Any]]) -> list[Run]:
             seq=event["seq"],
             ingest_dates=tuple(event["ingest_dates"]),
             published_at=event["at"],
-            is_night=event["inputs_digest"] is not None,
+            is_night=event["run_id"] in nights,
             counts=event["counts"],
             metrics=event["metrics"],
             table_versions=event["table_versions"],
         )
-        for event in events
-        if event["event"] == "published"
+        for event in published
     ]
 
 

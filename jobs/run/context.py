@@ -8,6 +8,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -24,6 +25,8 @@ from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, cha
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
 from schemas.tables import TABLES
+
+UNCOUNTED: Mapping[str, Column] = MappingProxyType({})
 
 MOST_LOCAL = 2_000
 """Keys that the driver takes to itself: 130 kB."""
@@ -95,18 +98,25 @@ class Work:
         """What is known of a dataset of the run without reading it."""
         return self.landing.staged_rows(self.run_id, name)
 
-    def stage_changes(self, table: str, old: DataFrame, new: DataFrame) -> DataFrame:
-        """Stage what turns the rows `old` of a keyed table into `new`, and put it into the plan."""
-        return self.stage_changed(table, changes(old, new, TABLES[table]))
+    def stage_changes(
+        self, table: str, old: DataFrame, new: DataFrame, counted: Mapping[str, Column] = UNCOUNTED
+    ) -> DataFrame:
+        """Stage what turns the rows `old` of a keyed table into `new`, as `stage_changed`."""
+        return self.stage_changed(table, changes(old, new, TABLES[table]), counted=counted)
 
-    def stage_changed(self, table: str, changed: DataFrame, dates: Sequence[dt.date] = ()) -> DataFrame:
+    def stage_changed(
+        self, table: str, changed: DataFrame, dates: Sequence[dt.date] = (), counted: Mapping[str, Column] = UNCOUNTED
+    ) -> DataFrame:
         """Stage rows that say in `CHANGE` what becomes of their keys, and put them into the plan.
 
-        `dates`: of a dated table, those that the rows lie in.
+        `dates`: of a dated table, those that the rows lie in. `counted`: conditions on the rows, by what the run calls
+        the count of those that meet them.
         """
         written = {table: f"{CHANGE} != 'delete'"}
-        staged = self.stage(table, changed, written, **{Count.INSERTS: f.col(CHANGE) == "insert"})
-        self.counts[changed_count(table)] = self.rows(table).rows
+        staged = self.stage(table, changed, written, **{Count.INSERTS: f.col(CHANGE) == "insert"}, **counted)
+        found = self.rows(table)
+        self.counts[changed_count(table)] = found.rows
+        self.counts |= {name: found.counted[name] for name in counted}
         self.plan_changes(table, table, dates)
         return staged
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import count
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run.context import Work
-from jobs.run.names import Dataset, Metric
+from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import clusters, dedup
 from jobs.stages.clusters import PLACE
 from jobs.warehouse.history import Staged, near
@@ -50,6 +50,12 @@ def stage_afresh(work: Work, affected: Staged, live: DataFrame) -> None:
     work.stage_changes("image_hashes", work.landing.read("image_hashes"), hashes)
     moved = work.stage("moved", live.select(*_IMAGE))
     Regrouping(work, affected, live, mine, moved, afresh=True).stage()
+
+
+def _joining() -> dict[str, Column]:
+    """Of changes of `clusters`: images that come, and those of them that have a representative."""
+    comes = f.col(CHANGE) == "insert"
+    return {Count.BECAME_LIVE: comes, Count.BECAME_MEMBERS: comes & (f.col("image_id") != f.col("representative_id"))}
 
 
 @dataclass
@@ -93,7 +99,7 @@ class Regrouping:
         new_bands = self._stage_bands(before, fresh, dead)
         if named.rows == 0:
             nothing = work.stage(Dataset.REGROUPED, before)
-            work.stage_changes("clusters", nothing, nothing)
+            work.stage_changes("clusters", nothing, nothing, _joining())
             return
         left = _heads(before).join(clusters.first_images(members), ["group_id", *PLACE], "left_anti")
         behind = work.keys("behind_moved", self._behind(left, "moved_heads"))
@@ -275,7 +281,7 @@ class Regrouping:
         assigned = clusters.assign(members, pairs, heads, standing, work.versions.rule_version)
         gone = self.mine.join(self.moved.select("image_id"), "image_id", "left_semi")
         gone = gone.join(before, "image_id", "left_anti")
-        work.stage_changes("clusters", before.unionByName(gone), assigned)
+        work.stage_changes("clusters", before.unionByName(gone), assigned, _joining())
 
     def _asked_nodes(self) -> DataFrame:
         return _union(self.nodes)

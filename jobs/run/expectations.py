@@ -63,15 +63,14 @@ class Expectations:
         return f"accepted though not as expected: {said} ({self.accepted.why})" if said else None
 
 
-def earlier_nights(events: Iterable[Event], date: dt.date, most: int) -> list[Counts]:
-    """Counts of the `most` last published nights of other dates, each date as it was published last."""
-    nights: dict[tuple[dt.date, ...], Counts] = {}
-    for event in events:
-        # A night has inputs, and one date; what revises dates has none.
-        if event.event == "published" and event.inputs_digest and date not in event.ingest_dates:
-            nights.pop(event.ingest_dates, None)
-            nights[event.ingest_dates] = event.counts or {}
-    return list(nights.values())[-most:]
+def earlier_nights(nights: Iterable[Event], date: dt.date, most: int) -> list[Counts]:
+    """Counts of the `most` last of the published nights (`Ledger.nights`), of other dates, each as it was last."""
+    counts: dict[tuple[dt.date, ...], Counts] = {}
+    for night in nights:
+        if date not in night.ingest_dates:
+            counts.pop(night.ingest_dates, None)
+            counts[night.ingest_dates] = night.counts or {}
+    return list(counts.values())[-most:]
 
 
 def _breach(one: Expectation, counts: Counts, earlier: Sequence[Counts]) -> str | None:

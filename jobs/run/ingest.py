@@ -87,7 +87,9 @@ class Night:
         decided = outcomes.decide_outcomes(
             work.staged(Dataset.ROWS), answers, policy=work.policy, policy_version=version, run_id=work.run_id
         )
-        sightings = work.stage(Dataset.SIGHTINGS, decided, {"sightings": "true"})
+        speaks = (f.col("outcome") == "accepted") & f.col("text_id").isNotNull()
+        sightings = work.stage(Dataset.SIGHTINGS, decided, {"sightings": "true"}, **{Count.WITH_TEXT: speaks})
+        work.counts[Count.WITH_TEXT] = work.rows(Dataset.SIGHTINGS).counted[Count.WITH_TEXT]
         work.counts |= audit.outcome_counts(sightings)
         work.plan_rows("sightings", Dataset.SIGHTINGS, dates=(self.date,))
         log = outcomes.decision_rows(sightings, work.staged(Dataset.CONTENT_SIGNALS), version, work.run_id)

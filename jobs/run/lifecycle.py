@@ -94,16 +94,26 @@ class Warehouse:
         *,
         keep: Callable[[], bool] = lambda: True,
         versions: Versions | None = None,
+        rolled_back_to: str | None = None,
     ) -> Event | None:
         """Stage a run by `stage` (its result is the digest of the run's inputs, if it has some) and publish it.
 
         None where `keep` says afterwards that there is nothing to publish; the run then leaves no trace but its events.
-        `versions` are what the warehouse is under afterwards, where that is not what the run works with.
+        `versions` are what the warehouse is under afterwards, where that is not what the run works with;
+        `rolled_back_to` is the run whose state this one goes back to.
         """
         begun = time.monotonic()
         digest = self.config.contents_digest()
         started = self.ledger.append(
-            Event(work.run_id, self.job, "started", work.dates, self.ledger.lease_generation, config_digest=digest)
+            Event(
+                work.run_id,
+                self.job,
+                "started",
+                work.dates,
+                self.ledger.lease_generation,
+                config_digest=digest,
+                rolled_back_to=rolled_back_to,
+            )
         )
         try:
             inputs = stage()
@@ -271,7 +281,7 @@ def run_date(
         _report_skipped(work, date, earlier, manifest)
         return None
     run = warehouse.config.run
-    before = earlier_nights(warehouse.ledger.events, date, run.expectation_nights)
+    before = earlier_nights(warehouse.ledger.nights(), date, run.expectation_nights)
     expectations = Expectations(run.expectations, before, accepted)
     night = Night(work, date, earlier is not None, manifest, most_s, expectations)
 

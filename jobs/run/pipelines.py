@@ -18,6 +18,7 @@ from jobs.run.filling import FillImages, FillTexts
 from jobs.run.ingest import Night
 from jobs.run.names import Count, Dataset, outcome
 from jobs.run.redecision import Redecision, Refetch
+from jobs.run.rollback import Rollback
 from jobs.run.switch import RuleSwitch, Switch
 from schemas.outcomes import Outcome
 
@@ -300,6 +301,28 @@ SWITCH: tuple[Step[Switch], ...] = (
 )
 """The feed under another model, whose vectors are there."""
 
+ROLLBACK: tuple[Step[Rollback], ...] = (
+    Step(
+        "restore",
+        Rollback.restore,
+        (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings"),
+        (
+            Dataset.ANSWERS,
+            "changed_images",
+            "decisions",
+            Dataset.FETCHES,
+            "given_texts",
+            "judged",
+            Dataset.ROWS,
+            Dataset.SIGHTINGS,
+            Dataset.TEXTS,
+        ),
+    ),
+    *DERIVED,
+    Step("audit", Rollback.audit, (Dataset.CLUSTERS, Dataset.SIGHTINGS), ()),
+)
+"""What nights brought since an earlier run, taken back."""
+
 _LIVENESS, _DEDUP, _FEED = DERIVED
 
 RULE_SWITCH: tuple[Step[RuleSwitch], ...] = (
@@ -322,6 +345,7 @@ PIPELINES: dict[str, Sequence[Step[Any]]] = {
     "night": NIGHT,
     "refetch": REFETCH,
     "re-decision": REDECISION,
+    "rollback": ROLLBACK,
     "switch of models": SWITCH,
     "switch of rules": RULE_SWITCH,
     "vectors of stored images": FILL_IMAGES,

@@ -106,6 +106,8 @@ class Refetch:
         answers = contents.with_failures(answers, contents.without_vector(work), tried)
         contents.record_failures(work, after, answers)
         stage_differing(work, rows, answers)
+        # Also those whose sightings stay as they were: what is recorded of asking for them does not.
+        work.dates = tuple(sorted({*work.dates, *dates_of(fetches)}))
 
     def audit(self) -> None:
         """Nothing passed by the gate."""
@@ -177,30 +179,30 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     version = work.versions.policy_version
     decided = outcomes.decide_outcomes(rows, answers, policy=work.policy, policy_version=version, run_id=work.run_id)
     before = work.past("sightings", Staged(rows.select(*_KEYS), work.rows(Dataset.ROWS).rows))
-    telling = f.struct(*_TELLING, _says().alias("says"))
+    telling = f.struct(*_TELLING, says().alias("says"))
     old = before.select(*_KEYS, telling.alias("_old"))
     differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(telling))
     columns = TABLES["sightings"].column_names
     told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in (*_OLD, "says")]
-    erased = f.col("old_says") & ~_says()
+    erased = f.col("old_says") & ~says()
     compared = work.stage(Dataset.COMPARED, differing.select(*columns, *told), texts_erased=erased)
     work.counts[TEXTS_ERASED] = work.rows(Dataset.COMPARED).counted[TEXTS_ERASED]
     audit.check_distinct(compared)
     work.dates = dates_of(compared)
     new = compared.select(*columns, f.lit("update").alias(CHANGE))
     staged = work.stage_changed("sightings", new, work.dates)
-    _log(work, staged, answers)
+    log_decisions(work, staged, answers)
     accepted = staged.where("outcome = 'accepted'").select(*_KEYS)
     contents.embed_texts_of(work, rows.join(accepted, _KEYS, "left_semi"))
 
 
-def _says() -> Column:
+def says() -> Column:
     """Whether a sighting holds anything of what a takedown erases."""
     return f.array_contains(f.array(*[f.col(name).isNotNull() for name in ERASED]), f.lit(True))
 
 
-def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
-    """The audit log: contents of changed sightings as judged now, and every changed sighting that is held back."""
+def log_decisions(work: Work, changed: DataFrame, answers: DataFrame) -> None:
+    """Stage the audit log: contents of changed sightings as judged now, and every such sighting that is held back."""
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
     images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))
     scores = work.past(

@@ -1,13 +1,17 @@
 """Upkeep of a warehouse: small files put together, old ones deleted; no row changes by it."""
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from jobs.config.errors import RunError
 from jobs.config.progress import log
 from jobs.run.lifecycle import Warehouse
 from jobs.warehouse.lease import POLL_S
+from jobs.warehouse.storage import Storage
+from lensfeed.pins import FOLDER, Pin
 from schemas.tables import PUBLISHED, RUNS, TABLES
 
 MOST_BYTES = 16 * 2**30
@@ -15,6 +19,8 @@ MOST_BYTES = 16 * 2**30
 let go for whoever waits for it."""
 MOST_HELD_S = 600.0
 """After so many seconds of deleting the warehouse is let go, too."""
+CLOCKS_APART_HOURS = 0.25
+"""Between the clock that published a run and the one that deletes files."""
 LEAST_HOURS = 1.0
 """For which the ledger's old files stay, whatever is asked for: whoever reads the newest version is reading it now."""
 
@@ -76,6 +82,43 @@ def maintain(hold: Hold, plan: UpkeepPlan) -> Upkeep:
     return done
 
 
+def standing_pins(storage: Storage) -> list[Pin]:
+    """What readers have pinned, and still read; pins whose time is over are deleted. Raises RunError for a file that is
+    no pin: whoever wrote it may be reading."""
+    standing = []
+    for name in storage.names(FOLDER):
+        if name.startswith("."):  # being written
+            continue
+        try:
+            pin = Pin.of_json(storage.read_text(FOLDER, name))
+        except FileNotFoundError:  # its reader is done
+            continue
+        except ValueError as error:
+            raise RunError(
+                f"{storage.path(FOLDER, name)} is no pin of a reader: {error}; delete it if nobody reads"
+            ) from error
+        if pin.until > dt.datetime.now(dt.UTC):
+            standing.append(pin)
+        else:
+            storage.delete(FOLDER, name)
+    return standing
+
+
+def _kept_hours(warehouse: Warehouse, plan: UpkeepPlan) -> float:
+    """For how many hours old files are kept: those that a reader has pinned were live when its run was published."""
+    now = dt.datetime.now(dt.UTC)
+    pins = standing_pins(warehouse.landing.storage)
+    read = [(now - pin.published_at) / dt.timedelta(hours=1) + CLOCKS_APART_HOURS for pin in pins]
+    hours = max([plan.retention_hours, *read])
+    if hours > plan.retention_hours:
+        oldest = min(pins, key=lambda pin: pin.published_at)
+        log.info(
+            "maintain: files of the last %.1f hours stay: %s reads run %s until %s",
+            *(hours, oldest.by, oldest.run_id, f"{oldest.until:%Y-%m-%d %H:%M} UTC"),
+        )
+    return hours
+
+
 def survey(warehouse: Warehouse, plan: UpkeepPlan) -> Iterator[TableFiles]:
     """The files of each table, and what would be done about them."""
     for name in TABLES:
@@ -122,9 +165,10 @@ def _chosen(sizes: Mapping[str, int]) -> list[str]:
 def _delete_old(warehouse: Warehouse, plan: UpkeepPlan, left: list[str], done: Upkeep) -> None:
     """Go through the tables that are left for as long as the warehouse may be held, at least through one."""
     until = time.monotonic() + MOST_HELD_S
+    kept = _kept_hours(warehouse, plan)
     while left:
         name = left.pop(0)
-        hours = max(plan.retention_hours, LEAST_HOURS) if name == RUNS.name else plan.retention_hours
+        hours = max(kept, LEAST_HOURS) if name == RUNS.name else kept
         files, size = warehouse.landing.vacuum(name, hours)
         done.deleted, done.freed = done.deleted + files, done.freed + size
         if time.monotonic() > until:

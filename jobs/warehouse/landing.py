@@ -13,6 +13,7 @@ repeated one is skipped, and so is that of a driver that was stopped in the midd
 finished the run and published more. No id is shared between runs, for Delta would skip a backfill of an older date.
 """
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,12 +34,14 @@ from delta.exceptions import (
     ProtocolChangedException,
 )
 from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column as Values
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from jobs.config.causes import cause_of
 from jobs.config.errors import RunError, UsageError
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.storage import Storage, read_parquet
@@ -194,17 +197,43 @@ class Landing:
         Delta would work the list out for each of them anew.
         """
         pinned = self.version(table) if version is None else version
-        schema = struct_type(TABLES[table])
         if pinned <= 0:
-            return self._no_rows(schema)
+            return self._no_rows(struct_type(TABLES[table]))
         if (table, pinned) not in self._read:
             delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
-            files = delta.inputFiles()
-            reader = self.spark.read.schema(schema).option("basePath", self.path(table))
-            self._read[table, pinned] = (
-                read_parquet(reader, files).select(*schema.fieldNames()) if files else self._no_rows(schema)
-            )
+            self._read[table, pinned] = self._rows_in(table, delta.inputFiles())
         return self._read[table, pinned]
+
+    def read_dates(self, table: str, version: int, dates: Sequence[dt.date]) -> DataFrame:
+        """The rows of some dates of a dated table as they were at a version. No file of another date is looked for.
+
+        Raises RunError where what the version had of them has left the disk.
+        """
+        folders = [f"ingest_date={date}" for date in dates]
+        if version <= 0 or not folders:
+            return self._no_rows(struct_type(TABLES[table]))
+        try:
+            delta = self.spark.read.format("delta").option("versionAsOf", version).load(self.path(table))
+            files = [name for name in delta.inputFiles() if name.split("/")[-2] in folders]
+        except AnalysisException as error:
+            raise RunError(f"{self._gone(table, version, dates)} ({cause_of(error)})") from error
+        there = {(folder, name) for folder in folders for name in self.storage.names(table, folder)}
+        missing = [name for name in files if tuple(name.split("/")[-2:]) not in there]
+        if missing:
+            raise RunError(f"{self._gone(table, version, dates)} ({len(missing)} of {len(files)} files)")
+        return self._rows_in(table, files)
+
+    def _rows_in(self, table: str, files: Sequence[str]) -> DataFrame:
+        """The rows that lie in files of the table, as Delta names them."""
+        schema = struct_type(TABLES[table])
+        reader = self.spark.read.schema(schema).option("basePath", self.path(table))
+        return read_parquet(reader, files).select(*schema.fieldNames()) if files else self._no_rows(schema)
+
+    def _gone(self, table: str, version: int, dates: Sequence[dt.date]) -> str:
+        return (
+            f"version {version} of the table {table} has left the disk, by maintenance or for what was taken down: "
+            f"{', '.join(map(str, dates[:3]))}{', ...' if len(dates) > 3 else ''} cannot be had as they were then"
+        )
 
     def files(self, table: str) -> DataFrame:
         """`read` of the table's newest version with one more column, `file`: where the row lies."""

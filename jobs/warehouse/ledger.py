@@ -67,6 +67,7 @@ class Event:
     rule_version: str | None = None
     canonical_version: str | None = None
     alignment_version: str | None = None
+    rolled_back_to: str | None = None
     detail: str | None = None
 
 
@@ -136,11 +137,15 @@ class Ledger:
         return next((event for event in reversed(self.events) if event.event == "published"), None)
 
     def published_for(self, date: dt.date) -> Event | None:
-        """The newest published run that took that date from its manifest (revisions of it have no inputs)."""
-        published = (
-            e for e in reversed(self.events) if e.event == "published" and e.inputs_digest and date in e.ingest_dates
-        )
-        return next(published, None)
+        """The newest published run that took that date from its manifest, and that no rollback has taken back."""
+        return next((night for night in reversed(self.nights()) if date in night.ingest_dates), None)
+
+    def nights(self, until: str | None = None) -> list[Event]:
+        """Published runs that took dates from their manifests (revisions of these have no inputs) and that no rollback
+        had taken back by the end of the published run `until`, or by now; oldest first."""
+        published = {event.run_id: event for event in self.events if event.event == "published"}
+        told = [(event.run_id, event.inputs_digest is not None, event.rolled_back_to) for event in published.values()]
+        return [published[run_id] for run_id in standing_nights(told, until)]
 
     def recover(self) -> Sequence[Event]:
         """Discard runs that were never prepared, roll prepared ones forward; returns the events written.
@@ -168,6 +173,22 @@ class Ledger:
         if not keep_staging:
             self.landing.discard(prepared.run_id)
         return published
+
+
+def standing_nights(published: Sequence[tuple[str, bool, str | None]], until: str | None = None) -> list[str]:
+    """Of published runs, oldest first (id, whether it took dates from manifests, the run that it went back to), the
+    nights that no rollback had taken back by the end of the run `until`, or by now."""
+    targets = {rolled_back_to for _, _, rolled_back_to in published} | {until}
+    standing: list[str] = []
+    at: dict[str | None, list[str]] = {}
+    for run_id, is_night, rolled_back_to in published:
+        if rolled_back_to is not None:
+            standing = list(at[rolled_back_to])
+        elif is_night:
+            standing.append(run_id)
+        if run_id in targets:
+            at[run_id] = list(standing)
+    return standing if until is None else at[until]
 
 
 def _owes(published: Event) -> bool:

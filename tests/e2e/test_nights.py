@@ -301,6 +301,10 @@ def test_the_ledger_tells_what_happened(in_order: Nights) -> None:
         assert counts["sightings"] == sum(n for key, n in counts.items() if key.startswith("outcome."))
         assert dict(event["table_versions"])["index_feed"] >= 1
         assert dict(event["metrics"])["seconds.crawl and gate"] > 0
+    first = dict(published[0]["counts"])
+    assert 0 < first["accepted_with_text"] <= first["outcome.accepted"]
+    assert first["became_live"] == first["changed.clusters"]  # there was nothing before
+    assert 0 < first["became_members"] < first["became_live"]
 
 
 def _ledger(nights: Nights) -> list[dict[str, Any]]:

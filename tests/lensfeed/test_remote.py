@@ -11,9 +11,10 @@ import boto3
 import pytest
 from pyarrow import fs
 
-from lensfeed import Snapshot, changes, changes_to, export, feed_vectors, load_export, open_feed, search
+from lensfeed import Snapshot, changes, changes_to, export, feed_vectors, load_export, open_feed, pinned, search
 from lensfeed.feed_changes import ChangesGoneError
 from lensfeed.feed_export import ExportError
+from lensfeed.pins import FOLDER, Pin
 from tests.jobs.warehouse.s3 import BUCKET
 from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row
 
@@ -99,3 +100,13 @@ def test_an_object_store_takes_an_export(server: dict[str, Any], snapshot: Snaps
         export(snapshot, f"{BUCKET}/exports/{kind}", kind, filesystem=place)
     with pytest.raises(ExportError, match="not an export, or one that was not finished"):
         load_export(f"{BUCKET}/exports/none", filesystem=place)
+
+
+def test_an_object_store_takes_a_pin(server: dict[str, Any], snapshot: Snapshot) -> None:
+    def pins() -> list[str]:
+        found = client(server).list_objects_v2(Bucket=BUCKET, Prefix=f"ware house/{FOLDER}/").get("Contents", ())
+        return [client(server).get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read().decode() for one in found]
+
+    with pinned(snapshot, by="an index", hours=6) as pin:
+        assert [Pin.of_json(text) for text in pins()] == [pin]
+    assert pins() == []

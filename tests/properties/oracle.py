@@ -1,4 +1,4 @@
-"""A warehouse as a plain program: what nights, forced dates, retries, re-decisions, verdicts and switches leave behind.
+"""A warehouse as a plain program: what nights, forced dates, retries, re-decisions, verdicts, rollbacks leave behind.
 
 `tests.model` says what follows from facts; this page says which facts each job adds or replaces, and when it asks the
 web again. It is the oracle of `test_sequences`: no Spark, no files, a few dictionaries.
@@ -63,6 +63,16 @@ class Person:
     cleared: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a rollback goes back to, as it was when a run was published."""
+
+    published: frozenset[dt.date]
+    recorded: Mapping[tuple[dt.date, str], Recorded]
+    erased: frozenset[model.Key]
+    brought: int  # how many runs had brought evidence by then
+
+
 @dataclass
 class Oracle:
     """The state of a warehouse, and of the web around it.
@@ -75,6 +85,7 @@ class Oracle:
         stored: image_ids with pixels.
         taken_down: kind (`image`, `url`) and subject (an image_id, a path) of what was asked to be taken down.
         erased: sightings of which nothing that was said is stored.
+        brought: the dates of each run that asked the web, or went back to an earlier state.
     """
 
     web: Callable[[str, dt.date], Page]
@@ -87,6 +98,7 @@ class Oracle:
     people: dict[tuple[str, str], Person] = field(default_factory=dict)
     taken_down: set[tuple[str, str]] = field(default_factory=set)
     erased: set[model.Key] = field(default_factory=set)
+    brought: list[set[dt.date]] = field(default_factory=list)
 
     # What jobs do ------------------------------------------------------------------------------------------------
 
@@ -99,6 +111,7 @@ class Oracle:
         for path in asked:
             self.recorded[date, path] = self._ask(path, now)
         self.published.add(date)
+        self.brought.append({date})
         self.erased = {key for key in self.erased if key[0] != date}
         self._keep({self.recorded[date, path].image for path in asked})
 
@@ -137,6 +150,24 @@ class Oracle:
         """Somebody's request, or its lifting."""
         (self.taken_down.discard if lift else self.taken_down.add)((kind, subject))
         self._keep(set())
+
+    def roll_back(self, to: Evidence) -> None:
+        """An earlier state of the evidence, under the policy, verdicts and takedowns of now."""
+        dates = self.dates_since(to)
+        self.published = (self.published - dates) | (to.published & dates)
+        self.recorded = {at: found for at, found in self.recorded.items() if at[0] not in dates}
+        self.recorded |= {at: found for at, found in to.recorded.items() if at[0] in dates}
+        self.erased = {key for key in self.erased if key[0] not in dates} | {k for k in to.erased if k[0] in dates}
+        self.brought.append(dates)
+        self._keep(set())
+
+    def evidence(self) -> Evidence:
+        """As it is now."""
+        return Evidence(frozenset(self.published), dict(self.recorded), frozenset(self.erased), len(self.brought))
+
+    def dates_since(self, earlier: Evidence) -> set[dt.date]:
+        """Dates of which evidence has come since then."""
+        return set().union(*self.brought[earlier.brought :])
 
     # What follows ------------------------------------------------------------------------------------------------
 
@@ -185,6 +216,7 @@ class Oracle:
         sightings = self.sightings()
         came = {path: self._ask(path, now) for _, path in places}
         seen = {answer.image for answer in came.values()}
+        self.brought.append({date for date, _ in places})
         for date, path in set(places):
             mine = [s for s in sightings if (s.key[0], s.url) == (date, path)]
             expected = min(

@@ -33,15 +33,16 @@ from safetensors.torch import save_file
 
 from demo.pictures import ORIGINAL, Picture, make_pictures
 from demo.site import Answer, show
-from jobs import maintain, nightly, redecide, reembed, review, takedown
+from jobs import maintain, nightly, redecide, reembed, review, rollback, takedown
 from jobs.config.profile import load
 from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import TEXTS_ERASED
 from lensfeed.snapshot import Snapshot, SnapshotError
 from schemas.tables import TABLES
 from tests import model
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
 from tests.properties.killer import Killer
-from tests.properties.oracle import Manifested, Oracle, Page, Rules
+from tests.properties.oracle import Evidence, Manifested, Oracle, Page, Rules
 from udfs.images.canonical import canonicalise
 
 pytestmark = pytest.mark.spark
@@ -131,6 +132,10 @@ class Sequences(RuleBasedStateMachine):
         self.model = 0
         self.pending: dict[str, Effect] = {}
         """By run: what prepared runs will have done once they are published, by whoever rolls them forward."""
+        self.states: dict[str, Evidence] = {}
+        """By published run: what there was then."""
+        self.forgotten: set[str] = set()
+        """Published runs of which old files may have left the disk."""
 
     def teardown(self) -> None:
         self.exit.close()
@@ -178,6 +183,7 @@ class Sequences(RuleBasedStateMachine):
         jobs = [self._night] * 3
         if self.oracle.published:
             jobs += [self._night, self._retry, self._redecide, self._redecide, self._switch, self._maintain]
+            jobs += [self._roll_back, self._roll_back]
         if any(s.image_id for s in self.oracle.sightings()):
             jobs += [self._review, self._review, self._take_down, self._take_down]
         kill = data.draw(st.one_of(st.none(), st.none(), st.integers(1, 50)), "killed at")
@@ -252,7 +258,17 @@ class Sequences(RuleBasedStateMachine):
     def _maintain(self, data: st.DataObject, kill: int | None) -> None:
         """Small files are put together, old ones deleted: nothing changes for anybody."""
         most = data.draw(st.sampled_from(["1", "3"]), "most small")
+        self.forgotten = set(self.states)
         self._run("maintain", maintain, ["--retention-hours", "0", "--most-small", most], kill, DAYS[0], [])
+
+    def _roll_back(self, data: st.DataObject, kill: int | None) -> None:
+        """To any run that was ever published. Rows that a date had may be gone; then nothing happens."""
+        run_id = data.draw(st.sampled_from(list(self.states)), "to")
+        to = self.states[run_id]
+        effect = Effect(lambda: self.oracle.roll_back(to))
+        needed = self.oracle.dates_since(to) & to.published
+        may_fail = bool(needed) and run_id in self.forgotten
+        self._run("rollback", rollback, ["--to", run_id], kill, DAYS[0], [effect], may_fail=may_fail)
 
     # Running and comparing ---------------------------------------------------------------------------------------
 
@@ -288,6 +304,8 @@ class Sequences(RuleBasedStateMachine):
         effects: list["Effect"],
         rules: Rules | None = None,
         model: int | None = None,
+        *,
+        may_fail: bool = False,
     ) -> None:
         """Run a job. Where it is killed, readers must see what was published before; where it was to change the policy
         or the model, it is then run again, as its user would; else whatever comes next has to live with what it left.
@@ -309,7 +327,9 @@ class Sequences(RuleBasedStateMachine):
             if rules is not None or model is not None:
                 self._run(name, job, more, None, now, effects, rules, model)
             return
-        assert code == 0, f"{name} ended with {code}"
+        assert code == 0 or (may_fail and code == 1), f"{name} ended with {code}"
+        if code:
+            Sequences.counts[f"{name} refused"] += 1
         if model is not None:
             self.model = model
         self._compare(quiet=True)
@@ -326,8 +346,12 @@ class Sequences(RuleBasedStateMachine):
                 mine = [effect for effect in effects if effect.of_date == (event["inputs_digest"] is not None)]
                 if event["job"] in OF_ORACLE:
                     self.pending[event["run_id"]] = mine[0]
-            elif event["event"] == "published" and event["run_id"] in self.pending:
-                self.pending.pop(event["run_id"]).happen()
+            elif event["event"] == "published":
+                if event["run_id"] in self.pending:
+                    self.pending.pop(event["run_id"]).happen()
+                if dict(event["counts"] or {}).get(TEXTS_ERASED):
+                    self.forgotten = set(self.states)
+                self.states[event["run_id"]] = self.oracle.evidence()
 
     def _compare(self, *, quiet: bool) -> None:
         """The warehouse as published against the oracle; the disk too, where nothing is half done."""
@@ -405,7 +429,7 @@ class Sequences(RuleBasedStateMachine):
         return self.oracle.manifests[first[0]][first[2]].title
 
 
-OF_ORACLE = frozenset({"nightly", "redecide", "review", "takedown"})
+OF_ORACLE = frozenset({"nightly", "redecide", "review", "takedown", "rollback"})
 """Jobs whose runs change what the oracle knows; a switch of models changes nothing there."""
 
 COMPARED = ("sightings", "url_state", "refetch_queue", "clusters", "index_feed", "feed_members", "images", "embeddings")

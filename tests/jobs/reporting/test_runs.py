@@ -47,6 +47,12 @@ def test_published_runs_are_taken_and_nights_told_from_the_others() -> None:
     assert [(run.run_id, run.is_night) for run in published_runs(events)] == [("a", True), ("b", False)]
 
 
+def test_a_night_that_was_taken_back_is_none_any_more() -> None:
+    nights = [event(name, "published", inputs_digest="x") for name in ("a", "b")]
+    runs = published_runs([*nights, event("back", "published", rolled_back_to="a")])
+    assert [(run.run_id, run.is_night) for run in runs] == [("a", True), ("b", False), ("back", False)]
+
+
 def test_a_run_is_chosen_by_its_id_its_date_or_because_it_is_the_newest() -> None:
     again = run(1)
     runs = [run(0), run(1), run(3), run(1, is_night=False), again]

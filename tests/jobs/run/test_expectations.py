@@ -1,6 +1,7 @@
 """Bounds on a night's counts: what breaks them, what is said, and what is accepted."""
 
 import datetime as dt
+from typing import cast
 
 import pytest
 
@@ -8,7 +9,9 @@ from jobs import nightly
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.run.expectations import Accepted, Expectations, accepted_by, check_names, earlier_nights
-from jobs.warehouse.ledger import Event
+from jobs.run.names import Count
+from jobs.warehouse.landing import Landing
+from jobs.warehouse.ledger import Event, Ledger
 from schemas.outcomes import FailureCode
 from schemas.settings import Expectation
 from schemas.tables import TABLES
@@ -21,9 +24,11 @@ BLOCKED = Expectation(
 USUAL = [{"sightings": rows, "outcome.blocked": 1} for rows in (90, 100, 1000)]
 
 
-def night(day: int, run_id: str = "run", event: str = "published", inputs: str | None = "digest") -> Event:
+def night(day: int, run_id: str | None = None, event: str = "published", inputs: str | None = "digest") -> Event:
     counts = {"sightings": day}
-    return Event(run_id, "nightly", event, (dt.date(2026, 3, day),), 1, counts=counts, inputs_digest=inputs)
+    return Event(
+        run_id or f"of-{day}", "nightly", event, (dt.date(2026, 3, day),), 1, counts=counts, inputs_digest=inputs
+    )
 
 
 def test_a_night_as_expected_is_told_nothing_of() -> None:
@@ -89,7 +94,8 @@ def test_at_its_beginning_only_what_the_rows_tell_is_looked_at() -> None:
 
 
 def test_earlier_nights_are_other_dates_as_published_last() -> None:
-    events = [
+    ledger = Ledger(cast("Landing", None), 0)
+    ledger.events = [
         night(1),
         night(2),
         night(3, event="discarded"),
@@ -98,8 +104,8 @@ def test_earlier_nights_are_other_dates_as_published_last() -> None:
         night(1, run_id="again"),
         night(6),
     ]
-    assert earlier_nights(events, dt.date(2026, 3, 6), 7) == [{"sightings": day} for day in (2, 5, 1)]
-    assert earlier_nights(events, dt.date(2026, 3, 6), 2) == [{"sightings": 5}, {"sightings": 1}]
+    assert earlier_nights(ledger.nights(), dt.date(2026, 3, 6), 7) == [{"sightings": day} for day in (2, 5, 1)]
+    assert earlier_nights(ledger.nights(), dt.date(2026, 3, 6), 2) == [{"sightings": 5}, {"sightings": 1}]
 
 
 def test_one_option_needs_the_other() -> None:
@@ -133,7 +139,7 @@ def test_an_expectation_that_says_nothing_is_refused(given: str, said: str) -> N
 def test_what_production_expects_names_what_runs_count() -> None:
     outcomes = {"accepted", "review", "blocked", "failed", "deferred"}
     known = {"sightings", *(f"outcome.{one}" for one in outcomes)}
-    known |= {f"failed.{code.value}" for code in FailureCode} | {f"changed.{name}" for name in TABLES}
+    known |= {f"failed.{code.value}" for code in FailureCode} | {f"changed.{name}" for name in TABLES} | set(Count)
     expected = load("conf/production.yaml", ["crawl.user_agent=x/1.0 (+https://example.com)"]).run.expectations
     assert expected
     for one in expected:

@@ -1,6 +1,7 @@
 """What a run owes to the disk is in the ledger before it is published, and repeated until it is done; nobody's staging
 stays."""
 
+import datetime as dt
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,9 +16,11 @@ from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, held
-from jobs.run.upkeep import UpkeepPlan, maintain, survey
+from jobs.run.upkeep import UpkeepPlan, maintain, standing_pins, survey
 from jobs.warehouse.landing import Landing, StagedTable
 from jobs.warehouse.ledger import Event, Ledger, Versions
+from lensfeed import SnapshotGoneError, open_feed, pinned
+from lensfeed.pins import FOLDER, Pin
 from schemas.policy import Policy
 from tests.jobs.frames import frame, table_frame
 
@@ -308,6 +311,32 @@ def test_small_files_are_put_together_and_old_ones_stay_for_as_long_as_they_are_
     table = crowded / "text_embeddings"
     assert len([file for file in table.rglob("*.parquet") if "_delta_log" not in file.parts]) == 1
     assert vectors(Landing(spark, str(crowded))) == sorted([*TEXTS, *MORE])
+
+
+def test_what_a_reader_has_pinned_stays_while_it_reads(spark: SparkSession, holding: Holding, crowded: Path) -> None:
+    snapshot = open_feed(crowded)
+    assert maintain(holding, UpkeepPlan(168, 2)).put_together >= 3  # its files are none of the newest version
+    with pinned(snapshot, by="an index", hours=1), holding() as looked:
+        (pin,) = standing_pins(looked.landing.storage)
+        assert (pin.by, pin.run_id) == ("an index", snapshot.run_id)
+    with pinned(snapshot, by="an index", hours=1):
+        maintain(holding, UpkeepPlan(0, 2))
+        assert sorted(snapshot.rows("text_embeddings")["text_id"].to_pylist()) == sorted([*TEXTS, *MORE])
+    # One that has been forgotten holds back nothing, and goes.
+    over = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    (crowded / FOLDER / "over.json").write_text(Pin("run", snapshot.published_at, "an index", over).as_json())
+    assert maintain(holding, UpkeepPlan(0, 2)).deleted >= 3
+    assert not list((crowded / FOLDER).iterdir())
+    with pytest.raises(SnapshotGoneError):
+        snapshot.rows("text_embeddings")
+
+
+def test_a_pin_that_cannot_be_read_stops_upkeep_in_words(holding: Holding, crowded: Path) -> None:
+    (crowded / FOLDER).mkdir()
+    (crowded / FOLDER / "torn.json").write_text('{"run_id": "a')
+    with pytest.raises(RunError, match=r"torn\.json is no pin of a reader: .*; delete it if nobody reads"):
+        maintain(holding, UpkeepPlan(0, 100))
+    assert len(list((crowded / "text_embeddings").glob("*.parquet"))) >= 3
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Landing, "put_together"), (Landing, "versions"), (Landing, "vacuum")])

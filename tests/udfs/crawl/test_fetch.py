@@ -408,15 +408,16 @@ def test_a_rule_of_the_callers_that_raises_ends_its_row_as_internal(server: Host
 
 
 def test_what_is_left_at_the_deadline_is_deferred(server: HostileServer) -> None:
-    urls = [server.url("evening.example", f"silent?{i}") for i in range(3)]
-    urls += [server.url("evening.example", f"picture?{i}") for i in range(300)]
+    urls = [server.url("night.example", f"silent?{i}") for i in range(3)]
+    urls += [server.url("evening.example", f"picture?{i}") for i in range(600)]
+    fetch_one(server.url("afternoon.example", "picture"))  # what is made for the first request of a process is there
     begun = time.monotonic()
     settings = having(per_host_rate=20.0, obey_robots=False, request_timeout_s=60, row_deadline_s=60)
-    rows = fetch(urls, settings, deadline_at=time.time() + 0.5)
-    assert time.monotonic() - begun < 10  # without a deadline: 15 s for the pictures' rate, 60 s for the silent ones
+    rows = fetch(urls, settings, deadline_at=time.time() + 3)
+    assert time.monotonic() - begun < 15  # without a deadline: 30 s for the pictures' rate, 60 s for the silent ones
     kinds = Counter(map(outcome, rows))
     assert set(kinds) == {"ok", "deferred:deadline"}
-    assert 1 <= kinds["ok"] <= 12
+    assert 1 <= kinds["ok"] <= 3 * 20 + 2
 
 
 def test_a_deadline_that_has_passed_defers_everything_and_asks_nobody(server: HostileServer) -> None:

@@ -1,0 +1,83 @@
+"""Who says that a snapshot is being read, for how long, and how it is written down."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+
+from lensfeed import SnapshotError, open_feed, pinned
+from lensfeed.pins import FOLDER, Pin
+from lensfeed.snapshot import Snapshot
+from tests.lensfeed.tiny_warehouse import TinyWarehouse, feed_row
+
+THEN = dt.datetime(2026, 1, 31, 3, 0, tzinfo=dt.UTC)
+PIN = Pin("run", THEN, "an index", THEN + dt.timedelta(hours=6))
+
+
+@pytest.fixture
+def snapshot(warehouse: TinyWarehouse) -> Snapshot:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("first", "published")
+    return open_feed(warehouse.root)
+
+
+def files(snapshot: Snapshot) -> list[Path]:
+    return sorted((Path(snapshot.warehouse) / FOLDER).iterdir())
+
+
+def test_a_pin_stands_while_its_block_runs_and_no_longer_whatever_ends_it(snapshot: Snapshot) -> None:
+    begun = dt.datetime.now(dt.UTC)
+    with pinned(snapshot, by="an index", hours=6) as pin, pinned(snapshot, by="another", hours=1):
+        written = [Pin.of_json(path.read_text()) for path in files(snapshot)]
+        assert pin in written
+        assert sorted(one.by for one in written) == ["an index", "another"]
+        assert (pin.run_id, pin.published_at) == ("first", snapshot.published_at)
+        assert dt.timedelta(hours=5.9) < pin.until - begun < dt.timedelta(hours=6.1)
+    assert files(snapshot) == []
+    with pytest.raises(ZeroDivisionError), pinned(snapshot, by="an index", hours=6):
+        raise ZeroDivisionError
+    assert files(snapshot) == []
+
+
+def test_a_pin_whose_time_was_over_may_be_gone_by_the_end(snapshot: Snapshot) -> None:
+    with pinned(snapshot, by="an index", hours=0.001):
+        for path in files(snapshot):
+            path.unlink()
+
+
+@pytest.mark.parametrize("hours", [0, -1, 721, float("nan"), float("inf")])
+def test_nobody_pins_for_ever_or_for_no_time(snapshot: Snapshot, hours: float) -> None:
+    with (
+        pytest.raises(SnapshotError, match="hours: expected more than 0 and at most 720"),
+        pinned(snapshot, by="x", hours=hours),
+    ):
+        pass
+
+
+def test_who_may_not_write_there_is_told_so(snapshot: Snapshot) -> None:
+    (Path(snapshot.warehouse) / FOLDER).write_text("a file where the folder of pins should be")
+    with pytest.raises(SnapshotError, match="cannot be written to"), pinned(snapshot, by="x", hours=1):
+        pass
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert Pin.of_json(PIN.as_json()) == PIN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        json.dumps({"run_id": "run", "by": "x", "published_at": "yesterday", "until": "tomorrow"}),
+        json.dumps({"run_id": "run", "by": "x", "published_at": 3, "until": 4}),
+        PIN.as_json().replace("+00:00", ""),
+        PIN.as_json()[:-1],
+    ],
+)
+def test_what_is_no_pin_is_told_from_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|Expecting|Invalid|delimiter"):
+        Pin.of_json(text)
