@@ -16,7 +16,7 @@ $(READY): requirements.lock setup.py jobs/install/prepare_assets.py schemas/asse
 	@bash bootstrap.sh
 	@touch $(READY)
 
-demo: setup ## run three nights on real pictures into demo-output/ (IMAGES=DIR for your own; MANIFEST=FILE AGENT='name/1.0 (+URL)' for the web's)
+demo: setup ## run three nights on real images into demo-output/ (IMAGES=DIR for your own; MANIFEST=FILE AGENT='name/1.0 (+URL)' for the web's)
 	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)") \
 		$(if $(AGENT),--user-agent "$(AGENT)")
 
@@ -56,7 +56,7 @@ bench-crawl: setup ## measure the crawl against img2dataset (20 minutes; needs n
 bench-history: setup ## measure what a night costs against the history in its warehouse (40 minutes; 8 GB of disk)
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.history --images 0 20000 200000 --json benchmarks/results/history.json
 
-compare: setup ## compare embeddings on labelled pictures (LABELLED=DIR or a table) into compare-output/
+compare: setup ## compare embeddings on labelled images (LABELLED=DIR or a table) into compare-output/
 	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output
 
 test-browser: setup ## run the tests that look at the report in Chromium (apt-get install chromium)

@@ -41,7 +41,7 @@ from udfs.embedding.embed import Embedder, load_embedder
 from udfs.images.canonical import canonicalise
 from udfs.images.decode import ImageError
 from udfs.images.minhash import alike, band_keys, hamming256, hash_words, signatures, verified_pairs
-from udfs.images.phash import HASH_BYTES, picture_hashes
+from udfs.images.phash import HASH_BYTES, oriented_hashes, view_numbers
 
 ORIGINAL = "original"
 LONGEST_SIDE = 800
@@ -268,7 +268,7 @@ def stored(original: int, kind: str, data: bytes) -> File:
     """What an ingestion run keeps of a file."""
     made = canonicalise(data, ImageSettings(), CrawlSettings())
     picture = Image.open(io.BytesIO(data))
-    plain, pdq = imagehash.phash(picture), picture_hashes(picture.convert("RGB"), ("pdq",)).pdqs
+    plain, pdq = imagehash.phash(picture), oriented_hashes(picture.convert("RGB"), ("pdq",)).pdqs
     assert pdq is not None
     return File(
         original,
@@ -356,7 +356,7 @@ def entries(
     files: Sequence[File], views: Sequence[HashedView], upright: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """File number (H,) of each hash that takes part, and the hashes (H, 42)."""
-    numbers = [HASHED_VIEWS.index(view) for view in views]
+    numbers = view_numbers(views)
     pairs = [
         (number, one)
         for number, file in enumerate(files)
@@ -380,7 +380,7 @@ def edges_of(
     owner, hashes = entries(files, rule.views, upright)
     near = hashes[:, 1:9].copy().view(">u8").astype(np.uint64).ravel()
     far, hues = hash_words([one.tobytes() for one in hashes[:, 9:41]]), hashes[:, 41]
-    full = np.isin(hashes[:, 0], [HASHED_VIEWS.index(view) for view in full_views])
+    full = np.isin(hashes[:, 0], view_numbers(full_views))
     found = [np.empty((2, 0), dtype=np.int64)]
     if exact:
         fulls = np.flatnonzero(full)

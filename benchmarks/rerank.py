@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load(options.profile)
     pictures = prepare(read_labelled(options.labelled), config.images, config.dedup)
     signals, versions = signals_of(pictures, config)
-    names = [picture.labelled.name for picture in pictures.pictures]
+    names = [picture.labelled.name for picture in pictures.images]
     tuning = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 == 0 for name in names])
     gains = gains_of(pictures)
     half = signals.take(tuning), gains[np.ix_(tuning, tuning)]
     weights = tuned(*half, versions)
     text_alone = tuned(*half, versions, sharpness=NOT_USED, members=NOT_USED)
-    domains = np.array([picture.labelled.domain for picture in pictures.pictures])
+    domains = np.array([picture.labelled.domain for picture in pictures.images])
     halves = {"tuned on": tuning, "reported on": ~tuning}
 
     def against_visual_only(chosen: Weights) -> dict[str, Any]:
@@ -87,18 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def signals_of(pictures: LabelledSet, config: Config) -> tuple[Signals, tuple[str, str]]:
     """Signals of every picture with the profile's models, and the versions of both models."""
     stop = label_stems(pictures)
-    captions = [stripped(picture.labelled.caption, stop) for picture in pictures.pictures]
+    captions = [stripped(picture.labelled.caption, stop) for picture in pictures.images]
     tower, embedder = load_text_embedder(config.text), load_embedder(config.embedding)
     embedded = [one.vector for one in tower.embed(captions)]
     texts = [np.zeros(tower.dimension, np.float32) if vector is None else vector for vector in embedded]
-    seen = [one.vector for one in embedder.embed([embedder.decode(picture.pixels) for picture in pictures.pictures])]
+    seen = [one.vector for one in embedder.embed([embedder.decode(picture.pixels) for picture in pictures.images])]
     vectors = [np.zeros(embedder.description.dimension, np.float32) if vector is None else vector for vector in seen]
     signals = Signals(
         vectors=np.stack(vectors),
         texts=np.stack(texts),
         has_text=np.array([vector is not None for vector in embedded]),
-        sharpness=np.array([picture.sharpness for picture in pictures.pictures]),
-        members=np.array([picture.copies for picture in pictures.pictures]),
+        sharpness=np.array([picture.sharpness for picture in pictures.images]),
+        members=np.array([picture.copies for picture in pictures.images]),
         domains=np.ones(len(captions), np.int64),
     )
     canonical = canonical_version(config.images)
@@ -107,7 +107,7 @@ def signals_of(pictures: LabelledSet, config: Config) -> tuple[Signals, tuple[st
 
 def label_stems(pictures: LabelledSet) -> frozenset[str]:
     """Stems of all words in the names of domains and categories."""
-    words = (word for picture in pictures.pictures for word in words_of(picture.labelled.category))
+    words = (word for picture in pictures.images for word in words_of(picture.labelled.category))
     return frozenset(map(stem, words))
 
 
@@ -130,8 +130,8 @@ def stem(word: str) -> str:
 
 def gains_of(pictures: LabelledSet) -> Floats:
     """(N, N): what each picture is worth as a result for each."""
-    categories = np.array([picture.labelled.category for picture in pictures.pictures])
-    domains = np.array([picture.labelled.domain for picture in pictures.pictures])
+    categories = np.array([picture.labelled.category for picture in pictures.images])
+    domains = np.array([picture.labelled.domain for picture in pictures.images])
     gains = (categories[:, None] == categories).astype(np.float64) + (domains[:, None] == domains)
     np.fill_diagonal(gains, 0)
     return gains

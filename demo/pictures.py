@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from udfs.images.phash import hash_small, picture_hashes
+from udfs.images.phash import hash_small, oriented_hashes
 
 TILE_SIDE = 256
 """Shorter side of a tile in pixels: the photographs are too small for 150 tiles of that size, so tiles are enlarged."""
@@ -23,7 +23,7 @@ MIN_CONTRAST = 12.0
 """Standard deviation of the luminance in grey levels; skies and walls are below."""
 
 MIN_GRADIENT = 30
-"""`udfs.images.phash.PictureHashes.quality`; blurred backgrounds are below, and have hardly anything to hash."""
+"""`udfs.images.phash.OrientedHashes.quality`; blurred backgrounds are below, and have hardly anything to hash."""
 
 ORIGINAL = "original"
 
@@ -185,6 +185,6 @@ def _enlarged(tile: Image.Image) -> Image.Image:
 
 
 def _has_content(tile: Image.Image) -> bool:
-    gradient = picture_hashes(tile, ("phash256",)).quality
+    gradient = oriented_hashes(tile, ("phash256",)).quality
     assert gradient is not None
     return hash_small(tile.convert("L")).flatness >= MIN_CONTRAST and gradient >= MIN_GRADIENT

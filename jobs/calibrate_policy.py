@@ -4,7 +4,7 @@
 
 LABELS (.csv, .jsonl, .parquet) has `label` (explicit or safe, also 1 or 0) and `image_id` or `url`; a URL stands for
 the content that it showed last. Scores are those that the newest published run stores under the profile's detectors,
-the worst view of each content; no picture is looked at and Spark is not started. `--rule` names the score: `nsfw`, or
+the worst view of each content; no pixels are looked at and Spark is not started. `--rule` names the score: `nsfw`, or
 `DETECTOR.LABEL` of another detector. Prints miss rate and over-block rate by threshold with 95 % intervals, the
 threshold for the target miss rate, and what pairs of thresholds leave to people; writes `calibration.json` (also every
 label without a stored score) and `calibration.png`. The warehouse stays as it is. Exit codes as for every job.

@@ -1,10 +1,10 @@
-"""Compares embeddings on labelled pictures of many domains, and recommends one for given limits.
+"""Compares embeddings on labelled images of many domains, and recommends one for given limits.
 
     python -m jobs.compare_embeddings --labelled DIR|TABLE --into DIR [--candidates conf/compare.yaml]
         [--profile FILE] [--max-latency-ms MS] [--max-dimension N] [--max-gpu-hours H] [--needs-text]
 
 `--labelled` is read as `jobs.evaluation.labelled` says: folders `domain/category`, or a Parquet or Delta table. Every
-picture is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
+image is once the query against all others, near-duplicates left out; relevant is what shares its category. Writes
 `comparison.md`, `comparison.json` and `comparison.png`. Weights are brought from wherever `jobs.startup.assets` can
 bring them; for those on a file system of Hadoop's (`s3a://`), `--profile` names whose Spark session reads it. Exit
 codes: 0 done, 1 failed, 2 bad usage or configuration.
@@ -35,20 +35,20 @@ from schemas.settings import DedupSettings, ImageSettings
 from udfs.assets import AssetError, locate
 from udfs.embedding.vision import EmbedderError
 
-PICTURES = 1_000_000_000
+IMAGES = 1_000_000_000
 """For which GPU-hours and storage are reported."""
 
 
 def command_line() -> JobParser:
     """The parser of the job's arguments."""
     parser = job_parser("compare_embeddings", __doc__)
-    parser.add_argument("--labelled", type=Path, required=True, metavar="DIR|TABLE", help="labelled pictures")
+    parser.add_argument("--labelled", type=Path, required=True, metavar="DIR|TABLE", help="labelled images")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the report is written")
     parser.add_argument("--candidates", default="conf/compare.yaml", metavar="FILE", help="what is compared")
     parser.add_argument("--profile", metavar="FILE", help="whose Spark session reads weights on s3a:// and the like")
-    parser.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="of one picture on this device")
+    parser.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="of one image on this device")
     parser.add_argument("--max-dimension", type=_positive, metavar="N", help="of a vector")
-    parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 pictures")
+    parser.add_argument("--max-gpu-hours", type=_positive, metavar="H", help="for 1e9 images")
     parser.add_argument("--needs-text", action="store_true", help="only towers that share a space with a text tower")
     add_output_arguments(parser)
     return parser
@@ -73,22 +73,22 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(f"--into {options.into}: expected a folder, found a file")
     limits = Limits(options.max_latency_ms, options.max_dimension, options.max_gpu_hours, options.needs_text)
     progress = Progress("compare")
-    with progress.stage("pictures"):
+    with progress.stage("images"):
         try:
-            pictures = prepare(read_labelled(options.labelled), ImageSettings(), DedupSettings())
+            labelled = prepare(read_labelled(options.labelled), ImageSettings(), DedupSettings())
         except LabelledError as error:
             raise UsageError(f"--labelled: {error}") from None
-    labels = [picture.labelled.category for picture in pictures.pictures]
+    labels = [image.labelled.category for image in labelled.images]
     if len(set(labels)) < 2 or len(set(labels)) == len(labels):
         raise UsageError(
-            f"--labelled {options.labelled}: expected two categories at least, one of them with two pictures that are "
-            f"no near-duplicates; found {len(set(labels))} categories among {len(labels)} pictures"
+            f"--labelled {options.labelled}: expected two categories at least, one of them with two images that are "
+            f"no near-duplicates; found {len(set(labels))} categories among {len(labels)} images"
         )
     comparisons = []
     for candidate in candidates:
         with progress.stage(candidate.name):
-            comparisons.append(compared(candidate, pictures))
-    write(options.into, comparisons, limits, pictures)
+            comparisons.append(compared(candidate, labelled))
+    write(options.into, comparisons, limits, labelled)
     progress.say(recommend(comparisons, limits))
     progress.say(f"written: {options.into / 'comparison.md'}")
 
@@ -108,14 +108,14 @@ def weights_here(candidates: Sequence[Candidate], profile: str | None) -> tuple[
     return here
 
 
-def compared(candidate: Candidate, pictures: LabelledSet) -> Comparison:
+def compared(candidate: Candidate, labelled: LabelledSet) -> Comparison:
     """What can be said of one candidate; raises UsageError for weights that are not the model's."""
     try:
         counted = shape(candidate)
-        measured = embed(candidate, [one.pixels for one in pictures.pictures]) if candidate.is_available else None
+        measured = embed(candidate, [one.pixels for one in labelled.images]) if candidate.is_available else None
     except (AssetError, EmbedderError) as error:
         raise UsageError(f"candidate {candidate.name}: {error}") from None
-    quality = quality_of(measured, pictures) if measured else None
+    quality = quality_of(measured, labelled) if measured else None
     return Comparison(candidate, counted, cost_of(candidate, counted.dimension, measured), quality)
 
 
@@ -133,16 +133,16 @@ def cost_of(candidate: Candidate, dimension: int, measured: Measured | None) -> 
         forward_per_second=measured.forward_per_second if measured else None,
         device=measured.device if measured else None,
         dtype=measured.dtype if measured else None,
-        gpu_hours=PICTURES / rate / 3600 if rate else None,
+        gpu_hours=IMAGES / rate / 3600 if rate else None,
         gpu_hours_source=source,
-        storage_gb=PICTURES * dimension * 4 / 1e9,
+        storage_gb=IMAGES * dimension * 4 / 1e9,
     )
 
 
-def quality_of(measured: Measured, pictures: LabelledSet) -> Quality:
+def quality_of(measured: Measured, labelled: LabelledSet) -> Quality:
     """Scores on one index of all domains, over all queries and by domain, and on an index of each domain alone."""
-    labels = np.array([picture.labelled.category for picture in pictures.pictures])
-    domains = np.array([picture.labelled.domain for picture in pictures.pictures])
+    labels = np.array([image.labelled.category for image in labelled.images])
+    domains = np.array([image.labelled.domain for image in labelled.images])
     relevant = leave_one_out(measured.vectors, labels)
     merged, alone, precisions = {}, {}, {}
     for domain in sorted(set(domains)):
@@ -157,15 +157,15 @@ def quality_of(measured: Measured, pictures: LabelledSet) -> Quality:
     return Quality(retrieval_scores(relevant), merged, alone, precisions)
 
 
-def write(into: Path, comparisons: Sequence[Comparison], limits: Limits, pictures: LabelledSet) -> None:
+def write(into: Path, comparisons: Sequence[Comparison], limits: Limits, labelled: LabelledSet) -> None:
     """The report as Markdown, JSON and a chart."""
     into.mkdir(parents=True, exist_ok=True)
     counts = {
-        "pictures": len(pictures.pictures),
-        "domains": len({picture.labelled.domain for picture in pictures.pictures}),
-        "categories": len({picture.labelled.category for picture in pictures.pictures}),
-        "left out, near-duplicates": pictures.near_duplicates,
-        "left out, unreadable or too small": pictures.unreadable,
+        "pictures": len(labelled.images),
+        "domains": len({image.labelled.domain for image in labelled.images}),
+        "categories": len({image.labelled.category for image in labelled.images}),
+        "left out, near-duplicates": labelled.near_duplicates,
+        "left out, unreadable or too small": labelled.unreadable,
     }
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": 1}
     advice = recommend(comparisons, limits)

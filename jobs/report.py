@@ -1,4 +1,4 @@
-"""Writes what came of a run, or of a range of dates, as one HTML file: figures, charts and pictures of live images.
+"""Writes what came of a run, or of a range of dates, as one HTML file: figures, charts and thumbnails of live images.
 
     python -m jobs.report --profile conf/local.yaml --into report.html [--run RUN | --date D | --start D --end D]
 

@@ -29,7 +29,7 @@ from jobs.startup.session import open_session
 from udfs.gate.takedowns import KINDS, PERCEPTUAL, Takedown, TakedownError, named
 
 NEAR = 31
-"""Differing bits of 256 up to which two pictures are the same: the threshold of PDQ's authors."""
+"""Differing bits of 256 up to which two images are the same: the threshold of PDQ's authors."""
 
 
 def command_line() -> JobParser:

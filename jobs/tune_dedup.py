@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     sample, counted = _sample(options.warehouse) if options.warehouse else (None, None)
     hashes = options.hashes or counted or 1.0
     if hashes < 1:
-        raise UsageError(f"--hashes {hashes}: expected 1 or more: the whole picture's is always there")
+        raise UsageError(f"--hashes {hashes}: expected 1 or more: the whole image's is always there")
     need = Need(options.max_hamming, options.target_recall, options.images, options.night, hashes, options.most_bytes)
     found = choices(need)
     _tell(need, found, sample)
@@ -89,7 +89,7 @@ def _tell(need: Need, found: Sequence[Choice], sample: NDArray[np.int64] | None)
 
 
 def _sample(warehouse: str) -> tuple[NDArray[np.int64], float]:
-    """64-bit hashes of whole pictures, at most `SAMPLE`, and how many hashes an image has in the index.
+    """64-bit hashes of whole images, at most `SAMPLE`, and how many hashes an image has in the index.
 
     Whatever files come first: image_ids are digests, so that these are anybody's.
     """

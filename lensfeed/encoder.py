@@ -63,7 +63,7 @@ with _extra_named():
 @dataclass(frozen=True)
 class Encoder:
     """The models of one published run. Make it with `Encoder.of`; weights are loaded with the first query that needs
-    them, once a process."""
+    them, once per process."""
 
     snapshot: Snapshot
     assets: Path
@@ -127,19 +127,19 @@ class Encoder:
         _check_version(snapshot, "text_model_version", text_model_version(textual))
         return cls(snapshot, folder, images, visual, textual)
 
-    def image(self, picture: bytes | str | PathLike[str], *, canonical: bool = False) -> Vectors:
-        """The unit vector (D,) float32 of a picture's file or of its bytes, in the space of the feed's `vector`.
+    def image(self, image: bytes | str | PathLike[str], *, canonical: bool = False) -> Vectors:
+        """The unit vector (D,) float32 of an image's file or of its bytes, in the space of the feed's `vector`.
 
-        The picture is made canonical first, as the job does with what it fetches, whatever its format; `canonical` says
-        that it is `pixels` of the table `images`, which already are. Raises EncoderError for what is no picture,
+        The image is made canonical first, as the job does with what it fetches, whatever its format; `canonical` says
+        that it is `pixels` of the table `images`, which already are. Raises EncoderError for what is no image,
         OSError for a file that cannot be read.
         """
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
         try:
             pixels = data if canonical else canonicalise(data, self.images, CrawlSettings()).pixels
         except ImageError as error:
-            raise EncoderError(f"the picture cannot be decoded: {error}") from error
-        return _vector("the picture", self._visual.embed([self._visual.decode(pixels)]))
+            raise EncoderError(f"the image cannot be decoded: {error}") from error
+        return _vector("the image", self._visual.embed([self._visual.decode(pixels)]))
 
     def text(self, text: str) -> Vectors:
         """The unit vector (T,) float32 of a text, in the space of the feed's `text_vector`.
@@ -154,7 +154,7 @@ class Encoder:
 
     @cached_property
     def alignment(self) -> Alignment:
-        """What brings vectors of pictures and of texts into one space, to ask pictures by text and the other way round.
+        """What brings vectors of images and of texts into one space, to ask images by text and the other way round.
 
         `alignment.texts(encoder.text(...)[None])` is to be compared with `alignment.images(vectors)`. Raises
         EncoderError where the feed has none, or where it is not among the assets.
@@ -163,7 +163,7 @@ class Encoder:
         models = (str(self.snapshot.model_version), str(self.snapshot.text_model_version))
         if wanted is None:
             raise EncoderError(
-                f"alignment_version: run {self.snapshot.run_id!r} was published without one, so its pictures and texts "
+                f"alignment_version: run {self.snapshot.run_id!r} was published without one, so its images and texts "
                 "are in two spaces: ask texts by text (column text_vector), or fit an alignment (jobs.fit_alignment)"
             )
         shared = Alignment(*models, None, None)  # of two towers that share a space

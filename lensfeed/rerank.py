@@ -71,7 +71,7 @@ class Query:
     """What is known of a query: one of the two at least. What is null adds nothing to a score."""
 
     vector: Vectors | None = None
-    """(D,) visual unit vector, of a picture."""
+    """(D,) visual unit vector, of an image."""
     text: Vectors | None = None
     """(T,) text unit vector."""
 

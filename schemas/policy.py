@@ -194,9 +194,9 @@ class PerceptualRule(Rule):
     """It must be one of `policy.hashes` in the profile, which says what the gate makes and stores."""
     hashes: Hashes
     max_distance: int = Field(ge=0, le=63)
-    """Differing bits of 256. PDQ's authors take 31; 63 is half of what unrelated pictures are apart."""
+    """Differing bits of 256. PDQ's authors take 31; 63 is half of what unrelated images are apart."""
     min_quality: int = Field(default=50, ge=0, le=100)
-    """Pictures with less to hash (PDQ's measure) are not compared: the hashes of flat ones are noise, and alike. 50 is
+    """Images with less to hash (PDQ's measure) are not compared: the hashes of flat ones are noise, and alike. 50 is
     the authors' own floor."""
 
 

@@ -115,7 +115,7 @@ class CrawlSettings(Settings):
     max_bytes: int = Field(default=20 * 2**20, ge=1)
     """Longer bodies are `too_large`."""
     max_pixels: int = Field(default=64_000_000, ge=1)
-    """Width times height; larger pictures are a `bomb`, and never decoded."""
+    """Width times height; larger images are a `bomb`, and never decoded."""
     max_frames: int = Field(default=500, ge=1)
     """Animations with more frames are a `bomb`."""
     max_redirects: int = Field(default=5, ge=0)
@@ -131,9 +131,9 @@ class CrawlSettings(Settings):
     obey_crawl_delay: bool = True
     """Whether a host's Crawl-delay is kept to."""
     opt_out_tokens: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex", "noml")
-    """What in X-Robots-Tag, addressed to all or to us, makes a picture an `opt_out`."""
+    """What in X-Robots-Tag, addressed to all or to us, makes an image an `opt_out`."""
     obey_tdm_reservation: bool = True
-    """Whether a TDM-Reservation header of 1 makes a picture an `opt_out`."""
+    """Whether a TDM-Reservation header of 1 makes an image an `opt_out`."""
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that may be fetched from although they are not globally routable, for tests and intranets."""
     circuit_breaker_failures: int = Field(default=10, ge=1)
@@ -183,8 +183,8 @@ class CrawlSettings(Settings):
 
 
 class DetectorSettings(Settings):
-    """A detector beside open_nsfw: a timm classifier, or any ONNX file that takes one picture and gives one number a
-    label. It runs on the CPU, picture by picture; its scores are probabilities, named `<name>.<label>:<view>`."""
+    """A detector beside open_nsfw: a timm classifier, or any ONNX file that takes one image and gives one number a
+    label. It runs on the CPU, image by image; its scores are probabilities, named `<name>.<label>:<view>`."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")
     """By which rules and scores call it."""
@@ -218,7 +218,7 @@ class DetectorSettings(Settings):
 
 
 class GateSettings(Settings):
-    """The policy file, the detectors that it relies on, and where in a picture they look."""
+    """The policy file, the detectors that it relies on, and where in an image they look."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"file", "batch_size", "timeout_s"})
     """What the file says is digested by itself (`Policy.version`)."""
@@ -228,22 +228,22 @@ class GateSettings(Settings):
     detector: AssetSettings
     """open_nsfw as ONNX."""
     batch_size: int = Field(default=16, ge=1)
-    """Pictures that a Python worker takes at once."""
+    """Images that a Python worker takes at once."""
     timeout_s: float = Field(default=60, gt=0)
-    """For decoding and scoring one picture in all its views; beyond it, the picture fails as `gate_error`."""
+    """For decoding and scoring one image in all its views; beyond it, the image fails as `gate_error`."""
     views: tuple[Literal["center", "plain", "squash", "corners", "tiles", "trimmed", "turned"], ...] = (
         "center",
         "plain",
     )
     """Parts of each frame and rendering, of which the worst decides. `center`, always: opennsfw2's own crop, which does
     not see the outer 23 % of the area. `plain`: the bare pixels too, where colour profile, transparency or orientation
-    make them another picture. `squash`: all of it. `corners`: the four crops as large as the centre's. `tiles`: four of
+    make them differ. `squash`: all of it. `corners`: the four crops as large as the centre's. `tiles`: four of
     5/8 of each side, for small things. `trimmed`: without a border of one colour. `turned`: by 90, 180, 270 degrees.
     docs/decisions/0010-gate-views.md argues them and says what each costs."""
     frames: Literal["first", "first_middle_last"] = "first"
     """Of an animation; only the first is ever stored, but a link leads people to all of them."""
     matte: Literal["white", "white_and_black"] = "white"
-    """What transparent pictures are seen on; they are stored on white."""
+    """What transparent images are seen on; they are stored on white."""
     hashes: tuple[Literal["phash256", "pdq"], ...] = ()
     """Perceptual hashes kept of each content for the policy's lists, in the eight orientations."""
     detectors: tuple[DetectorSettings, ...] = ()
@@ -269,7 +269,7 @@ class ImageSettings(Settings):
     """Of the canonical image, as libjpeg counts it."""
     min_side: int = Field(default=32, ge=1)
     """Images with a side shorter than this are `too_small`, as fetched or as stored: with `max_side` it also bounds how
-    long and narrow a picture may be, 16 to 1 by default."""
+    long and narrow an image may be, 16 to 1 by default."""
 
 
 class ExecutorSettings(Settings):
@@ -348,7 +348,7 @@ class EmbeddingSettings(Settings):
     input_size: tuple[int, int] | None = None
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    """By which pictures are resized."""
+    """By which images are resized."""
     mean: tuple[float, float, float] | None = None
     """Of red, green and blue in [0, 1]."""
     std: tuple[float, float, float] | None = None
@@ -356,12 +356,12 @@ class EmbeddingSettings(Settings):
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     """Side of the crop over the shorter side of the resized image."""
     crop_mode: Literal["center", "squash", "border"] | None = None
-    """`center`: the middle; `squash`: the whole picture, whatever its shape; `border`: the whole picture, padded."""
+    """`center`: the middle; `squash`: the whole image, whatever its shape; `border`: the whole image, padded."""
     fit: Literal["model", "pad"] = "model"
-    """`model`: the model's own resize and crop; `pad`: whole picture, padded to its input on white (cut-outs)."""
+    """`model`: the model's own resize and crop; `pad`: whole image, padded to its input on white (cut-outs)."""
     shares_text_space: bool = False
     """Whether the text tower's vectors lie in the same space (a CLIP's two towers): then their cosine says how well a
-    text fits its picture, and the feed carries it. Not part of the model's version, as `alignment`."""
+    text fits its image, and the feed carries it. Not part of the model's version, as `alignment`."""
     alignment: AssetSettings | None = None
     """What `jobs.fit_alignment` stored for this model and the text tower: the feed then carries that cosine for models
     that share no space, and for all of them what calibrates it. Stated beside `shares_text_space`, it decides."""
@@ -407,10 +407,10 @@ class TextSettings(Settings):
 
 HashedView = Literal["whole", "trimmed", "object", "inner5", "inner10"]
 HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
-"""Views of a picture that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
+"""Views of an image that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
 FULL_VIEWS: tuple[HashedView, ...] = HASHED_VIEWS[:3]
-"""Views with all that a picture shows: one of two hashes that are compared is of one of these. What is left of two
-pictures when both are cut may be alike where the pictures are not."""
+"""Views with all that an image shows: one of two hashes that are compared is of one of these. What is left of two
+images when both are cut may be alike where the images are not."""
 
 
 class Expectation(Settings):
@@ -450,7 +450,7 @@ class DedupSettings(Settings):
 
     max_hamming: int = Field(default=6, ge=0, le=32)
     """Largest Hamming distance between 64-bit pHashes that may be an edge; distances are even, since half of a pHash's
-    bits are set. Looking at more of each picture finds more than another two bits do, and small distances are what
+    bits are set. Looking at more of each image finds more than another two bits do, and small distances are what
     bands are good at: docs/decisions/0018-views.md."""
     max_hamming256: int = Field(default=64, ge=0, le=128)
     """Largest Hamming distance between 256-bit pHashes that may be an edge: 64 bits alone do not identify at 1e9. In

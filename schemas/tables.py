@@ -218,7 +218,7 @@ CONTENT_SIGNALS = Table(
         Column(
             "detector_version",
             "string",
-            "digest of detectors, views, frames, mattes and picture hashes",
+            "digest of detectors, views, frames, mattes and hashes",
             False,
         ),
         Column(
@@ -403,7 +403,7 @@ LSH_BANDS = Table(
     columns=(
         Column("group_number", "bigint", "first 64 bits of group_id; flat groups have no bands", nullable=False),
         Column("hash_number", "int", "which of the group's hashes, from 0", nullable=False),
-        Column("view", "int", "which view of the picture it is of; 0 is the whole", nullable=False),
+        Column("view", "int", "which view of the image it is of; 0 is the whole", nullable=False),
         Column("band", "int", "band number, from 0", nullable=False),
         Column("band_key", "bigint", "64-bit hash of the band's rows of the MinHash signature", nullable=False),
         Column("phash64", "bigint", "the hash, its 64 bits", nullable=False),
@@ -455,11 +455,11 @@ INDEX_FEED = Table(
             "image_text_cosine",
             "double",
             "cosine of the two vectors in the space that the towers share or that an alignment brings them into, "
-            "six decimals; null without a text, or where pictures and texts are not compared",
+            "six decimals; null without a text, or where images and texts are not compared",
         ),
         Column("image_text_mean", "double", "mean cosine of unrelated pairs, for calibrating; null where not measured"),
         Column("image_text_deviation", "double", "their standard deviation; null where not measured"),
-        Column("alignment_version", "string", "what the three rest on; null where pictures and texts are not compared"),
+        Column("alignment_version", "string", "what the three rest on; null where images and texts are not compared"),
         Column("has_title", "boolean", "mask: a title was given", nullable=False),
         Column("has_alt_text", "boolean", "mask: an alternative text was given", nullable=False),
         Column("has_description", "boolean", "mask: a description was given", nullable=False),
@@ -604,7 +604,7 @@ RUNS = Table(
         Column("text_model_version", "string", "text model"),
         Column("rule_version", "string", "dedup rule"),
         Column("canonical_version", "string", "pixels"),
-        Column("alignment_version", "string", "how pictures and texts are compared; null where they are not"),
+        Column("alignment_version", "string", "how images and texts are compared; null where they are not"),
         Column("rolled_back_to", "string", "published run whose state this run goes back to; null where it does not"),
         Column("detail", "string", "why it was discarded, and the like"),
         Column("lease_generation", "bigint", "generation of the lease under which it was written", nullable=False),

@@ -123,7 +123,7 @@ class Config(Settings):
     manifest: ManifestSettings
     """What a night reads."""
     crawl: CrawlSettings
-    """How it asks for pictures."""
+    """How it asks for images."""
     images: ImageSettings = ImageSettings()
     """What is stored of them."""
     policy: GateSettings

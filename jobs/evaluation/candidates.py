@@ -1,4 +1,4 @@
-"""Embeddings that can be compared: what each is, how it embeds labelled pictures, what it costs.
+"""Embeddings that can be compared: what each is, how it embeds labelled images, what it costs.
 
 Timm models run exactly as executors run them (`udfs.embedding.embed`). The penultimate layer of open_nsfw's thin
 ResNet-50 is a second trained network that set-up brings anyway, and a colour histogram is the floor that any network
@@ -35,11 +35,11 @@ _NO_WEIGHTS = AssetSettings(path="", sha256="0" * 64)
 _HISTOGRAM_BINS = 8
 """A channel: 512 dimensions in all."""
 _WARM_UP, _ALONE = 3, 50
-"""Pictures embedded one at a time: before the clock counts, and for the median."""
+"""Images embedded one at a time: before the clock counts, and for the median."""
 _BATCHES = 4
 """Batches handed over at once: a GPU is given the next before the one before is waited for, as on executors."""
 _LEAST_SECONDS = 1.0
-"""Of forward passes behind a rate: a few hundred pictures are a tenth of that on a GPU."""
+"""Of forward passes behind a rate: a few hundred images are a tenth of that on a GPU."""
 _ON_CPU: dict[str, Any] = {"cpu_batch_size": 1}
 """What a query costs."""
 _ON_GPU: dict[str, Any] = {"dtype": "float16", "batch_size": 128}
@@ -48,7 +48,7 @@ _ON_GPU: dict[str, Any] = {"dtype": "float16", "batch_size": 128}
 CPU = "cpu"
 
 Forward = Callable[[Sequence[Any]], list[Embedded]]
-"""Decoded pictures to one result each."""
+"""Decoded images to one result each."""
 
 
 class Published(Settings):
@@ -121,16 +121,16 @@ class Running:
 
 @dataclass(frozen=True)
 class Measured:
-    """All pictures' vectors, and what they cost on this device."""
+    """All images' vectors, and what they cost on this device."""
 
     vectors: Vectors
     """(N, D) unit vectors; zeros where there is none."""
     latency_ms: float
-    """Median wall-clock time of one picture by itself: decoding, preprocessing, forward pass of a batch of one."""
+    """Median wall-clock time of one image by itself: decoding, preprocessing, forward pass of a batch of one."""
     decode_per_second: float
-    """Pictures that one thread decodes and preprocesses."""
+    """Images that one thread decodes and preprocesses."""
     forward_per_second: float
-    """Pictures that pass the model, copies to and from it included: in full batches on a GPU, one by one on a CPU."""
+    """Images that pass the model, copies to and from it included: in full batches on a GPU, one by one on a CPU."""
     device: str
     """`cpu`, or the GPU's name."""
     dtype: str
@@ -155,26 +155,26 @@ def shape(candidate: Candidate) -> Shape:
     return Shape(_HISTOGRAM_BINS**3, 0, 0.0)
 
 
-def embed(candidate: Candidate, pictures: Sequence[bytes]) -> Measured:
+def embed(candidate: Candidate, images: Sequence[bytes]) -> Measured:
     """Vectors of canonical JPEGs, and what they cost. Raises what loading the model raises, and as `measure`."""
-    return measure(load(candidate), pictures)
+    return measure(load(candidate), images)
 
 
-def measure(model: Running, pictures: Sequence[bytes], clock: Callable[[], float] = time.perf_counter) -> Measured:
-    """Vectors of pictures (N > 0), and what they cost by `clock`, in seconds; EmbedderError where none has a vector."""
+def measure(model: Running, images: Sequence[bytes], clock: Callable[[], float] = time.perf_counter) -> Measured:
+    """Vectors of images (N > 0), and what they cost by `clock`, in seconds; EmbedderError where none has a vector."""
     alone = []
-    for pixels in islice(cycle(pictures), _WARM_UP + _ALONE):
+    for pixels in islice(cycle(images), _WARM_UP + _ALONE):
         begun = clock()
         model.alone([model.decode(pixels)])
         alone.append(clock() - begun)
-    model.together([model.decode(pictures[0])])  # one picture fills a batch: its shape's kernels are chosen here
+    model.together([model.decode(images[0])])  # one image fills a batch: its shape's kernels are chosen here
     found: list[Embedded] = []
     decoded: list[Any] = []
     decoding, passing, rows = 0.0, 0.0, 0
     size = model.batch() * _BATCHES
-    for start in range(0, len(pictures), size):
+    for start in range(0, len(images), size):
         begun = clock()
-        decoded = [model.decode(pixels) for pixels in pictures[start : start + size]]
+        decoded = [model.decode(pixels) for pixels in images[start : start + size]]
         ready = clock()
         found += model.together(decoded)
         decoding, passing = decoding + ready - begun, passing + clock() - ready
@@ -187,22 +187,22 @@ def measure(model: Running, pictures: Sequence[bytes], clock: Callable[[], float
     return Measured(
         vectors=_stacked(found),
         latency_ms=float(np.median(alone[_WARM_UP:])) * 1e3,
-        decode_per_second=len(pictures) / decoding,
+        decode_per_second=len(images) / decoding,
         forward_per_second=rows / passing,
         device=model.device,
         dtype=model.dtype,
     )
 
 
-def _rows(pictures: int, batch: int) -> int:
+def _rows(images: int, batch: int) -> int:
     """What the model computes on, padding included."""
-    return math.ceil(pictures / batch) * batch
+    return math.ceil(images / batch) * batch
 
 
 def _stacked(found: Sequence[Embedded]) -> Vectors:
     dimension = next((len(one.vector) for one in found if one.vector is not None), None)
     if dimension is None:
-        raise EmbedderError(f"expected vectors of {len(found)} pictures, found none: {found[0].error}")
+        raise EmbedderError(f"expected vectors of {len(found)} images, found none: {found[0].error}")
     return np.stack([np.zeros(dimension, np.float32) if one.vector is None else one.vector for one in found])
 
 
@@ -283,7 +283,7 @@ def _onnx_shape(candidate: Candidate) -> Shape:
 
 
 def _open_nsfw(candidate: Candidate) -> tuple[Callable[[Image.Image], Any], Callable[[Any], Vectors]]:
-    """What makes the network's input of a picture, and the penultimate layer's output of that."""
+    """What makes the network's input of an image, and the penultimate layer's output of that."""
     import onnx
     import onnxruntime
 

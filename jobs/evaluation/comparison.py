@@ -29,7 +29,7 @@ class Cost:
     """What a candidate costs; null where it was not measured and nobody published it."""
 
     latency_ms: float | None
-    """Of one picture by itself, decoding included."""
+    """Of one image by itself, decoding included."""
     images_per_second: float | None
     """Of one thread that decodes and waits for the model in turn."""
     decode_per_second: float | None
@@ -40,7 +40,7 @@ class Cost:
     """`cpu`, or the GPU's name."""
     dtype: str | None
     gpu_hours: float | None
-    """For 1e9 pictures at the rate of the forward pass alone."""
+    """For 1e9 images at the rate of the forward pass alone."""
     gpu_hours_source: str | None
     storage_gb: float
     """Of 1e9 vectors in float32."""
@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a candidate finds pictures of the query's category."""
+    """How well a candidate finds images of the query's category."""
 
     overall: RetrievalScores
     """All queries on one index of all domains."""
@@ -57,11 +57,11 @@ class Quality:
     alone: Mapping[str, RetrievalScores]
     """Queries of each domain on an index of that domain, where it has two categories at least."""
     precisions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Average precision of each query (Q,) of a domain on the merged index, in the order of the pictures."""
+    """Average precision of each query (Q,) of a domain on the merged index, in the order of the images."""
 
     @property
     def macro_map(self) -> float:
-        """Mean average precision on the merged index, every domain counting the same however many pictures it has."""
+        """Mean average precision on the merged index, every domain counting the same however many images it has."""
         return sum(scores.mean_average_precision for scores in self.merged.values()) / len(self.merged)
 
 
@@ -140,7 +140,7 @@ def _choice(kept: Sequence[Comparison], refused: str) -> str:
         reason += ")"
     cheaper = [one for one in others if (one.cost.latency_ms or 0) < (best.cost.latency_ms or 0)]
     price = f"; {cheaper[0].candidate.name} would be faster" if cheaper else "; none of the others is faster"
-    return f"Take {best.candidate.name}: {reason}, at {best.cost.latency_ms:.1f} ms a picture{price}."
+    return f"Take {best.candidate.name}: {reason}, at {best.cost.latency_ms:.1f} ms per image{price}."
 
 
 def broken(comparison: Comparison, limits: Limits) -> list[str]:
@@ -175,7 +175,7 @@ def markdown(
 def _table(comparisons: Sequence[Comparison]) -> str:
     head = (
         "candidate | recall@1 | recall@10 | mAP | mAP, domains weighted alike | dimension | parameters, M | GMACs | "
-        "ms a picture | pictures/s | of decoding alone | of the forward pass alone | GPU-hours for 1e9 | "
+        "ms per image | images/s | of decoding alone | of the forward pass alone | GPU-hours for 1e9 | "
         "GB for 1e9, float32 | text tower | licence"
     )
     lines = [head, " | ".join("---" for _ in head.split(" | "))]
@@ -258,7 +258,7 @@ def chart(comparisons: Sequence[Comparison], path: Path) -> None:
     axes.set_xscale("log")
     axes.legend(loc="upper left")
     axes.margins(y=0.4)
-    axes.set_xlabel("milliseconds a picture on this device, one at a time")
+    axes.set_xlabel("milliseconds per image on this device, one at a time")
     axes.set_ylabel("mAP on the merged index, domains weighted alike")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

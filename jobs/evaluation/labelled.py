@@ -1,4 +1,4 @@
-"""Labelled pictures, for measuring what an embedding is worth: a folder of named categories, or a table.
+"""Labelled images, for measuring what an embedding is worth: a folder of named categories, or a table.
 
     DIR/food/fruit/cartoon/apple.png       domain `food`, category `food/fruit`
     DIR/food/fruit/cartoon/apple.txt       its caption: the first line
@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 
 from lensfeed.snapshot import open_delta
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _CATEGORY_DEPTH = 2
 """Folders that name a category; those within (`cartoon`, `uppercase`) are ways to draw it."""
 _REQUIRED = ("domain", "category")
@@ -24,12 +24,12 @@ _SOURCES = ("pixels", "path")
 
 
 class LabelledError(Exception):
-    """There are no labelled pictures where they were said to be. The message says what was expected and found."""
+    """There are no labelled images where they were said to be. The message says what was expected and found."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One picture and what it shows."""
+    """One image and what it shows."""
 
     name: str
     """Of the file below the folder, or the table's row."""
@@ -43,33 +43,33 @@ class Labelled:
 
 
 def read_labelled(place: Path) -> list[Labelled]:
-    """The labelled pictures of a folder or table, in the order of their names. Raises LabelledError, also for none."""
+    """The labelled images of a folder or table, in the order of their names. Raises LabelledError, also for none."""
     if not place.exists():
-        raise LabelledError(f"{place}: no such file or folder; expected labelled pictures")
+        raise LabelledError(f"{place}: no such file or folder; expected labelled images")
     is_table = place.is_file() or (place / "_delta_log").is_dir() or any(place.glob("*.parquet"))
-    pictures = _of_table(place) if is_table else _of_folder(place)
-    if not pictures:
+    images = _of_table(place) if is_table else _of_folder(place)
+    if not images:
         raise LabelledError(
-            f"{place}: expected pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in folders that name domain and "
+            f"{place}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in folders that name domain and "
             "category, or a table of them; found none"
         )
-    return pictures
+    return images
 
 
 def _of_folder(root: Path) -> list[Labelled]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    pictures = []
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = []
     for path in files:
         folders = path.relative_to(root).parts[:-1]
         if folders:
             category = "/".join(folders[:_CATEGORY_DEPTH])
             name = str(path.relative_to(root))
-            pictures.append(Labelled(name, folders[0], category, _caption(path), path.read_bytes()))
-    return pictures
+            images.append(Labelled(name, folders[0], category, _caption(path), path.read_bytes()))
+    return images
 
 
-def _caption(picture: Path) -> str | None:
-    text = picture.with_suffix(".txt")
+def _caption(image: Path) -> str | None:
+    text = image.with_suffix(".txt")
     if not text.is_file():
         return None
     lines = text.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Labelled pictures as the job would store them, without near-duplicates.
+"""Labelled images as the job would store them, without near-duplicates.
 
 A mirrored or recompressed copy is found by any embedding and proves nothing, so only the first of each group of
 near-duplicates takes part.
@@ -11,47 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluation.labelled import Labelled
-from schemas.settings import FULL_VIEWS, HASHED_VIEWS, CrawlSettings, DedupSettings, ImageSettings
+from schemas.settings import CrawlSettings, DedupSettings, ImageSettings
 from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
 from udfs.images.minhash import hues_apart
-from udfs.images.phash import HASH_BYTES
+from udfs.images.phash import FULL_VIEW_NUMBERS, HASH_LAYOUT, view_numbers
 
 _AT_ONCE = 1024
-"""Hashes compared with all full views at once: some MB for a thousand pictures."""
+"""Hashes compared with all full views at once: some MB for a thousand images."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A labelled picture as it would be in the table `images`."""
+    """A labelled image as it would be in the table `images`."""
 
     labelled: Labelled
     pixels: bytes
     """Canonical JPEG."""
     sharpness: float
     copies: int
-    """Pictures of the set that are its near-duplicates, itself included."""
+    """Images of the set that are its near-duplicates, itself included."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
     """What takes part, and what was left out."""
 
-    pictures: tuple[Prepared, ...]
+    images: tuple[Prepared, ...]
     unreadable: int
     near_duplicates: int
 
 
-def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSettings) -> LabelledSet:
-    """Canonical pictures, the first of each group of near-duplicates, in order.
+def prepare(labelled: Sequence[Labelled], images: ImageSettings, rule: DedupSettings) -> LabelledSet:
+    """Canonical images, the first of each group of near-duplicates, in order.
 
-    What `udfs.images.canonical` refuses (not a picture, too small) is left out and counted. A copy is whatever `rule`
-    says, views and orientations included; flat pictures have no copies.
+    What `udfs.images.canonical` refuses (not an image, too small) is left out and counted. A copy is whatever `rule`
+    says, views and orientations included; flat images have no copies.
     """
     stored: list[tuple[Labelled, Canonical]] = []
-    for picture in pictures:
+    for one in labelled:
         try:
-            stored.append((picture, canonicalise(picture.pixels, images, CrawlSettings())))
+            stored.append((one, canonicalise(one.pixels, images, CrawlSettings())))
         except ImageError:
             continue
     near = _near([canonical for _, canonical in stored], rule)
@@ -63,28 +63,29 @@ def prepare(pictures: Sequence[Labelled], images: ImageSettings, rule: DedupSett
             kept.append(number)
         copies[number if original is None else original] = copies.get(number if original is None else original, 0) + 1
     taken = [(*stored[number], copies[number]) for number in kept]
-    prepared = tuple(Prepared(labelled, one.pixels, one.sharpness, count) for labelled, one, count in taken)
-    return LabelledSet(prepared, len(pictures) - len(stored), len(stored) - len(kept))
+    prepared = tuple(Prepared(source, one.pixels, one.sharpness, count) for source, one, count in taken)
+    return LabelledSet(prepared, len(labelled) - len(stored), len(stored) - len(kept))
 
 
-def _near(pictures: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]:
+def _near(images: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]:
     """Which pairs (N, N) are near-duplicates: some view of one and a full view of the other are near by both hashes,
     and not of two colours."""
-    seen = {HASHED_VIEWS.index(view) for view in rule.views}
-    mine = [[one for one in picture.view_hashes if one[0] in seen] for picture in pictures]
-    owner = np.repeat(np.arange(len(pictures)), [len(some) for some in mine])
-    rows = np.frombuffer(b"".join(one for some in mine for one in some), np.uint8).reshape(-1, HASH_BYTES)
-    near64, near256 = _signs(rows[:, 1:9]), _signs(rows[:, 9:41])
-    is_full = np.isin(rows[:, 0], [HASHED_VIEWS.index(view) for view in FULL_VIEWS])
-    near = np.zeros((len(pictures), len(pictures)), dtype=bool)
+    seen = view_numbers(rule.views)
+    mine = [[one for one in image.view_hashes if one[0] in seen] for image in images]
+    owner = np.repeat(np.arange(len(images)), [len(some) for some in mine])
+    rows = np.frombuffer(b"".join(one for some in mine for one in some), HASH_LAYOUT)
+    near64, near256 = _signs(rows["phash64"]), _signs(rows["phash256"])
+    is_full = np.isin(rows["view"], FULL_VIEW_NUMBERS)
+    hues = rows["hue"]
+    near = np.zeros((len(images), len(images)), dtype=bool)
     for start in range(0, len(rows), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         close = _distances(near64[some], near64[is_full]) <= rule.max_hamming
         close &= _distances(near256[some], near256[is_full]) <= rule.max_hamming256
-        close &= hues_apart(rows[some, None, 41], rows[None, is_full, 41]) <= rule.max_hue_apart
+        close &= hues_apart(hues[some, None], hues[None, is_full]) <= rule.max_hue_apart
         first, second = np.nonzero(close)
         near[owner[some][first], owner[is_full][second]] = True
-    flat = np.array([picture.flatness < rule.flat_below for picture in pictures], dtype=bool)
+    flat = np.array([image.flatness < rule.flat_below for image in images], dtype=bool)
     near[flat] = near[:, flat] = False
     both: NDArray[np.bool_] = near | near.T
     return both

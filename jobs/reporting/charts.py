@@ -175,22 +175,22 @@ def columns(title: str, nights: Sequence[tuple[str, Mapping[str, int], bool]]) -
 def plane(
     title: str, description: str, points: Sequence[tuple[float, float, str | None, str]], height: float = 470.0
 ) -> Markup:
-    """Points (x, y in [0, 1], `data:` URI of a picture or None, what it shows) on a plane, pictures above dots."""
+    """Points (x, y in [0, 1], `data:` URI of a thumbnail or None, what it shows) on a plane, thumbnails above dots."""
     side, margin = 42.0, 27.0
-    dots, pictures = [], []
-    for x, y, picture, text in points:
+    dots, thumbnails = [], []
+    for x, y, thumbnail, text in points:
         left, top = margin + (WIDTH - 2 * margin) * x, height - margin - (height - 2 * margin) * y
-        if picture is None:
+        if thumbnail is None:
             dots.append(element("circle", cx=left, cy=top, r=2.2, class_="dot"))
             continue
         where = {"x": left - side / 2, "y": top - side / 2, "width": side, "height": side}
-        pictures.append(
+        thumbnails.append(
             element(
                 "g",
                 element("title", text),
                 element("rect", rx=4.0, class_="mat", **where),
-                element("image", href=picture, preserveAspectRatio="xMidYMid slice", **where),
+                element("image", href=thumbnail, preserveAspectRatio="xMidYMid slice", **where),
             )
         )
     frame = element("rect", x=0.5, y=0.5, width=WIDTH - 1.0, height=height - 1, rx=8.0, class_="frame")
-    return _chart(title, description, frame, *dots, *pictures, height=height)
+    return _chart(title, description, frame, *dots, *thumbnails, height=height)

@@ -2,7 +2,7 @@
 
 Counts of runs come from the ledger and are exact. What only the tables know is read from each table's newest files, as
 many as `MOST_BYTES` hold: at any size of the warehouse a report reads a bounded part of it, and says which (`Looked`).
-Pictures are those of images that the newest snapshot has in its feed, whichever run the report is on: what has left the
+Thumbnails are of images that the newest snapshot has in its feed, whichever run the report is on: what has left the
 feed since is in no report made afterwards.
 """
 
@@ -41,11 +41,11 @@ MOST_VECTORS = 5000
 """Vectors among which neighbours are looked for, and of which the map is made: every n-th of those read."""
 HOSTS, LANGUAGES = 12, 12
 CLUSTERS, MEMBERS = 12, 10
-"""Contact sheets, and pictures on each."""
+"""Contact sheets, and thumbnails on each."""
 QUERIES, NEIGHBOURS = 8, 6
 ON_THE_MAP = 160
-PICTURE = (0.064, 0.1)
-"""Width and height of a picture on the map, of the map's own."""
+THUMBNAIL_SHARES = (0.064, 0.1)
+"""Width and height of a thumbnail on the map, as shares of the map's."""
 BINS = 20
 GROWTH_RUNS = 6
 """Published runs over which the growth of tables is shown."""
@@ -136,7 +136,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Shown:
-    """A live image with what is said under its picture."""
+    """A live image with what is said under its thumbnail."""
 
     image_id: str
     title: str | None = None
@@ -175,7 +175,7 @@ class Point:
     x: float
     y: float
     image: Shown | None
-    """None for a point without a picture."""
+    """None for a point without a thumbnail."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Space:
     looked: Looked
     dimension: int
     sampled: int
-    """Vectors that were looked at, of images whose pictures are within reach."""
+    """Vectors that were looked at, of images whose pixels are within reach."""
     rows: list[tuple[Shown, list[Shown]]]
     """A query and its nearest others, best first."""
     points: list[Point]
@@ -241,9 +241,9 @@ def gather(
     Raises SnapshotError where a table cannot be read.
     """
     dates = sorted({date for run in runs for date in run.ingest_dates})
-    pictured = _Pictures(snapshot)
-    feed = _Feed.read(snapshot, pictured.image_ids)
-    clusters = _clusters(snapshot, pictured.image_ids)
+    stored = _StoredImages(snapshot)
+    feed = _Feed.read(snapshot, stored.image_ids)
+    clusters = _clusters(snapshot, stored.image_ids)
     space = _space(feed)
     return Contents(
         snapshot=snapshot,
@@ -253,7 +253,7 @@ def gather(
         space=space,
         texts=_texts(feed),
         sizes=_sizes(snapshot, history),
-        jpegs=pictured.jpegs(_shown_ids(clusters, space)),
+        jpegs=stored.jpegs(_shown_ids(clusters, space)),
     )
 
 
@@ -346,11 +346,11 @@ def _worst(scores: pa.MapArray) -> NDArray[np.float64]:
     return found
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
+# Stored images --------------------------------------------------------------------------------------------------------
 
 
-class _Pictures:
-    """The pictures within reach: stored images of the newest files, live or not."""
+class _StoredImages:
+    """Images whose pixels are within reach: those in the newest files of `images`, live or not."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -375,7 +375,7 @@ def _shown_ids(clusters: Clusters, space: Space) -> set[str]:
 # Clusters -----------------------------------------------------------------------------------------------------------
 
 
-def _clusters(snapshot: Snapshot, pictured: Collection[str]) -> Clusters:
+def _clusters(snapshot: Snapshot, within_reach: Collection[str]) -> Clusters:
     columns = ["representative_id", "image_id", "url", "title", "hamming"]
     portion, batches = _read(snapshot, "feed_members", columns)
     members: dict[str, dict[str, Shown]] = {}
@@ -395,7 +395,7 @@ def _clusters(snapshot: Snapshot, pictured: Collection[str]) -> Clusters:
         for one in of.values()
         if one.image_id != head and one.hamming is not None
     )
-    chosen = _telling(complete, pictured)
+    chosen = _telling(complete, within_reach)
     wide = _wide_distances(snapshot, {image_id for head in chosen for image_id in complete[head]})
     sheets = []
     for head in chosen:
@@ -407,9 +407,9 @@ def _clusters(snapshot: Snapshot, pictured: Collection[str]) -> Clusters:
     return Clusters(Looked(portion, rows), sizes, distances, sheets)
 
 
-def _telling(members: Mapping[str, Mapping[str, Shown]], pictured: Collection[str]) -> list[str]:
+def _telling(members: Mapping[str, Mapping[str, Shown]], within_reach: Collection[str]) -> list[str]:
     """Representatives of the clusters worth looking at: half of them the largest, half those that reach farthest."""
-    several = [head for head, of in members.items() if len(of) > 1 and head in pictured]
+    several = [head for head, of in members.items() if len(of) > 1 and head in within_reach]
     largest = sorted(several, key=lambda head: (-len(members[head]), head))[: CLUSTERS // 2]
     reach = {head: max(one.hamming or 0 for one in members[head].values()) for head in several}
     farthest = sorted(set(several) - set(largest), key=lambda head: (-reach[head], head))
@@ -446,16 +446,16 @@ class _Feed:
     cosines: NDArray[np.int64]
     compared: int
     images: list[Shown]
-    """Some of those whose pictures are within reach."""
+    """Some of those whose pixels are within reach."""
     vectors: Vectors
     """(N, D), of `images`."""
 
     @classmethod
-    def read(cls, snapshot: Snapshot, pictured: Collection[str]) -> "_Feed":
+    def read(cls, snapshot: Snapshot, within_reach: Collection[str]) -> "_Feed":
         columns = ["image_id", "title", "vector", "language", "image_text_cosine", *_MASKS]
         portion, batches = _read(snapshot, "index_feed", columns)
-        within_reach = pa.array(sorted(pictured), pa.string())
-        step = max(1, -(-min(portion.rows, len(pictured)) // MOST_VECTORS))
+        reachable = pa.array(sorted(within_reach), pa.string())
+        step = max(1, -(-min(portion.rows, len(within_reach)) // MOST_VECTORS))
         masks: Counter[str] = Counter()
         languages: Counter[str | None] = Counter()
         cosines = np.zeros(BINS, np.int64)
@@ -464,9 +464,9 @@ class _Feed:
         rows = shown = compared = 0
         for batch in batches:
             rows += batch.num_rows
-            with_picture = batch.filter(pc.is_in(batch.column("image_id"), within_reach))
-            some = with_picture.take(pa.array(np.arange(-shown % step, with_picture.num_rows, step)))
-            shown += with_picture.num_rows
+            shown_rows = batch.filter(pc.is_in(batch.column("image_id"), reachable))
+            some = shown_rows.take(pa.array(np.arange(-shown % step, shown_rows.num_rows, step)))
+            shown += shown_rows.num_rows
             masks.update({meaning: pc.sum(batch.column(name)).as_py() or 0 for name, meaning in _MASKS.items()})
             counted: Counter[tuple[str | None]] = Counter()
             _tally(counted, batch.column("language"))
@@ -552,10 +552,10 @@ def opened_up(places: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(places: NDArray[np.float64]) -> list[int]:
-    """Numbers of those whose pictures do not cover one another on the map, the first come first."""
+    """Numbers of those whose thumbnails do not cover one another on the map, the first come first."""
     taken: list[int] = []
     for number, place in enumerate(places):
-        apart = np.abs(places[taken] - place) >= PICTURE
+        apart = np.abs(places[taken] - place) >= THUMBNAIL_SHARES
         if apart.any(axis=1).all():
             taken.append(number)
             if len(taken) == ON_THE_MAP:

@@ -1,7 +1,7 @@
 """One self-contained HTML file out of what was gathered: no script, no request, nothing from the web that is markup.
 
 Everything goes through jinja2 with autoescape or through `charts.element`. URLs are text and never the target of a
-link. The file's Content-Security-Policy allows its own style sheet, by digest, and `data:` pictures: nothing else,
+link. The file's Content-Security-Policy allows its own style sheet, by digest, and `data:` images: nothing else,
 scripts least of all, whatever a title might hold.
 """
 
@@ -25,7 +25,7 @@ from schemas.outcomes import OUTCOME_MEANINGS, Outcome
 from schemas.settings import DedupSettings
 
 THUMBNAIL, MAP_THUMBNAIL = 176, 56
-"""Longest side in pixels of a picture in a row or on a sheet, and of one on the map."""
+"""Longest side in pixels of a thumbnail in a row or on a sheet, and of one on the map."""
 _QUALITY = 72
 
 
@@ -69,7 +69,7 @@ def render(head: Head, contents: Contents, dedup: DedupSettings) -> str:
     source = environment.loader.get_source(environment, "report.css")[0] if environment.loader else ""
     style = source.strip()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    pictures = _thumbnails(contents.jpegs, THUMBNAIL)
+    thumbnails = _thumbnails(contents.jpegs, THUMBNAIL)
     reported = {run.run_id for run in head.runs}
     nights = drift(head.history, reported)
     return environment.get_template("report.html").render(
@@ -86,7 +86,7 @@ def render(head: Head, contents: Contents, dedup: DedupSettings) -> str:
         seconds=sum(run.seconds for run in head.runs),
         nights=nights,
         all_nights=sum(1 for run in head.history if run.is_night),
-        pictures=pictures,
+        thumbnails=thumbnails,
         charts=charts,
         scores=charts.histogram(
             "NSFW scores, the worst view of each content",
@@ -153,13 +153,13 @@ def _plane(contents: Contents) -> Markup:
     ]
     return charts.plane(
         "Map of the embedding space",
-        f"{len(points):,} vectors on the plane of their two principal components, {len(small)} with their pictures",
+        f"{len(points):,} vectors on the plane of their two principal components, {len(small)} with their thumbnails",
         points,
     )
 
 
 def _thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
-    """`data:` URIs by image_id; a picture that cannot be read has none."""
+    """`data:` URIs by image_id; an image that cannot be read has none."""
     found = {}
     for image_id, jpeg in jpegs.items():
         try:
@@ -179,7 +179,7 @@ def _thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
 
 
 def caption(image: Shown) -> str:
-    """What is said of a picture: its title, or that it has none."""
+    """What is said of an image: its title, or that it has none."""
     return plain(image.title) or f"image {short_id(image.image_id)} without a title"
 
 

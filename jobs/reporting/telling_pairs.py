@@ -176,7 +176,7 @@ def _image(image: Image, names: dict[str, str], explanation: Explanation) -> Ite
         yield _line("", f"no {' and no '.join(missing)}: {why}")
     size = f"{image.size[0]} x {image.size[1]} pixels" if image.size else "no pixels stored"
     flat = "flat: it has no bands" if image.is_flat else None
-    yield _line("picture", size, f"luminance deviates by {image.flatness:.1f} grey levels", flat)
+    yield _line("image", size, f"luminance deviates by {image.flatness:.1f} grey levels", flat)
     yield _line("group", image.group_id)
     if image.is_representative:
         stands = "the representative"
@@ -215,7 +215,7 @@ def _pair(pair: Pair, names: dict[str, str], explanation: Explanation) -> Iterat
     bands = sum(one.bands for one in pair.hashes)
     compared = f"{met} of {len(pair.hashes)} pairs of hashes share a bucket, in {bands} bands altogether"
     if not pair.hashes:
-        compared = "a flat picture has no bands"
+        compared = "a flat image has no bands"
     yield _line("candidate", "yes" if pair.is_candidate else "no", compared)
     yield _line("edge", _verdict(pair, names, explanation))
 

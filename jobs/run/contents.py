@@ -71,7 +71,7 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     work.counts[Count.URLS] = found.rows
     work.counts |= {name: found.counted[name] for name in (Count.NOT_MODIFIED, Count.LOST_DECODERS)}
     if work.counts[Count.LOST_DECODERS]:
-        work.progress.say(f"{work.counts[Count.LOST_DECODERS]} pictures crashed or hung their decoder: see quarantine")
+        work.progress.say(f"{work.counts[Count.LOST_DECODERS]} images crashed or hung their decoder: see quarantine")
         _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
     version = gate_version(config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
@@ -186,18 +186,18 @@ def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
     work.plan_changes("fetches", Dataset.EMBED_FAILURES, tuple(row[0] for row in found))
 
 
-def embed_pictures(work: Work, crawled: DataFrame) -> None:
-    """Stage vectors of pictures that have none yet (`new_vectors`, `without_vector`).
+def embed_new_images(work: Work, crawled: DataFrame) -> None:
+    """Stage vectors of images that have none yet (`new_vectors`, `without_vector`).
 
     Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
     """
-    pictured = crawled.where("has_pixels")
-    sources = pictured.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
-    ids = work.keys("pictured", pictured.select("image_id"))
+    with_pixels = crawled.where("has_pixels")
+    sources = with_pixels.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
+    ids = work.keys("with_pixels", with_pixels.select("image_id"))
     for name, (settings, version) in _models(work).items():
         embedded = work.past("embeddings", ids, columns=["image_id"], where=f.col("model_version") == version)
         missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
-        embed(work, pictured, missing, settings, version, name)
+        embed(work, with_pixels, missing, settings, version, name)
     work.counts[Count.EMBEDDED] = work.rows(Dataset.VECTORS).counted[Count.EMBEDDED]
 
 
@@ -316,7 +316,7 @@ def of_text_model(work: Work) -> Column:
 class Kept:
     """What the tables of contents will hold of some images."""
 
-    pictures: DataFrame
+    stored_images: DataFrame
     """Their rows of `images` as they will be, without pixels."""
     embedded: DataFrame
     """`image_id` of those of them that the run's model had a vector for before the run."""
@@ -330,7 +330,7 @@ def keep_accepted(
     after: Callable[[Staged], DataFrame],
     crawled: DataFrame | None,
 ) -> Kept:
-    """Pixels and vectors, of pictures and of texts, are kept only with an accepted sighting: plan what joins and what
+    """Pixels and vectors, of images and of texts, are kept only with an accepted sighting: plan what joins and what
     leaves the tables, and count what leaves, which the disk is then owed.
 
     `accepted`: `image_id` of those among `affected` with an accepted sighting as things will be; `old`: the rows of

@@ -68,7 +68,7 @@ class Touched:
     """Rows of `url_state` as they will be that name an affected image (staged)."""
     first: DataFrame
     """Of the affected, what `state.first_accepted` says (staged)."""
-    pictures: DataFrame
+    stored_images: DataFrame
     """`images` without pixels as it will be, for the affected."""
     live: DataFrame
     """The affected that are live, with `image_hashes` columns, `first_seen` and `source_pixels` (staged)."""
@@ -98,7 +98,7 @@ def find_live_images(run: ChangesFacts) -> None:
     seen = facts.new.where(accepted).select("image_id").unionByName(facts.old.where(accepted).select("image_id"))
     shown_before = before.join(changed.select("url_id"), "url_id", "left_semi").select("image_id")
     ids = seen.unionByName(shown_before).unionByName(changed.select("image_id"))
-    if facts.crawled is not None:  # pictures that were owed: their sightings need not have changed
+    if facts.crawled is not None:  # images that were owed: their sightings need not have changed
         ids = ids.unionByName(facts.crawled.where("has_pixels").select("image_id"))
     if facts.images is not None:
         ids = ids.unionByName(facts.images)
@@ -108,12 +108,12 @@ def find_live_images(run: ChangesFacts) -> None:
     first = work.stage("first_accepted", state.first_accepted(facts.after(affected)))
     kept = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
     embedded = kept.embedded.unionByName(facts.embeddings.select("image_id"))
-    live = state.live_images(state.shown_images(states), first, kept.pictures, embedded)
+    live = state.live_images(state.shown_images(states), first, kept.stored_images, embedded)
     hashed = dedup.hash_rows(live, work.config.dedup).join(
         live.select("image_id", "first_seen", "source_pixels"), "image_id"
     )
     staged = work.stage(Dataset.LIVE, hashed)
-    run.touched = Touched(urls, before, changed, affected, states, first, kept.pictures, staged)
+    run.touched = Touched(urls, before, changed, affected, states, first, kept.stored_images, staged)
     _stage_queue(work, facts, sightings, run.touched)
 
 
@@ -124,8 +124,8 @@ def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touche
     shown = states.select("image_id").where("image_id is not null")
     others = work.keys("shown_unaffected", shown.join(affected.frame, "image_id", "left_anti"))
     showing = touched.states.unionByName(work.after_near("url_state", touched.states_changed, others))
-    pictured = touched.pictures.select("image_id").unionByName(work.past("images", others, columns=["image_id"]))
-    pixels = work.stage("owed_pixels", queue.owed_pixels(showing, pictured))
+    stored = touched.stored_images.select("image_id").unionByName(work.past("images", others, columns=["image_id"]))
+    pixels = work.stage("owed_pixels", queue.owed_pixels(showing, stored))
     # An image may be owed by a URL that the run has not touched: all that is owed by that one is looked at then.
     owing = [work.past("refetch_queue", keys, columns=["url_id", "image_id"]) for keys in (affected, others)]
     named = owing[0].unionByName(owing[1]).select("url_id").unionByName(pixels.select("url_id"))
@@ -192,7 +192,7 @@ def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataF
     known = work.keys("unaffected_representatives", heads.join(touched.affected.frame, "image_id", "left_anti"))
     first = touched.first.unionByName(state.first_accepted(facts.after(known)))
     columns = ["image_id", "width", "height", "sharpness"]
-    pictures = touched.pictures.select(*columns).unionByName(work.past("images", known, columns=columns))
+    stored = touched.stored_images.select(*columns).unionByName(work.past("images", known, columns=columns))
     texts = work.keys(
         "touched_texts", first.join(heads, "image_id", "left_semi").select("text_id").where("text_id is not null")
     )
@@ -201,7 +201,7 @@ def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataF
         whole,
         members,
         work.stage("feed_facts", first.join(heads, "image_id", "left_semi")),
-        pictures,
+        stored,
         spoken.unionByName(facts.texts.select("text_id")),
         _feed_ids(work, heads),
         model_version=work.versions.model_version,

@@ -74,7 +74,7 @@ class Night:
         wanted = work.staged(Dataset.ROWS).where("decision != 'block'").join(allowed, "url_id", "left_semi")
         with ThreadPoolExecutor(1) as beside:
             reading = beside.submit(contents.embed_texts_of, work, wanted)
-            contents.embed_pictures(work, work.staged(Dataset.CRAWL))
+            contents.embed_new_images(work, work.staged(Dataset.CRAWL))
             reading.result()
 
     def decide(self) -> None:

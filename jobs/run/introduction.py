@@ -1,4 +1,4 @@
-"""Nobody is asked for pictures by somebody who cannot be reached: a user agent that is still a placeholder is refused.
+"""Nobody is asked for images by somebody who cannot be reached: a user agent that is still a placeholder is refused.
 
 What a profile shows alone is refused before anything is held (`check_agent`). A profile that may ask networks of one's
 own, as the demo's does, is refused where a manifest turns out to lead elsewhere, before the first request

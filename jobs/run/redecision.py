@@ -92,7 +92,7 @@ class Refetch:
 
     def embed(self) -> None:
         """Vectors of the images that have none yet."""
-        contents.embed_pictures(self.work, self.work.staged(Dataset.CRAWL))
+        contents.embed_new_images(self.work, self.work.staged(Dataset.CRAWL))
 
     def decide(self) -> None:
         """Decide again whatever the answers concern; stage what differs, with the vectors of texts that it needs."""

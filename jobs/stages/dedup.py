@@ -1,14 +1,14 @@
 """Near-duplicates: groups of equal hashes, their MinHash-LSH bands, and what is verified in the bands' buckets.
 
 Images with the same hashes of all views are one group and are worked on once: equal hashes of the whole do not imply
-equal views. Flat pictures (no structure for a pHash to speak of) are groups of their own that get no bands: only
+equal views. Flat images (no structure for a pHash to speak of) are groups of their own that get no bands: only
 identical bytes, which are one image_id already, are duplicates there.
 
 Two groups are near-duplicates where a hash of one, of any view, and a hash of a full view of the other
 (`schemas.settings.FULL_VIEWS`) share a bucket and are near by both distances. Who is asked about whom, and when, does
 not matter: all hashes of both are in the index.
 
-Pairs are compared inside their bucket, and what is kept of them is few rows a group, however many groups are alike: a
+Pairs are compared inside their bucket, and what is kept of them is few rows per group, however many groups are alike: a
 crowd of k variants must not leave k * k pairs.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings
+from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import (
     alike,
@@ -32,7 +32,7 @@ from udfs.images.minhash import (
     signatures,
     verified_pairs,
 )
-from udfs.images.phash import FAR_BYTES, HUE_BYTES, NEAR_BYTES, VIEW_BYTES
+from udfs.images.phash import FAR_BYTES, FULL_VIEW_NUMBERS, HUE_BYTES, NEAR_BYTES, VIEW_BYTES, view_numbers
 
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
@@ -51,8 +51,8 @@ _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
     """Live images (jobs.stages.state.live_images) -> rows of `image_hashes`."""
     flat = f.col("flatness") < settings.flat_below
-    views = [HASHED_VIEWS.index(view) for view in settings.views]
-    hashes = f.filter("view_hashes", lambda one: _view(one).isin(views))
+    numbers = view_numbers(settings.views)
+    hashes = f.filter("view_hashes", lambda one: _view(one).isin(*numbers))
     digest = f.array_join(f.transform(hashes, f.hex), ",")
     group = f.when(flat, f.concat(f.lit("flat:"), f.col("image_id"))).otherwise(digest)
     named = {"flat": flat, "hashes": hashes, "group_id": f.substring(f.sha2(group, 256), 1, 32)}
@@ -60,7 +60,7 @@ def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
 
 
 def _view(one: Column) -> Column:
-    """The number of the view that a hash (`udfs.images.phash.view_hashes`) is of; 0 is the whole."""
+    """The number of the view that a stored hash (`udfs.images.phash.ViewHash`) is of; 0 is the whole."""
     return _number(f.substring(one, 1, VIEW_BYTES))
 
 
@@ -82,7 +82,7 @@ def each_hash(groups: DataFrame) -> DataFrame:
 
 def is_full() -> Column:
     """Whether a hash is of a full view: without one of these no two hashes are compared."""
-    return f.col("view").isin([HASHED_VIEWS.index(view) for view in FULL_VIEWS]).alias("is_full")
+    return f.col("view").isin(*FULL_VIEW_NUMBERS).alias("is_full")
 
 
 def group_number() -> Column:
@@ -92,7 +92,7 @@ def group_number() -> Column:
 
 
 def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, `settings.bands` a hash."""
+    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, `settings.bands` of them per hash."""
 
     def sign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

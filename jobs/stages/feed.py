@@ -30,7 +30,7 @@ def feed_rows(
     """Rows of `index_feed`, without what `with_vectors` adds, for the representatives among `clusters`.
 
     `clusters` and `members` are whole clusters; `first`: of jobs.stages.state.first_accepted; `spoken`: `text_id` of
-    those with a vector of the text model; `feed_ids` (`image_id, feed_id`); `alignment`: how pictures and texts are
+    those with a vector of the text model; `feed_ids` (`image_id, feed_id`); `alignment`: how images and texts are
     compared, null where they are not.
     """
     by_size = f.struct(-f.col("source_pixels"), "image_id")

@@ -1,4 +1,4 @@
-"""What is owed a fetch: a pure function of sightings, URL states and stored pictures, so that a re-run or another order
+"""What is owed a fetch: a pure function of sightings, URL states and stored images, so that a re-run or another order
 of nights and re-decisions leaves the same queue.
 """
 
@@ -9,13 +9,13 @@ from schemas.outcomes import TRANSIENT
 from schemas.tables import REFETCH_QUEUE
 
 
-def owed_pixels(showing: DataFrame, pictured: DataFrame) -> DataFrame:
+def owed_pixels(showing: DataFrame, stored: DataFrame) -> DataFrame:
     """Rows of `refetch_queue` for pixels that are owed to what is accepted and not stored.
 
-    `showing`: rows of `url_state` that show the images looked at; `pictured`: `image_id` of those that are stored.
+    `showing`: rows of `url_state` that show the images looked at; `stored`: `image_id` of those that are stored.
     """
     shown = showing.where("outcome = 'accepted' and state_effect = 'content'")
-    missing = shown.join(pictured, "image_id", "left_anti")
+    missing = shown.join(stored, "image_id", "left_anti")
     # One URL is asked for a content: if it has other bytes by now, its state changes, and the next one's turn comes.
     first = f.struct("ingest_date", "url_id", "url", "host")
     pixels = missing.groupBy("image_id").agg(f.min(first).alias("first")).select("image_id", "first.*")

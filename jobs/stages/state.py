@@ -34,9 +34,9 @@ def shown_images(url_state: DataFrame) -> DataFrame:
 
 
 def first_accepted(sightings: DataFrame) -> DataFrame:
-    """Sightings -> a row an image with an accepted one: `image_id, first_seen`, and the facts that the feed takes from
-    the first of them in key order: `url, page_url, title, text_id, language, tokens, attributes`, the masks `has_title,
-    has_alt_text, has_description, has_tags`.
+    """Sightings -> one row for each image with an accepted one: `image_id, first_seen`, and the facts that the feed
+    takes from the first of them in key order: `url, page_url, title, text_id, language, tokens, attributes`, the masks
+    `has_title, has_alt_text, has_description, has_tags`.
     """
     accepted = sightings.where("outcome = 'accepted'")
     facts = f.struct(

@@ -113,8 +113,8 @@ LOCAL_PROPERTIES: dict[str, Any] = {
 }
 
 LOCAL_ATTEMPTS = 2
-"""Of a task on one machine, where Spark would give up at the first failure: a picture that crashes its decoder ends the
-first attempt, and the second decodes where that costs nothing but the picture (udfs.gate.isolation)."""
+"""Of a task on one machine, where Spark would give up at the first failure: an image that crashes its decoder ends the
+first attempt, and the second decodes where that costs nothing but the image (udfs.gate.isolation)."""
 
 THREAD_LIMITS: dict[str, str] = {
     # Spark schedules one task a core: a library that starts a thread pool of its own in each only gets in the way.

@@ -199,9 +199,7 @@ def test_latency_is_that_of_a_picture_by_itself_and_not_of_a_padded_batch() -> N
 
 
 def test_a_model_without_a_single_vector_is_an_error_with_its_reason() -> None:
-    with pytest.raises(
-        EmbedderError, match="expected vectors of 5 pictures, found none: the model's output is not fin"
-    ):
+    with pytest.raises(EmbedderError, match="expected vectors of 5 images, found none: the model's output is not fin"):
         FakeDevice(batch=128, failing=True).measured(5)
 
 

@@ -397,7 +397,7 @@ def test_flat_pictures_have_no_duplicates(tmp_path: Path, capsys: pytest.Capture
     plain = row_of(Image.new("L", (200, 100), 90))
     text = words(published(tmp_path / "warehouse", {A: plain, B: plain}), capsys)
     assert "nothing joins them: A is flat (its luminance deviates by 0.0 grey levels, dedup.flat_below is 3)" in text
-    assert "candidate      no, a flat picture has no bands" in text
+    assert "candidate      no, a flat image has no bands" in text
 
 
 def test_of_a_small_picture_the_views_that_are_not_there_are_told(

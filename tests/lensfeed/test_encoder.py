@@ -60,9 +60,9 @@ def test_a_text_is_cleaned_and_encoded_as_the_job_does(encoder: Encoder) -> None
 
 
 def test_what_is_no_query_is_refused_in_words(encoder: Encoder, tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="the picture cannot be decoded"):
+    with pytest.raises(EncoderError, match="the image cannot be decoded"):
         encoder.image(b"no picture")
-    with pytest.raises(EncoderError, match="the picture cannot be embedded"):
+    with pytest.raises(EncoderError, match="the image cannot be embedded"):
         encoder.image(b"no picture", canonical=True)
     with pytest.raises(EncoderError, match="the text: expected words, found ' <br> '"):
         encoder.text(" <br> ")

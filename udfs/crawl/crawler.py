@@ -39,7 +39,7 @@ ROBOTS_OVERHEAD_BYTES = 400
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRY_LATER = frozenset({429, 503})
 WHOLE = frozenset({200, 203})
-"""Statuses whose body is the picture; 203 is that of a proxy which has changed something, RFC 9110 section 15.3.4."""
+"""Statuses whose body is the image; 203 is that of a proxy which has changed something, RFC 9110 section 15.3.4."""
 
 CONNECTION_LEVEL = frozenset({FailureCode.DNS, FailureCode.CONNECT, FailureCode.TLS, FailureCode.TIMEOUT})
 
@@ -216,7 +216,7 @@ class Crawler:
         return gate
 
     async def robots(self, url: str, gate: HostGate) -> RobotsRules:
-        """The rules of a URL's origin, fetched once a task.
+        """The rules of a URL's origin, fetched once per task.
 
         Raises:
             DeferredError: there is an answer, but no robots.txt to be had.
@@ -280,7 +280,7 @@ class Crawler:
                     wants_body=lambda status, _: status in WHOLE,
                     limit=MAX_ROBOTS_BYTES,
                     cut=True,
-                    # After the pictures that wait: theirs come while the connection that brought the file is open.
+                    # After the images that wait: theirs come while the connection that brought the file is open.
                     urgent=False,
                 )
             except FetchError as failure:
@@ -403,7 +403,7 @@ class _Row:
         seen = {url}
         while True:
             self._fetched.final_url = url
-            # A validator says something about the very URL that gave it: others may use the same for other pictures.
+            # A validator says something about the very URL that gave it: others may use the same for other images.
             asked = self._held if url == self._target.validated_url else {}
             reply = await self._request(url, shards if host_of(url) == own_host else None, asked)
             if reply.status == 304 and asked and _contradicts(reply.headers, asked):

@@ -181,7 +181,7 @@ def alignment_for(embedding: EmbeddingSettings, model_version: str, text_model_v
         return Alignment(model_version, text_model_version, None, None) if embedding.shares_text_space else None
     alignment = load_alignment(locate(embedding.alignment))
     for what, expected, found in (
-        ("picture", model_version, alignment.model_version),
+        ("image", model_version, alignment.model_version),
         ("text", text_model_version, alignment.text_model_version),
     ):
         if found != expected:

@@ -21,7 +21,7 @@ from schemas.settings import EmbeddingSettings
 from udfs.assets import locate
 from udfs.bounded import heap_kept
 from udfs.devices import Device, claim_device
-from udfs.embedding.golden import Golden, GoldenError, check_golden, golden_pictures, tolerance
+from udfs.embedding.golden import Golden, GoldenError, check_golden, golden_images, tolerance
 from udfs.embedding.vectors import Embedded, FixedBatches, Pending, Vectors, embedded_batch
 from udfs.embedding.vision import EmbedderError, ModelDescription, build, describe, dimension, geometry, model_version
 
@@ -91,11 +91,11 @@ class Embedder:
         return finished
 
     def golden(self) -> list[Embedded]:
-        """Vectors of the golden pictures, one each."""
-        return self.embed([np.asarray(self.transform(Image.fromarray(picture))) for picture in golden_pictures()])
+        """Vectors of the golden images, one each."""
+        return self.embed([np.asarray(self.transform(Image.fromarray(image))) for image in golden_images()])
 
     def check(self, golden: Golden) -> None:
-        """Raises GoldenError unless this process makes the golden vectors, once a process."""
+        """Raises GoldenError unless this process makes the golden vectors, once per process."""
         if golden not in self.checked:
             check_golden(self.golden(), golden, tolerance(self.dtype))
             self.checked.add(golden)
@@ -111,7 +111,7 @@ def load_embedder(settings: EmbeddingSettings) -> Embedder:
 
 
 def golden_vectors(settings: EmbeddingSettings) -> Golden:
-    """What the model makes of the golden pictures on this machine's CPU in float32; raises as `load_embedder`."""
+    """What the model makes of the golden images on this machine's CPU in float32; raises as `load_embedder`."""
     reference = settings.model_copy(update={"device": "cpu", "dtype": "float32"})
     return Golden.of(load_embedder(reference).golden())
 
@@ -160,7 +160,7 @@ def _load(settings: EmbeddingSettings, device: Device) -> Embedder:
     forward = _forward(torch.compile(run) if settings.compile and device == "cuda" else run, description, device)
     size = settings.cpu_batch_size if device == "cpu" else settings.batch_size
     transform = geometry(description)
-    sound = np.asarray(transform(Image.fromarray(golden_pictures()[0])))
+    sound = np.asarray(transform(Image.fromarray(golden_images()[0])))
     return Embedder(description, device, transform, FixedBatches(forward, size, sound), settings.dtype)
 
 

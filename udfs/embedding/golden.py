@@ -1,7 +1,7 @@
-"""Golden vectors: what a model makes of a few fixed pictures, kept with its version and asked of every process.
+"""Golden vectors: what a model makes of a few fixed images, kept with its version and asked of every process.
 
 A digest pins the weights; nothing pins what computes with them. Before an executor's process writes its first vector it
-embeds the golden pictures, and a build, a number format or a device that turns them elsewhere fails the run. The
+embeds the golden images, and a build, a number format or a device that turns them elsewhere fails the run. The
 reference is made once, when a version is first used, on the driver's CPU in float32.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from udfs.embedding.vectors import Embedded
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 GOLDEN_TEXTS = (
     "a tabby cat asleep on a sofa",
@@ -36,7 +36,7 @@ class Golden:
     """Golden vectors of one model: unit norm, in the order of the samples."""
 
     samples: str
-    """SHA-256 hex of the pictures and texts they were made of; others have other vectors."""
+    """SHA-256 hex of the images and texts they were made of; others have other vectors."""
     vectors: tuple[tuple[float, ...], ...]
 
     @classmethod
@@ -71,8 +71,8 @@ def tolerance(dtype: str) -> float:
     return _TOLERANCES[dtype]
 
 
-def golden_pictures() -> tuple[Picture, ...]:
-    """Four pictures, `(384, 512, 3)` uint8 RGB, by integer arithmetic alone: the same bytes on every machine.
+def golden_images() -> tuple[Pixels, ...]:
+    """Four images, `(384, 512, 3)` uint8 RGB, by integer arithmetic alone: the same bytes on every machine.
 
     A disc on a gradient, a board whose fields get finer, coloured tiles, and a fine grain: edges, colours and textures
     in which resizing, channel order and scaling all show.
@@ -83,15 +83,15 @@ def golden_pictures() -> tuple[Picture, ...]:
     board = ((y * (x + 64) // 2048 + x // 24) % 2)[..., None] * np.array([220, 180, 40]) + 20
     stripes = np.stack([(3 * x + y) % 256, (x + 2 * y) // 2 % 256, (5 * y - x) % 256], axis=-1)
     noise = ((y[..., None] * _WIDTH + x[..., None] + np.array([1, 7, 13])) * 2654435761 >> 13) % 256
-    pictures = (np.where(disc[..., None], np.array([200, 30, 60]), gradient), board, stripes, noise)
-    return tuple(picture.astype(np.uint8) for picture in pictures)
+    images = (np.where(disc[..., None], np.array([200, 30, 60]), gradient), board, stripes, noise)
+    return tuple(image.astype(np.uint8) for image in images)
 
 
 def samples_digest() -> str:
-    """SHA-256 hex of the golden pictures and texts."""
+    """SHA-256 hex of the golden images and texts."""
     digest = hashlib.sha256("\n".join(GOLDEN_TEXTS).encode())
-    for picture in golden_pictures():
-        digest.update(picture.tobytes())
+    for image in golden_images():
+        digest.update(image.tobytes())
     return digest.hexdigest()
 
 

@@ -34,7 +34,7 @@ from udfs.gate.watchdog import TimedOut, is_full, process_ends_after, within
 from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
 from udfs.images.phash import REVISION as HASHES_REVISION
-from udfs.images.phash import picture_hashes
+from udfs.images.phash import oriented_hashes
 
 GATE = (
     "decision string, reasons array<string>, halves array<string>, scores map<string,double>, "
@@ -97,7 +97,7 @@ class Decoders(Protocol):
 
     @property
     def patience(self) -> int:
-        """How many times a picture's time-out one picture may take where this is asked about it."""
+        """With these decoders an image may take this many times its time limit (`policy.timeout_s`)."""
 
     def stored_and_views(
         self, data: bytes, gate: GateSettings, limits: CrawlSettings, declared_type: str | None
@@ -118,13 +118,13 @@ class OwnDecoders:
     canonicalise = staticmethod(canonicalise)
 
 
-class HangingPicturesError(Exception):
-    """So many pictures hang that this process can begin no more: the task is to be tried again, where children are
+class HangingImagesError(Exception):
+    """So many images hang that this process can begin no more: the task is to be tried again, where children are
     ended."""
 
 
 def decoders_of_task(timeout_s: float) -> Decoders:
-    """This process's own; for a task that is tried again those that nothing can crash, for a picture may have ended the
+    """This process's own; for a task that is tried again those that nothing can crash, for an image may have ended the
     attempt before."""
     task = TaskContext.get()
     is_retry = task is not None and task.attemptNumber() > 0
@@ -137,7 +137,7 @@ def _is_first_attempt() -> bool:
 
 
 _ISOLATED_TIMEOUTS = 3
-"""How many time-outs of a picture pass before one that does not answer counts as one that hangs its decoder."""
+"""How many time-outs of an image pass before one that does not answer counts as one that hangs its decoder."""
 
 
 def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People, device: Wanted = "auto") -> Any:
@@ -169,7 +169,7 @@ def judge_batches(
             with process_ends_after((len(batch) + 2) * decoders.patience * gate.timeout_s):
                 rows += judge_batch(policy, loaded, gate, limits, batch, people, decoders)
             if is_full() and _is_first_attempt():
-                raise HangingPicturesError("too many pictures were given up in one process")
+                raise HangingImagesError("too many images were given up in one process")
         yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
 
 
@@ -198,8 +198,8 @@ def judge_batch(
 ) -> list[Row]:
     """One row for each of `given`, in order.
 
-    Never raises for what is in a picture. All are decoded and scored together; where that raises or takes longer than
-    one picture may, each is tried again alone, and whatever goes wrong then is a failure of its own row.
+    Never raises for what is in an image. All are decoded and scored together; where that raises or takes longer than
+    one image may, each is tried again alone, and whatever goes wrong then is a failure of its own row.
     """
     rows = [_no_verdict() for _ in given]
     fetched = [(row, one) for row, one in zip(rows, given, strict=True) if one.body is not None]
@@ -240,7 +240,7 @@ def _examined(
     limit_s = decoders.patience * gate.timeout_s
     try:
         return within(limit_s, lambda given_up: _signals(given, loaded, gate, limits, decoders, given_up))
-    except Exception as error:  # noqa: BLE001 - fail closed: whatever a picture does to a runtime, it has no score
+    except Exception as error:  # noqa: BLE001 - fail closed: whatever an image does to a runtime, it has no score
         if len(given) > 1:
             return [_examined([one], loaded, gate, limits, decoders)[0] for one in given]
         _log.warning("no score: %r", error)
@@ -262,7 +262,7 @@ def _signals(
         scores: dict[str, float] = {}
         try:
             stored, seen = decoders.stored_and_views(one.body or b"", gate, limits, one.declared_type)
-            hashes = picture_hashes(stored, gate.hashes)
+            hashes = oriented_hashes(stored, gate.hashes)
             prepared = _prepared(seen, scores, loaded, given_up)
         except ImageError as error:
             found.append(error)
@@ -286,7 +286,7 @@ class _Prepared(NamedTuple):
 def _prepared(
     seen: Iterator[View], scores: dict[str, float], loaded: Sequence[GateDetector], given_up: threading.Event
 ) -> list[list[_Prepared]]:
-    """All views of a picture for each detector."""
+    """All views of an image for each detector."""
     prepared: list[list[_Prepared]] = [[] for _ in loaded]
     for view in seen:
         if given_up.is_set():

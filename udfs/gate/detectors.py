@@ -1,6 +1,6 @@
 """The detectors of the gate behind one interface: open_nsfw, and those that the settings name beside it.
 
-A detector prepares one view at a time, so that no full-size picture has to wait for its batch, and scores a batch of
+A detector prepares one view at a time, so that no full-size image has to wait for its batch, and scores a batch of
 what it prepared.
 """
 
@@ -53,7 +53,7 @@ def load_detectors(gate: GateSettings, device: Wanted = "auto") -> tuple[GateDet
 def open_nsfw(detector: Detector) -> GateDetector:
     return GateDetector(
         labels=("nsfw",),
-        prepare=lambda view: preprocess(view.picture, view.whole),
+        prepare=lambda view: preprocess(view.image, view.whole),
         score=lambda batch: detector.score(batch)[:, None],
     )
 
@@ -66,7 +66,7 @@ def _load(settings: DetectorSettings) -> GateDetector:
 
     def prepare(view: View) -> Input | None:
         # Without a crop of its own, `squash` would be `center` once more.
-        return None if view.name.endswith("squash") else _pixels(view.picture, settings)
+        return None if view.name.endswith("squash") else _pixels(view.image, settings)
 
     def score(batch: Input) -> Scores:
         outputs = [np.asarray(forward(one[None]), dtype=np.float32) for one in batch]
@@ -78,10 +78,10 @@ def _load(settings: DetectorSettings) -> GateDetector:
     return GateDetector(tuple(f"{settings.name}.{label}" for label in settings.labels), prepare, score)
 
 
-def _pixels(picture: Image.Image, settings: DetectorSettings) -> Input:
+def _pixels(image: Image.Image, settings: DetectorSettings) -> Input:
     """(3, height, width) float32: red, green, blue, normalised."""
     height, width = settings.input_size
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
     values = np.asarray(resized, dtype=np.float32) / 255
     values = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))

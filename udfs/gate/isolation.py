@@ -1,4 +1,4 @@
-"""Decoding in a process of its own a picture, so that a decoder that crashes or hangs costs that picture and no more.
+"""Decoding each image in a process of its own, so that a decoder that crashes or hangs costs that image and no more.
 
 For a task that is tried again: the first attempt decodes in the worker itself, at no cost, and what ends a worker ends
 the attempt with it. The processes are forked from a server that has nothing but the decoders loaded, a few
@@ -33,7 +33,7 @@ class IsolatedDecoders:
     """`udfs.gate.views.stored_and_views` and `udfs.images.canonical.canonicalise` in children.
 
     Attributes:
-        timeout_s: for each part of what is asked for: the stored picture, a view, the canonical image. Who takes longer
+        timeout_s: for each part of what is asked for: the stored image, a view, the canonical image. Who takes longer
             is remembered as one that hangs, so it must be more than a slow machine needs.
 
     Beside what the originals raise, an ImageError whose detail begins with `LOST_DECODER`: `DECODE` where the child
@@ -51,8 +51,8 @@ class IsolatedDecoders:
         """As `udfs.gate.views.stored_and_views`; the child lives until the last view is taken or they are closed."""
         parts = self._parts_of(_seen, data, gate, limits, declared_type)
         description, pixels = next(parts)
-        return _picture(description, pixels), (
-            View(description["name"], _picture(description, pixels), description["whole"])
+        return _image(description, pixels), (
+            View(description["name"], _image(description, pixels), description["whole"])
             for description, pixels in parts
         )
 
@@ -105,7 +105,7 @@ def _preloaded() -> list[str]:
     return [__name__, "cv2", "pandas", "scipy.fft", *([main] if main else [])]
 
 
-def _picture(description: dict[str, Any], pixels: bytes) -> Image.Image:
+def _image(description: dict[str, Any], pixels: bytes) -> Image.Image:
     return Image.frombytes("RGB", (description["width"], description["height"]), pixels)
 
 
@@ -132,9 +132,9 @@ def _seen(data: bytes, gate: GateSettings, limits: CrawlSettings, declared_type:
     stored, seen = views.stored_and_views(data, gate, limits, declared_type)
     yield {"width": stored.width, "height": stored.height}, stored.tobytes()
     for view in seen:
-        picture = view.picture
-        description = {"name": view.name, "whole": view.whole, "width": picture.width, "height": picture.height}
-        yield description, picture.tobytes()
+        image = view.image
+        description = {"name": view.name, "whole": view.whole, "width": image.width, "height": image.height}
+        yield description, image.tobytes()
 
 
 def _canonical(data: bytes, images: ImageSettings, limits: CrawlSettings, declared_type: str | None) -> _Parts:

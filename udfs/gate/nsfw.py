@@ -31,7 +31,7 @@ PREPROCESSING = "yahoo: squash to 256x256 bilinear, JPEG round trip, centre 224x
 _SQUASHED = 256
 _MARGIN = (_SQUASHED - SIDE) // 2
 _CENTRE = (_MARGIN, _MARGIN, _MARGIN + SIDE, _MARGIN + SIDE)
-# As large as the picture: subtracting a row of three channels by channel takes numpy three times as long.
+# As large as the image: subtracting a row of three channels by channel takes numpy three times as long.
 _MEAN_BGR = np.tile(np.array([104, 117, 123], dtype=np.float32), (SIDE, SIDE, 1))
 _BATCH_NORM_EPSILON = 1e-5
 _GPU_BATCH = 32

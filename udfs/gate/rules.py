@@ -232,7 +232,7 @@ _ContentMatcher = Callable[[ContentSignals], bool]
 
 
 class _ById:
-    """A policy as a key of a cache: by identity, for to hash its lists for every picture would cost more than to judge
+    """A policy as a key of a cache: by identity, since hashing its lists for every image would cost more than judging
     it."""
 
     def __init__(self, policy: Policy) -> None:

@@ -19,20 +19,20 @@ REVISION = 1
 """Raise this whenever a view of more than the default settings shows other pixels for the same bytes."""
 
 CORNER = 224 / 256
-"""Side of a corner over the picture's: four of them cover what the central crop of the same size cuts off."""
+"""Side of a corner, as a share of the image's: four of them cover what the central crop of the same size cuts off."""
 TILE = 5 / 8
-"""Side of a tile over the picture's. Two tiles overlap by 2 x 5/8 - 1 = 1/4 of the picture, so that anything up to 1/4
-of its width and height lies whole in one of the four, 2.6 times as large in area as in the whole picture."""
+"""Side of a tile, as a share of the image's. Two tiles overlap by 2 x 5/8 - 1 = 1/4 of the image, so that anything up
+to 1/4 of its width and height lies whole in one of the four, 2.6 times as large in area as in the whole image."""
 MOST_ANIMATED = 8
 """An animation is decoded up to its last frame only while all frames together have at most this many times
 `crawl.max_pixels`: a small file holds hundreds of large frames, and each must be decoded to reach the last."""
 
 _BORDER_TOLERANCE = 24
-"""Grey levels by which a border may differ from the picture's corner: JPEG's ringing, and fine gradients."""
+"""Grey levels by which a border may differ from the image's corner: JPEG's ringing, and fine gradients."""
 _TRIM_SIDE = 256
-"""Borders are looked for in the picture reduced to about this many pixels a side."""
+"""Borders are looked for in the image reduced to about this many pixels a side."""
 _TRIM_BELOW = 0.8
-"""Less than this share of the area must be left for a trimmed picture to be another view."""
+"""Less than this share of the area must be left for a trimmed image to be another view."""
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -46,22 +46,22 @@ class View:
 
     Attributes:
         name: `center`, `plain`, `last-black-tile-3`: frame and rendering where they are not the stored ones, and part.
-        picture: mode RGB, of any size.
+        image: mode RGB, of any size.
         whole: whether all of it is to be squashed into the network's input, or the detector's own crop is wanted.
     """
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     whole: bool
 
 
 def stored_and_views(
     data: bytes, gate: GateSettings, limits: CrawlSettings, declared_type: str | None
 ) -> tuple[Image.Image, Iterator[View]]:
-    """The picture as it will be stored (first frame, RGB, full size), and the views that `gate` asks for.
+    """The image as it will be stored (first frame, RGB, full size), and the views that `gate` asks for.
 
     The views are made one at a time as they are taken, `center` first: a caller that keeps none of them needs memory
-    for a few pictures only, whatever their number. Both raise ImageError: taking a view may decode another frame.
+    for a few images only, whatever their number. Both raise ImageError: taking a view may decode another frame.
     """
     image = open_image(data, limits, declared_type)
     stored = _decoded(image, gate)
@@ -71,8 +71,8 @@ def stored_and_views(
 def _views(image: Image.Image, stored: Image.Image, gate: GateSettings, limits: CrawlSettings) -> Iterator[View]:
     for frame in _frames(image, gate, limits):
         shown = _decoded(image, gate) if frame else stored
-        for rendering, picture in _renderings(image, shown, gate):
-            for part, cut, whole in _parts(picture, gate):
+        for rendering, rendered in _renderings(image, shown, gate):
+            for part, cut, whole in _parts(rendered, gate):
                 named = [name for name in (frame, rendering) if name]
                 named += [part] if part != "center" or not named else []
                 yield View("-".join(named), cut, whole)
@@ -103,8 +103,8 @@ def _frames(image: Image.Image, gate: GateSettings, limits: CrawlSettings) -> It
 
 
 def _renderings(image: Image.Image, shown: Image.Image, gate: GateSettings) -> Iterator[tuple[str, Image.Image]]:
-    """The loaded frame as it is stored, on white; where transparency makes that another picture on black; and its bare
-    pixels, where colour profile, transparency or orientation make those another picture."""
+    """The loaded frame as it is stored, on white; where transparency makes a difference also on black; and its
+    bare pixels, where colour profile, transparency or orientation make a difference."""
     yield "", shown
     others: dict[str, Image.Image] = {}
     with decoding(image.format):
@@ -127,45 +127,45 @@ def _same(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
 
 
-def _parts(picture: Image.Image, gate: GateSettings) -> Iterator[tuple[str, Image.Image, bool]]:
+def _parts(image: Image.Image, gate: GateSettings) -> Iterator[tuple[str, Image.Image, bool]]:
     """Name, pixels and `View.whole` of each part of one rendering."""
-    yield "center", picture, False
+    yield "center", image, False
     if "squash" in gate.views:
-        yield "squash", picture, True
+        yield "squash", image, True
     if "corners" in gate.views:
-        yield from ((f"corner-{i}", cut, True) for i, cut in enumerate(_four(picture, CORNER), 1))
+        yield from ((f"corner-{i}", cut, True) for i, cut in enumerate(_four(image, CORNER), 1))
     if "tiles" in gate.views:
-        yield from ((f"tile-{i}", cut, True) for i, cut in enumerate(_four(picture, TILE), 1))
-    if "trimmed" in gate.views and (inner := trimmed(picture)) is not None:
+        yield from ((f"tile-{i}", cut, True) for i, cut in enumerate(_four(image, TILE), 1))
+    if "trimmed" in gate.views and (inner := trimmed(image)) is not None:
         yield "trimmed", inner, True
     if "turned" in gate.views:
-        yield from ((f"turned-{angle}", picture.transpose(turn), True) for angle, turn in _TURNS.items())
+        yield from ((f"turned-{angle}", image.transpose(turn), True) for angle, turn in _TURNS.items())
 
 
-def _four(picture: Image.Image, share: float) -> Iterable[Image.Image]:
-    """The corners of the picture, row by row, each `share` of its width and height."""
-    width, height = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-    for top in (0, picture.height - height):
-        for left in (0, picture.width - width):
-            yield picture.crop((left, top, left + width, top + height))
+def _four(image: Image.Image, share: float) -> Iterable[Image.Image]:
+    """The corners of the image, row by row, each `share` of its width and height."""
+    width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
+    for top in (0, image.height - height):
+        for left in (0, image.width - width):
+            yield image.crop((left, top, left + width, top + height))
 
 
-def trimmed(picture: Image.Image) -> Image.Image | None:
-    """The picture without the border of one colour around it; None where there is none to speak of, or nothing else.
+def trimmed(image: Image.Image) -> Image.Image | None:
+    """The image without the border of one colour around it; None where there is none to speak of, or nothing else.
 
     The border's colour is that of the corner by which least is left. Specks of one or two pixels in some 256 keep no
     border on.
     """
-    factor = -(-min(picture.size) // _TRIM_SIDE)
-    small = picture.reduce(factor) if factor > 1 else picture
+    factor = -(-min(image.size) // _TRIM_SIDE)
+    small = image.reduce(factor) if factor > 1 else image
     right, bottom = small.width - 1, small.height - 1
     corners = {small.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))}
     boxes = [box for colour in corners if (box := _content_box(small, colour)) is not None]
     if not boxes:
         return None
     left, top, right, bottom = (place * factor for place in min(boxes, key=_area))
-    inner = (left, top, min(right, picture.width), min(bottom, picture.height))
-    return picture.crop(inner) if _area(inner) < _TRIM_BELOW * picture.width * picture.height else None
+    inner = (left, top, min(right, image.width), min(bottom, image.height))
+    return image.crop(inner) if _area(inner) < _TRIM_BELOW * image.width * image.height else None
 
 
 def _content_box(small: Image.Image, colour: Any) -> _Box | None:

@@ -12,12 +12,12 @@ from typing import TypeVar
 Made = TypeVar("Made")
 
 MOST_ABANDONED = 4
-"""Calls that may go on unattended in one process: each holds a core and the memory of its picture."""
+"""Calls that may go on unattended in one process: each holds a core and the memory of its image."""
 
 _abandoned: list[threading.Thread] = []
 
 
-class TimedOut(Exception):  # noqa: N818 - an outcome of a picture, not a fault of the program
+class TimedOut(Exception):  # noqa: N818 - an outcome of an image, not a fault of the program
     """The work was given up."""
 
 
@@ -29,7 +29,7 @@ def within(seconds: float, work: Callable[[threading.Event], Made]) -> Made:
     Python runs and while native code has let go of the interpreter's lock (Pillow's decoders and resampling, ONNX
     Runtime, torch); native code that holds the lock stops the whole process until it returns, and a crash of native
     code ends it. With `MOST_ABANDONED` still running nothing is begun, and TimedOut is raised at once, so that a flood
-    of hung pictures cannot fill the machine.
+    of hung images cannot fill the machine.
     """
     if is_full():
         raise TimedOut(f"not begun: {len(_abandoned)} calls that were given up before still run in this process")

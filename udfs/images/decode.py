@@ -34,7 +34,7 @@ MAX_PNG_METADATA = 16 * 2**20
 """Bytes that a PNG's colour profile, and all its texts together, may unpack to. Profiles of printing presses have some
 3 MB; prompts and editing histories that tools leave in texts, several."""
 
-# Pillow's own limit of 1 MiB would refuse sound pictures. It now concerns profiles alone: texts do not get there.
+# Pillow's own limit of 1 MiB would refuse sound images. It now concerns profiles alone: texts do not get there.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_METADATA
 
 PILLOW_FORMATS: dict[str, str] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
@@ -277,7 +277,7 @@ def _check_scans(data: memoryview) -> None:
     scans, position = 0, 2
     while (found := _JPEG_MARKER.search(data, position)) is not None:
         position, marker = found.end(), found[0][1]
-        if marker in {0xD8, 0xD9}:  # the end; or another picture's start, at which decoders end with an error
+        if marker in {0xD8, 0xD9}:  # the end; or another image's start, at which decoders end with an error
             return
         if marker == 0xDA:
             scans += 1
@@ -345,7 +345,7 @@ def decode_rgb(image: Image.Image) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """EXIF orientation of a loaded image, 1 (upright) to 8; 1 where there is none or the EXIF data are broken.
 
-    As in browsers, nothing else turns a picture: Pillow's `getexif` goes by XMP too.
+    As in browsers, nothing else turns an image: Pillow's `getexif` goes by XMP too.
     """
     exif = Image.Exif()
     try:

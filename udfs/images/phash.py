@@ -1,4 +1,4 @@
-"""Perceptual hashes: of the canonical image for near-duplicates, of any picture for the policy's hash lists.
+"""Perceptual hashes: of the canonical image for near-duplicates, of any image for the policy's hash lists.
 
 pHashes are bit-equal to `imagehash.phash` 4.3.2 on the same luminance; PDQ is Meta's own code (`pdqhash`).
 
@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, cast
 
@@ -24,18 +24,22 @@ from scipy.fftpack import dct
 from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings, HashedView
 
 REVISION = 1
-"""Raise this whenever `picture_hashes` makes other hashes of the same pixels."""
+"""Raise this whenever `oriented_hashes` makes other hashes of the same pixels."""
 
 HIGH_FREQUENCY_FACTOR = 4
 """The DCT is taken over (hash side x this) squared pixels; imagehash's default."""
 
 VIEWS_REVISION = 2
-"""Raise this whenever `view_hashes` makes other hashes of the same pixels."""
+"""Raise this whenever other `view_hashes` are made of the same pixels."""
 
 VIEW_BYTES, NEAR_BYTES, FAR_BYTES, HUE_BYTES = 1, 8, 32, 1
 """A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash, the hue."""
 
-HASH_BYTES = VIEW_BYTES + NEAR_BYTES + FAR_BYTES + HUE_BYTES
+HASH_LAYOUT = np.dtype(
+    [("view", "u1"), ("phash64", "u1", (NEAR_BYTES,)), ("phash256", "u1", (FAR_BYTES,)), ("hue", "u1")]
+)
+"""The same for numpy, to read many hashes at once."""
+HASH_BYTES = HASH_LAYOUT.itemsize
 
 HUES = 36
 """Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own."""
@@ -77,7 +81,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom, as Pillow has it: the last two are the first that are outside."""
 
 _PDQ_SIDE = 512
-"""Pictures larger in width or height are squashed to this before PDQ, as Meta's own tool does."""
+"""Images larger in width or height are squashed to this before PDQ, as Meta's own tool does."""
 _PDQ_SYMMETRIC_SIDE = 320
 """PDQ takes all eight orientations from one DCT, which is exact only where its filter and its 64 x 64 sampling lie
 alike from either end: at 320 pixels a side, but not at 256 or 512, where four photographs were up to 40 bits off."""
@@ -91,7 +95,12 @@ class PerceptualHashes:
         phash64: 8 x 8 pHash as a signed 64-bit integer (a Spark bigint); row-major, the first bit the most significant.
         phash256: 16 x 16 pHash as 32 bytes; row-major, the first bit the most significant of the first byte.
         flatness: standard deviation of the luminance in grey levels (0 to 127.5); near 0 the bits are noise.
-        view_hashes: what near-duplicates are found by, of each view of the picture: see `view_hashes`.
+        view_hashes: what near-duplicates are found by: hashes of each view, in the order of `HASHED_VIEWS`, as
+            `HASH_LAYOUT` has them.
+
+    A view is hashed in its canonical orientation, so that a flipped or turned copy has the same hashes; where several
+    orientations are as good as canonical, in each of them, at most `MOST_TURNS`. The whole is always there; another
+    view is left out where there is nothing to cut, where too little is left, and where what is left is flat.
     """
 
     phash64: int
@@ -122,13 +131,21 @@ class ViewHash(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is of the whole picture, of which each image has one."""
+        """Whether it is of the whole image, of which each image has one."""
         return HASHED_VIEWS[self.view] == "whole"
 
     @property
     def is_full(self) -> bool:
         """Whether it is of a full view: without one of these no two hashes are compared."""
-        return HASHED_VIEWS[self.view] in FULL_VIEWS
+        return self.view in FULL_VIEW_NUMBERS
+
+
+def view_numbers(views: Iterable[HashedView]) -> tuple[int, ...]:
+    """The numbers by which hashes name these views: their places in `HASHED_VIEWS`."""
+    return tuple(HASHED_VIEWS.index(view) for view in views)
+
+
+FULL_VIEW_NUMBERS = view_numbers(FULL_VIEWS)
 
 
 def rule_version(settings: DedupSettings, canonical_version: str) -> str:
@@ -168,19 +185,6 @@ def hash_small(image: Image.Image) -> PerceptualHashes:
     )
 
 
-def view_hashes(image: Image.Image) -> tuple[bytes, ...]:
-    """Hashes of each view of an image (mode L or YCbCr), in the order of `HASHED_VIEWS`.
-
-    Each is 42 bytes: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash (most significant bit
-    first), the hue. A view is hashed in its canonical orientation, so that a flipped or turned copy has the same
-    hashes; where several orientations are as good as canonical, in each of them, at most `MOST_TURNS`. The whole is
-    always there; another view is left out where there is nothing to cut, where too little is left, and where what is
-    left is flat.
-    """
-    luminance = image.getchannel(0)
-    return _view_hashes(image, luminance, _Resampled.of(luminance))
-
-
 class _Resampled(NamedTuple):
     """What hashes are taken over: (32, 32) and (64, 64) uint8."""
 
@@ -192,7 +196,7 @@ class _Resampled(NamedTuple):
         return cls(_resampled(luminance, 8), _resampled(luminance, 16))
 
     def hash_turned(self, turn: int) -> bytes:
-        """64 and 256 bits, 40 bytes, of what is seen in that orientation (a place in `PictureHashes`)."""
+        """64 and 256 bits, 40 bytes, of what is seen in that orientation (a place in `OrientedHashes`)."""
         small, large = _TURNS[turn](self.small), _TURNS[turn](self.large)
         return _packed(_coefficients(small, 8)) + _packed(_coefficients(large, 16))
 
@@ -220,12 +224,12 @@ def _hue(view: Image.Image) -> int:
 
 
 def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
-    """Which of the eight orientations (places in `PictureHashes`) are canonical or nearly so, best first.
+    """Which of the eight orientations (places in `OrientedHashes`) are canonical or nearly so, best first.
 
-    `coefficients`: (8, 8), the lowest of the upright picture's DCT. Flipping a picture left to right turns the sign of
+    `coefficients`: (8, 8), the lowest of the upright image's DCT. Flipping an image left to right turns the sign of
     what changes along its rows, top to bottom that of what changes along its columns, and a transposition swaps the
     two. Canonical is the orientation in which the lowest of the one, x, and the lowest of the other, y, satisfy
-    x >= y >= 0. How far from each of these limits a picture is, is the same whichever way up it is given.
+    x >= y >= 0. How far from each of these limits an image is, is the same whichever way up it is given.
     """
     x, y = float(coefficients[0, 1]), float(coefficients[1, 0])
     turned = ((x, y), (y, -x), (-x, -y), (-y, x), (x, -y), (-x, y), (y, x), (-y, -x))
@@ -331,7 +335,7 @@ def _alike_to(colour: int, levels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _border(alike: NDArray[np.float64] | None) -> int:
-    """How many lines of one colour there are before the picture begins, at an edge across at least half of it: what
+    """How many lines of one colour there are before the image begins, at an edge across at least half of it: what
     only juts into the colour (an object on white) is no border's end. 0 where there is none, or hardly more than it."""
     if alike is None:
         return 0
@@ -342,7 +346,7 @@ def _border(alike: NDArray[np.float64] | None) -> int:
 
 
 def _strip(alike: NDArray[np.float64] | None) -> int:
-    """How many lines a strip of one colour with writing on it takes before the picture begins; 0 where there is none.
+    """How many lines a strip of one colour with writing on it takes before the image begins; 0 where there is none.
 
     It begins and ends with lines of its colour, and what follows them differs nearly all along. Without writing it is a
     border.
@@ -356,8 +360,8 @@ def _strip(alike: NDArray[np.float64] | None) -> int:
     return 0
 
 
-class PictureHashes(NamedTuple):
-    """A picture's hashes in its eight orientations, each 8 x 32 bytes; None where not asked for.
+class OrientedHashes(NamedTuple):
+    """An image's hashes in its eight orientations, each 8 x 32 bytes; None where not asked for.
 
     Orientations: as it is; turned by 90, 180, 270 degrees counter-clockwise; flipped top to bottom; left to right;
     about the main diagonal; about the other one. A hash is 256 bits row-major, the first the most significant.
@@ -369,16 +373,16 @@ class PictureHashes(NamedTuple):
     """0 to 100, PDQ's measure of how much gradient there is to hash; below 50 its authors discard a hash."""
 
 
-def picture_hashes(picture: Image.Image, kinds: Collection[str]) -> PictureHashes:
-    """Hashes of an RGB picture of any size, of the kinds (`phash256`, `pdq`) that are asked for."""
+def oriented_hashes(image: Image.Image, kinds: Collection[str]) -> OrientedHashes:
+    """Hashes of an RGB image of any size, of the kinds (`phash256`, `pdq`) that are asked for."""
     phash256s = pdqs = quality = None
     if "phash256" in kinds:
-        pixels = _resampled(picture.convert("L"), 16)
+        pixels = _resampled(image.convert("L"), 16)
         phash256s = b"".join(_packed(_coefficients(turn(pixels), 16)) for turn in _TURNS)
         quality = int(_gradient_sum(pixels))
     if "pdq" in kinds:
-        pdqs, quality = _pdq(picture)
-    return PictureHashes(phash256s, pdqs, quality)
+        pdqs, quality = _pdq(image)
+    return OrientedHashes(phash256s, pdqs, quality)
 
 
 _TURNS: tuple[Callable[[NDArray[np.uint8]], NDArray[np.uint8]], ...] = (
@@ -386,17 +390,17 @@ _TURNS: tuple[Callable[[NDArray[np.uint8]], NDArray[np.uint8]], ...] = (
     *(lambda pixels: pixels[::-1], lambda pixels: pixels[:, ::-1]),
     *(lambda pixels: pixels.T, lambda pixels: np.rot90(pixels, 2).T),
 )
-"""A square array in the order of `PictureHashes`. A DCT of flipped pixels is that of the pixels with signs changed only
-up to rounding, which decides bits near the median: so each orientation has its own."""
+"""A square array in the order of `OrientedHashes`. A DCT of flipped pixels is that of the pixels with signs changed
+only up to rounding, which decides bits near the median: so each orientation has its own."""
 
 
-def _pdq(picture: Image.Image) -> tuple[bytes, int]:
+def _pdq(image: Image.Image) -> tuple[bytes, int]:
     import pdqhash
 
-    large = max(picture.size) > _PDQ_SIDE
-    small = picture.resize((_PDQ_SIDE, _PDQ_SIDE), Image.Resampling.BILINEAR) if large else picture
+    large = max(image.size) > _PDQ_SIDE
+    small = image.resize((_PDQ_SIDE, _PDQ_SIDE), Image.Resampling.BILINEAR) if large else image
     upright, quality = pdqhash.compute(np.asarray(small))
-    symmetric = picture.resize((_PDQ_SYMMETRIC_SIDE, _PDQ_SYMMETRIC_SIDE), Image.Resampling.BILINEAR)
+    symmetric = image.resize((_PDQ_SYMMETRIC_SIDE, _PDQ_SYMMETRIC_SIDE), Image.Resampling.BILINEAR)
     turned, _ = pdqhash.compute_dihedral(np.asarray(symmetric))
     return b"".join(np.packbits(bits.astype(bool)).tobytes() for bits in (upright, *turned[1:])), int(quality)
 
@@ -414,7 +418,7 @@ def _coefficients(pixels: NDArray[np.uint8], hash_side: int) -> NDArray[np.float
 
 
 def _packed(coefficients: NDArray[np.float64]) -> bytes:
-    """A bit a coefficient: whether it is above the median."""
+    """One bit per coefficient: whether it is above the median."""
     return np.packbits(coefficients > _median(coefficients)).tobytes()
 
 

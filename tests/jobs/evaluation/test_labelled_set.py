@@ -24,10 +24,10 @@ def test_mirrored_turned_and_recompressed_copies_are_left_out() -> None:
         Labelled("broken", "domain", "domain/category", None, b"no picture"),
     ]
     found = prepare(copies, ImageSettings(), DedupSettings())
-    assert [(one.labelled.name, one.copies) for one in found.pictures] == [("a", 3), ("b", 2)]
+    assert [(one.labelled.name, one.copies) for one in found.images] == [("a", 3), ("b", 2)]
     assert (found.unreadable, found.near_duplicates) == (1, 3)
 
 
 def test_flat_pictures_are_no_copies_of_each_other() -> None:
     flat = [labelled(str(level), Image.fromarray(np.full((64, 64, 3), level, np.uint8))) for level in (0, 120, 255)]
-    assert len(prepare(flat, ImageSettings(), DedupSettings()).pictures) == 3
+    assert len(prepare(flat, ImageSettings(), DedupSettings()).images) == 3

@@ -179,12 +179,12 @@ def test_an_empty_warehouse_has_a_report_too(settings: Settings, tmp_path: Path)
 def test_a_picture_that_cannot_be_read_costs_itself_only(
     filled: TinyWarehouse, settings: Settings, tmp_path: Path
 ) -> None:
-    assert "no picture within reach" not in written(settings, tmp_path / "whole.html")
+    assert "no image within reach" not in written(settings, tmp_path / "whole.html")
     pixels = [jpeg(n) if n else b"\xff\xd8 and no more" for n in range(LIVE)]
     filled.write("images", [image_row(n) | {"pixels": pixels[n]} for n in range(LIVE)], overwrite=True)
     filled.event("run-x", "published", counts=[], inputs_digest="digest")
     html = written(settings, tmp_path / "broken.html")
-    assert "no picture within reach" in html
+    assert "no image within reach" in html
     assert rounded(0) not in colours(html)
     assert rounded(1) in colours(html)
 

@@ -184,11 +184,11 @@ def test_an_alignment_of_other_models_is_refused_also_beside(tmp_path: Path) -> 
     asset = AssetSettings(path=str(path), sha256=sha256_of(path))
     assert check(config(tmp_path, embedding={"alignment": asset}))[1].alignment_version == fitting.version
     line = refusal(config(tmp_path, embedding={"alignment": asset, "dtype": "bfloat16"}))
-    assert line.startswith(f"embedding.alignment: {path}: expected one for the configured picture model, ")
+    assert line.startswith(f"embedding.alignment: {path}: expected one for the configured image model, ")
     plain = config(tmp_path)
     beside = plain.embedding.model_copy(update={"alignment": asset, "dtype": "bfloat16"})
     line = refusal(plain.model_copy(update={"embedding_beside": beside}))
-    assert line.startswith(f"embedding_beside.alignment: {path}: expected one for the configured picture model, ")
+    assert line.startswith(f"embedding_beside.alignment: {path}: expected one for the configured image model, ")
 
 
 # Warehouse ------------------------------------------------------------------------------------------------------------

@@ -166,9 +166,7 @@ def test_pictures_and_texts_are_compared_as_the_settings_say(tmp_path: Path) -> 
         found = alignment_for(embedding(alignment=asset, shares_text_space=shares), "image", "text")
         assert found is not None
         assert found.version == ALIGNED.version
-    with pytest.raises(
-        AlignmentError, match="for the configured picture model, other, found one for image; fit it anew"
-    ):
+    with pytest.raises(AlignmentError, match="for the configured image model, other, found one for image; fit it anew"):
         alignment_for(embedding(alignment=asset), "other", "text")
     with pytest.raises(AlignmentError, match="for the configured text model, other, found one for text; fit it anew"):
         alignment_for(embedding(alignment=asset), "image", "other")

@@ -19,7 +19,7 @@ from tests.pictures import encoded, photograph
 from udfs.gate.content import GATE as GATE_COLUMNS
 from udfs.gate.content import (
     Given,
-    HangingPicturesError,
+    HangingImagesError,
     OwnDecoders,
     canonical_batches,
     canonical_row,
@@ -54,7 +54,7 @@ class StandIn:
 
     def loaded(self) -> GateDetector:
         def prepare(view: View) -> Input:
-            return np.array(view.picture.getpixel((0, 0)), dtype=np.float32)
+            return np.array(view.image.getpixel((0, 0)), dtype=np.float32)
 
         return GateDetector((self.label,), prepare, self.score)
 
@@ -168,7 +168,7 @@ def test_pictures_that_hang_without_end_have_the_task_tried_again_once(
     batch = (pd.Series([png(GREEN)]), pd.Series([None]), pd.Series(["a" * 64]))
     frames = judge_batches(iter([batch]), POLICY, GATE, CrawlSettings(), {})
     if number == 0:
-        with pytest.raises(HangingPicturesError):
+        with pytest.raises(HangingImagesError):
             next(frames)
     else:
         assert list(next(frames)["decision"]) == ["allow"]

@@ -47,8 +47,8 @@ def test_a_child_gives_the_very_pictures(data: bytes) -> None:
     stored, views = stored_and_views(data, GATE, LIMITS, None)
     same, others = ISOLATED.stored_and_views(data, GATE, LIMITS, None)
     assert same.tobytes() == stored.tobytes()
-    made = [(view.name, view.whole, view.picture.size, view.picture.tobytes()) for view in views]
-    assert [(view.name, view.whole, view.picture.size, view.picture.tobytes()) for view in others] == made
+    made = [(view.name, view.whole, view.image.size, view.image.tobytes()) for view in views]
+    assert [(view.name, view.whole, view.image.size, view.image.tobytes()) for view in others] == made
     assert ISOLATED.canonicalise(data, IMAGES, LIMITS, None) == canonicalise(data, IMAGES, LIMITS, None)
 
 

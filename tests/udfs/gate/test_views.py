@@ -50,7 +50,7 @@ def score(batch: Input) -> Scores:
     return np.array([[has_marker(one)] for one in batch], dtype=np.float32)
 
 
-DETECTOR = GateDetector(("nsfw",), lambda view: preprocess(view.picture, view.whole), score)
+DETECTOR = GateDetector(("nsfw",), lambda view: preprocess(view.image, view.whole), score)
 
 
 def judged(body: bytes, **looking: Any) -> dict[str, Any]:
@@ -223,8 +223,8 @@ def test_views_kept_for_later_are_those_of_their_own_frame() -> None:
     body = animated("WEBP", 2)
     stored, seen = stored_and_views(body, CONF.model_copy(update=EVERYWHERE), CrawlSettings(), None)
     kept = {view.name: view for view in seen}
-    assert has_marker(preprocess(kept["middle"].picture)) == 1
-    assert has_marker(preprocess(kept["center"].picture)) == has_marker(preprocess(kept["last"].picture)) == 0
+    assert has_marker(preprocess(kept["middle"].image)) == 1
+    assert has_marker(preprocess(kept["center"].image)) == has_marker(preprocess(kept["last"].image)) == 0
     assert has_marker(preprocess(stored)) == 0
 
 
@@ -256,7 +256,7 @@ def test_anything_up_to_a_quarter_of_either_side_lies_whole_in_one_tile(
     picture.paste((255, 255, 255), (left, top, left + side_x, top + side_y))
     gate = GateSettings(file="-", detector=CONF.detector, views=("center", "tiles"))
     _, seen = stored_and_views(encoded(picture, "PNG"), gate, CrawlSettings(), None)
-    tiles = [np.asarray(view.picture) for view in seen if view.name.startswith("tile-")]
+    tiles = [np.asarray(view.image) for view in seen if view.name.startswith("tile-")]
     assert {tile.shape for tile in tiles} == {(round(height * TILE), round(width * TILE), 3)}
     assert max((tile[..., 0] > 0).sum() for tile in tiles) == side_x * side_y
 

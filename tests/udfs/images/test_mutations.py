@@ -139,7 +139,7 @@ def mutants(count: int, seed: int) -> Iterator[bytes]:
 
 
 def prepare(view: View) -> Input:
-    return np.asarray(view.picture.resize((4, 4)), dtype=np.float32)
+    return np.asarray(view.image.resize((4, 4)), dtype=np.float32)
 
 
 def score(batch: Input) -> Scores:

@@ -14,13 +14,14 @@ from PIL import Image, ImageDraw, ImageOps
 from schemas.settings import HASHED_VIEWS
 from tests.pictures import crops, encoded, photograph
 from udfs.images.phash import (
+    HASH_LAYOUT,
     MOST_TURNS,
+    ViewHash,
     canonical_turns,
     decode_small,
     hash_pixels,
     hash_small,
-    picture_hashes,
-    view_hashes,
+    oriented_hashes,
 )
 
 
@@ -90,8 +91,8 @@ def test_flat_pictures_are_told_from_pictures() -> None:
     white, photo = Image.new("L", (256, 256), 255), photograph("rocket.jpg").convert("L")
     assert hash_small(white).flatness == 0
     assert hash_small(photo).flatness > 10
-    assert picture_hashes(white.convert("RGB"), ("phash256",)).quality == 0
-    assert picture_hashes(photo.convert("RGB"), ("phash256",)).quality == 100
+    assert oriented_hashes(white.convert("RGB"), ("phash256",)).quality == 0
+    assert oriented_hashes(photo.convert("RGB"), ("phash256",)).quality == 100
 
 
 def test_what_is_not_a_whole_jpeg_is_an_error() -> None:
@@ -143,7 +144,7 @@ def own_hash(picture: Image.Image, kind: str) -> int:
 @pytest.mark.parametrize("kind", ["phash256", "pdq"])
 def test_each_of_the_eight_hashes_is_that_of_the_picture_turned_so(kind: str, name: str) -> None:
     picture = photograph(name)
-    made = picture_hashes(picture, (kind,))
+    made = oriented_hashes(picture, (kind,))
     found = eight(made.phash256s if kind == "phash256" else made.pdqs)
     for place, turn in enumerate(ORIENTATIONS):
         wanted = own_hash(picture if turn is None else picture.transpose(turn), kind)
@@ -155,7 +156,7 @@ def test_each_of_the_eight_hashes_is_that_of_the_picture_turned_so(kind: str, na
 def test_the_upright_hash_is_the_packages_own() -> None:
     for name in ("astronaut.png", "coffee.png"):
         small = photograph(name).resize((400, 300))
-        made = picture_hashes(small, ("phash256", "pdq"))
+        made = oriented_hashes(small, ("phash256", "pdq"))
         assert eight(made.phash256s)[0] == own_hash(small, "phash256")
         assert eight(made.pdqs)[0] == own_hash(small, "pdq")
 
@@ -172,20 +173,20 @@ def test_pdqs_eight_hashes_come_from_one_size_at_which_they_are_exact() -> None:
 
 def test_only_what_is_asked_for_is_hashed() -> None:
     picture = photograph("coffee.png")
-    assert picture_hashes(picture, ()) == (None, None, None)
-    one, other = picture_hashes(picture, ("phash256",)), picture_hashes(picture, ("pdq",))
+    assert oriented_hashes(picture, ()) == (None, None, None)
+    one, other = oriented_hashes(picture, ("phash256",)), oriented_hashes(picture, ("pdq",))
     assert (one.pdqs, other.phash256s) == (None, None)
     assert (one.quality, other.quality) == (100, 100)
 
 
 def test_a_flat_picture_has_no_quality() -> None:
     for kind in ("phash256", "pdq"):
-        assert picture_hashes(Image.new("RGB", (300, 200), "white"), (kind,)).quality == 0
+        assert oriented_hashes(Image.new("RGB", (300, 200), "white"), (kind,)).quality == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (3, 2), (1500, 900)])
 def test_pictures_of_any_size_have_hashes(size: tuple[int, int]) -> None:
-    made = picture_hashes(photograph("coffee.png").resize(size), ("phash256", "pdq"))
+    made = oriented_hashes(photograph("coffee.png").resize(size), ("phash256", "pdq"))
     assert len(eight(made.phash256s)) == len(eight(made.pdqs)) == 8
 
 
@@ -195,10 +196,17 @@ SEEN = ["astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "china.jpg",
 def hashes_of(luminance: Image.Image) -> dict[str, list[bytes]]:
     """By view, in their order: the hashes without the number of the view."""
     found: dict[str, list[bytes]] = {}
-    for one in view_hashes(luminance):
+    for one in hash_small(luminance).view_hashes:
         assert len(one) == 42
         found.setdefault(HASHED_VIEWS[one[0]], []).append(one[1:41])
     return found
+
+
+def test_many_hashes_are_read_as_one_is() -> None:
+    stored = hash_small(photograph("coffee.png").convert("YCbCr")).view_hashes
+    for row, one in zip(np.frombuffer(b"".join(stored), HASH_LAYOUT), map(ViewHash.of, stored), strict=True):
+        assert (row["view"], row["phash256"].tobytes(), row["hue"]) == (one.view, one.phash256, one.hue)
+        assert int.from_bytes(row["phash64"].tobytes(), "big", signed=True) == one.phash64
 
 
 def all_turns(luminance: Image.Image) -> list[bytes]:
@@ -398,9 +406,9 @@ def test_a_hue_is_the_direction_of_the_mean_colour(degrees: int) -> None:
     chroma = [round(128 + 60 * part) for part in (math.cos(turn), math.sin(turn))]
     light = photograph("coffee.png").convert("L")
     plain = Image.merge("YCbCr", [light, *[Image.new("L", light.size, level) for level in chroma]])
-    hues = {one[41] for one in view_hashes(plain)}
+    hues = {one[41] for one in hash_small(plain).view_hashes}
     assert hues == {1 + round(degrees / 10) % 36}
-    assert {one[41] for one in view_hashes(plain.getchannel(0))} == {0}
+    assert {one[41] for one in hash_small(plain.getchannel(0)).view_hashes} == {0}
 
 
 @pytest.mark.parametrize("name", SEEN)
@@ -421,7 +429,7 @@ def test_colours_that_cancel_out_and_pale_ones_have_no_hue() -> None:
     halves.paste(56, (30, 0, 60, 60))
     light = photograph("coffee.png").convert("L").resize((60, 60))
     for chroma in ([halves, grey], [Image.new("L", (60, 60), 134), Image.new("L", (60, 60), 132)]):
-        assert view_hashes(Image.merge("YCbCr", [light, *chroma]))[0][41] == 0
+        assert hash_small(Image.merge("YCbCr", [light, *chroma])).view_hashes[0][41] == 0
 
 
 @pytest.mark.parametrize("name", SEEN)
@@ -456,7 +464,7 @@ def test_views_that_are_too_small_are_left_out(size: tuple[int, int]) -> None:
 @given(arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 70))))
 @settings(max_examples=60, deadline=None)
 def test_any_pixels_have_hashes_in_the_order_of_views_each_once(pixels: np.ndarray) -> None:
-    made = view_hashes(Image.fromarray(pixels))
+    made = hash_small(Image.fromarray(pixels)).view_hashes
     assert made[0][0] == 0
     assert [one[0] for one in made] == sorted(one[0] for one in made)
     assert len(set(made)) == len(made) <= MOST_TURNS * len(HASHED_VIEWS)
