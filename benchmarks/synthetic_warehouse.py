@@ -88,6 +88,14 @@ def write_history(spark: SparkSession, config: Config, versions: Versions, image
     ledger.append(replace(prepared, event="published", table_versions=landing.versions()))
 
 
+def feed_rows(spark: SparkSession, rows: int, dimension: int, text_dimension: int = 384) -> DataFrame:
+    """So many rows of `index_feed`, each an image of its own, with visual vectors of that many floats."""
+    named = ("model_version", "text_model_version")
+    numbered = _numbered(spark, rows).withColumns({name: f.lit(name) for name in named})
+    vectors = {"vector": (_VECTOR, dimension), "text_vector": (_TEXT_VECTOR, text_dimension)}
+    return _digested(_with_noise(numbered, vectors))
+
+
 def _complete(table: str, rows: DataFrame) -> DataFrame:
     """The table's columns; null those that the rows have not."""
     columns = [
