@@ -29,7 +29,7 @@ from demo import summary
 from demo.beside import Places, Way, compare, overrides, range_of, run_job, run_locally
 from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import make_pictures
-from demo.placement import Placed, placement, read_lines, together
+from demo.placement import Placed, placement, read_events, read_lines, together
 from demo.processes import Processes, check_runs
 from demo.run import OUTPUT, PORT, PROFILE, ROOT, fresh_folder
 from demo.site import DATES, Site, demo_site
@@ -199,7 +199,8 @@ def _submit(places: Places, dist: Path, master: str, job: str) -> list[str]:
     own = {
         "spark.eventLog.enabled": "true",
         "spark.eventLog.rolling.enabled": "false",
-        "spark.eventLog.compress": "false",
+        "spark.eventLog.compress": "true",
+        "spark.eventLog.compression.codec": "zstd",
         "spark.eventLog.dir": places.folder_at("events", job).as_uri(),
         "spark.sql.warehouse.dir": places.at("scratch", "catalog").as_uri(),
         "spark.executor.extraJavaOptions": places.java_options,
@@ -222,7 +223,7 @@ def placements(places: Places) -> dict[str, Placed]:
         lines = places.at("logs", f"{name}.jsonl")
         if lines.is_file():
             (events,) = places.folder_at("events", name).iterdir()
-            found.append(placement(read_lines(events), read_lines(lines)))
+            found.append(placement(read_events(events), read_lines(lines)))
     return together(found)
 
 

@@ -1,6 +1,7 @@
 """Which step of a job ran on which kind of executor: Spark's event log, beside the lines that the job said."""
 
 import datetime as dt
+import io
 import json
 import re
 from collections import Counter, defaultdict
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 _BEGAN = re.compile(r"\S+ (?P<step>.+) \.\.\.")
 _DONE = re.compile(r"\S+ (?P<step>.+) done in [\d.]+ s")
@@ -88,6 +91,13 @@ def together(placements: Iterable[Mapping[str, Placed]]) -> dict[str, Placed]:
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one a line."""
     with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def read_events(file: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log that Spark has packed with zstd."""
+    with pa.input_stream(str(file), compression="zstd") as packed, io.TextIOWrapper(packed, encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 

@@ -1,10 +1,14 @@
 """Which step ran on which executors, from what Spark and the job wrote down."""
 
 import datetime as dt
+import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from demo.cluster import executors_text, misplaced, steps_text
-from demo.placement import BETWEEN, placement, together
+from demo.placement import BETWEEN, placement, read_events, together
 
 BEGUN = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 
@@ -81,3 +85,10 @@ def test_several_applications_are_told_as_one() -> None:
     assert [line.split()[-1] for line in text.splitlines()[1:]] == ["0", "1"]
     told = [" ".join(line.split()) for line in executors_text(steps).splitlines()[1:]]
     assert told == ["CPU 0 3 3", "GPU 0 (a fake) 1 1 1"]
+
+
+def test_what_spark_has_packed_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "app-1.zstd"
+    with pa.output_stream(str(file), compression="zstd") as packed:
+        packed.write("".join(f"{json.dumps(event)}\n" for event in ADDED).encode())
+    assert list(read_events(file)) == ADDED
