@@ -183,3 +183,13 @@ def least_cosine(one: Snapshot, other: Snapshot) -> float:
         return -1.0
     cosines = (vectors[order].astype(np.float64) * other_vectors[other_order]).sum(axis=1)
     return float(cosines.min(initial=1.0))
+
+
+def times_text(nights: int, took: Mapping[str, float], whole: float) -> str:
+    """How long the nights took each way, and the demo as a whole, which compares them too; all in seconds."""
+    lines = [f"  {name}: {summary.took(seconds)}" for name, seconds in took.items()]
+    return summary.section(
+        f"Time for {nights} nights" if nights > 1 else "Time for one night",
+        *lines,
+        f"  all of it: {summary.took(whole)}",
+    )

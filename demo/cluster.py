@@ -26,7 +26,7 @@ from pathlib import Path
 import pyspark
 
 from demo import summary
-from demo.beside import Places, Way, compare, overrides, range_of, run_job, run_locally
+from demo.beside import Places, Way, compare, overrides, range_of, run_job, run_locally, times_text
 from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import make_pictures
 from demo.placement import Placed, placement, read_events, read_lines, together
@@ -100,11 +100,7 @@ def _run(options: argparse.Namespace) -> None:
         told.text,
         summary.section("Which step ran on which executors", steps_text(steps)),
         summary.section("Executors", executors_text(steps)),
-        *(
-            f"{len(dates)} night{'s'[: len(dates) > 1]} on {name} took {summary.took(seconds)}."
-            for name, seconds in took.items()
-        ),
-        f"All of it took {summary.took(time.monotonic() - begun)}.",
+        times_text(len(dates), took, time.monotonic() - begun),
     ]
     sys.stdout.write("\n" + "\n\n".join(parts) + "\n")
     if wrong := (*told.wrong, *misplaced(steps)):

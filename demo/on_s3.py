@@ -26,7 +26,7 @@ import psutil
 
 import lensfeed
 from demo import summary
-from demo.beside import Places, Way, compare, overrides, range_of, run_job, run_locally
+from demo.beside import Places, Way, compare, overrides, range_of, run_job, run_locally, times_text
 from demo.manifests import expected_outcomes, plan_manifests, write_manifests
 from demo.pictures import make_pictures
 from demo.processes import Processes, check_runs
@@ -84,10 +84,10 @@ def _run(options: argparse.Namespace) -> None:
         folders = write_manifests(places.at("manifests"), files)
         start_server(processes, places, config)
         upload(config, folders)
-        took = {"in local mode, on a folder": run_locally(processes, places, site, dates)}
+        took = {"on a folder": run_locally(processes, places, site, dates)}
         site.requests.clear()
         second = SecondDriver(processes, places, settings)
-        took["in local mode, on S3"] = run_on_s3(processes, places, site, settings, dates, second)
+        took["on S3"] = run_on_s3(processes, places, site, settings, dates, second)
         local = Way("a folder", str(places.at("local", "warehouse")), Snapshot.open(places.at("local", "warehouse")))
         address = config.warehouse.replace("s3a://", "s3://")
         on_s3 = Way("S3", config.warehouse, lensfeed.open_feed(address, storage_options=reader_options(config)))
@@ -98,8 +98,7 @@ def _run(options: argparse.Namespace) -> None:
         summary.section("A second driver, started while the first night held the warehouse", second.text()),
         read,
         summary.section("Requests to the server, readers included", f"  {places.at('counts.json').read_text()}"),
-        *(f"{len(dates)} of the nights, {name}: {summary.took(seconds)}." for name, seconds in took.items()),
-        f"All of it took {summary.took(time.monotonic() - begun)}.",
+        times_text(len(dates), took, time.monotonic() - begun),
     ]
     sys.stdout.write("\n" + "\n\n".join(parts) + "\n")
     if wrong := (*told.wrong, *second.wrong(), *unread):
