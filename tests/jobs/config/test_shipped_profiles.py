@@ -30,8 +30,10 @@ _PUT_TOGETHER = {
     *(f"spark.kubernetes.authenticate.{role}.serviceAccountName" for role in ("driver", "executor")),
     *(f"spark.{role}.resource.gpu.{what}" for role in ("worker", "executor") for what in ("amount", "discoveryScript")),
     "spark.task.resource.gpu.amount",
+    "spark.hadoop.fs.s3a.endpoint.region",
 }
-"""Names that Spark makes of parts when it runs, so that no class holds them whole: from its documentation."""
+"""Names that Spark makes of parts when it runs, so that no class holds them whole, and one that Hadoop's list of its
+settings leaves out: from their documentation."""
 _VOLUME = re.compile(
     r"spark\.kubernetes\.executor\.volumes\.(emptyDir|persistentVolumeClaim)\.spark-local-dir-\d+"
     r"\.(mount\.(path|readOnly)|options\.(sizeLimit|medium|claimName|storageClass))"
@@ -51,7 +53,10 @@ def constants() -> set[str]:
             for name in classes.namelist():
                 if name.endswith(".class") and _SETTINGS_CLASS.search(name):
                     found |= {text.decode() for text in _CONSTANT.findall(classes.read(name))}
-    return found
+    (path,) = (Path(spec.origin).parent / "jars").glob("hadoop-client-api-*.jar")
+    with zipfile.ZipFile(path) as hadoop:  # what Spark hands on to Hadoop, which lists its own settings
+        named_there = re.findall(r"<name>\s*(\S+?)\s*</name>", hadoop.read("core-default.xml").decode())
+    return found | {f"spark.hadoop.{name}" for name in named_there}
 
 
 def named(text: str) -> set[str]:
