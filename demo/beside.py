@@ -61,11 +61,12 @@ class Places:
     def environment(self) -> dict[str, str]:
         """What does the same for Java, Spark and Python in processes of this one's."""
         scratch = str(self.folder_at("scratch"))
+        catalog = self.at("scratch", "catalog").as_uri()  # Spark would make its folder where the command was given
         return {
             "TMPDIR": scratch,
             "SPARK_LOCAL_DIRS": scratch,
             "SPARK_LOCAL_IP": "127.0.0.1",
-            "SPARK_SUBMIT_OPTS": self.java_options,
+            "SPARK_SUBMIT_OPTS": f'{self.java_options} "-Dspark.sql.warehouse.dir={catalog}"',
             "SPARK_DAEMON_JAVA_OPTS": self.java_options,
             "SPARK_DAEMON_MEMORY": "512m",
             "SPARK_LAUNCHER_OPTS": "-XX:-UsePerfData",

@@ -198,7 +198,6 @@ def _submit(places: Places, dist: Path, master: str, job: str) -> list[str]:
         "spark.eventLog.compress": "true",
         "spark.eventLog.compression.codec": "zstd",
         "spark.eventLog.dir": places.folder_at("events", job).as_uri(),
-        "spark.sql.warehouse.dir": places.at("scratch", "catalog").as_uri(),
         "spark.executor.extraJavaOptions": places.java_options,
     }
     settings = {"manifest.path": places.at("manifests", "{date}"), "warehouse": places.at("cluster", "warehouse")}
