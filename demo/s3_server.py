@@ -55,7 +55,9 @@ class OneAtATime:
         else:
             self._counter[environ["REQUEST_METHOD"]] += 1
         if self._counts is not None:
-            self._counts.write_text(json.dumps(self._counter), encoding="utf-8")
+            draft = self._counts.with_suffix(".new")
+            draft.write_text(json.dumps(self._counter), encoding="utf-8")
+            draft.replace(self._counts)  # a reader sees the old counts or the new
 
 
 if __name__ == "__main__":
