@@ -5,10 +5,10 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history compare dist clean
+.PHONY: help setup demo cluster-demo setup-s3 demo-s3 test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history compare dist clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make .venv, the weights and Delta's jars (once; needs the network)
 
@@ -19,6 +19,15 @@ $(READY): requirements.lock setup.py jobs/install/prepare_assets.py schemas/asse
 demo: setup ## run three nights on real images into demo-output/ (IMAGES=DIR for your own; MANIFEST=FILE AGENT='name/1.0 (+URL)' for the web's)
 	@source .venv/java.sh && $(PYTHON) -m demo.run $(if $(IMAGES),--images "$(IMAGES)") $(if $(MANIFEST),--manifest "$(MANIFEST)") \
 		$(if $(AGENT),--user-agent "$(AGENT)")
+
+cluster-demo: setup dist ## run the three nights on a Spark cluster of processes on this machine, with fake GPUs, beside local mode (minutes)
+	@source .venv/java.sh && $(PYTHON) -m demo.cluster
+
+setup-s3: setup ## fetch what Spark needs for S3 into .assets/jars-s3 (0.6 GB; once; needs the network)
+	@source .venv/java.sh && $(PYTHON) -m jobs.install.prepare_assets --into .assets --s3
+
+demo-s3: setup-s3 ## run the three nights on an S3 of the demo's own on loopback, beside local mode (minutes)
+	@source .venv/java.sh && $(PYTHON) -m demo.on_s3
 
 PLAIN := not slow and not cluster and not gpu and not browser
 
@@ -62,7 +71,7 @@ compare: setup ## compare embeddings on labelled images (LABELLED=DIR or a table
 test-browser: setup ## run the tests that look at the report in Chromium (apt-get install chromium)
 	@source .venv/java.sh && $(PYTHON) -m pytest -m browser
 
-test-cluster: setup ## run the tests that start a cluster of several processes
+test-cluster: setup-s3 dist ## run the tests that start a cluster of several processes
 	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster
 
 dist: setup ## build what spark-submit needs into dist/

@@ -97,3 +97,30 @@ JARS = (
         licence="Apache-2.0",
     ),
 )
+
+# What Spark needs beyond that to read and write S3: Hadoop's connector, of the Hadoop that pyspark brings, with the AWS
+# SDK that it was built with; and Spark's side of committers that do not rename, which on S3 is to copy. None of 4.0.5
+# was published: 4.0.2 is the newest of its line.
+S3_JARS = (
+    Jar(
+        organisation="org.apache.hadoop",
+        name="hadoop-aws",
+        revision="3.4.1",
+        sha256="01334a07e179cae2b7e251f24857f11e3759108c9d6a79dcbe362a4295227da2",
+        licence="Apache-2.0",
+    ),
+    Jar(
+        organisation="software.amazon.awssdk",
+        name="bundle",
+        revision="2.24.6",
+        sha256="890bf9f2a80488f7a8aa8277d64d13a9ea3a3cdff8607ef3b63a878d8b467b41",
+        licence="Apache-2.0",
+    ),
+    Jar(
+        organisation="org.apache.spark",
+        name="spark-hadoop-cloud_2.13",
+        revision="4.0.2",
+        sha256="c5d41a2fabf5d74b0b1082f7e7c22f1dd0e180126db507c2be5916224b4fe247",
+        licence="Apache-2.0",
+    ),
+)

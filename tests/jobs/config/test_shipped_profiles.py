@@ -23,15 +23,17 @@ _GIVEN = re.compile(r"--conf (\S+?)=(\S+)")
 _CONSTANT = re.compile(rb"spark\.[A-Za-z][A-Za-z0-9_.]*")
 _JARS = ("core", "common-utils", "network-common", "catalyst", "kubernetes", "yarn")
 _SETTINGS_CLASS = re.compile(r"(?i)conf|config|constants|package|resource")
-_OTHERS = ("spark.delta.logStore.", "spark.io.delta.storage.S3DynamoDBLogStore.ddb.")
+_OTHERS = ("spark.delta.logStore.", "spark.io.delta.storage.S3DynamoDBLogStore.ddb.", "spark.databricks.delta.")
 """Delta's own, which are in no jar of Spark's (docs/operations.md says what they do)."""
 _FILES = {"spark.jsa"}
 _PUT_TOGETHER = {
     *(f"spark.kubernetes.authenticate.{role}.serviceAccountName" for role in ("driver", "executor")),
     *(f"spark.{role}.resource.gpu.{what}" for role in ("worker", "executor") for what in ("amount", "discoveryScript")),
     "spark.task.resource.gpu.amount",
+    "spark.hadoop.fs.s3a.endpoint.region",
 }
-"""Names that Spark makes of parts when it runs, so that no class holds them whole: from its documentation."""
+"""Names that Spark makes of parts when it runs, so that no class holds them whole, and one that Hadoop's list of its
+settings leaves out: from their documentation."""
 _VOLUME = re.compile(
     r"spark\.kubernetes\.executor\.volumes\.(emptyDir|persistentVolumeClaim)\.spark-local-dir-\d+"
     r"\.(mount\.(path|readOnly)|options\.(sizeLimit|medium|claimName|storageClass))"
@@ -51,7 +53,10 @@ def constants() -> set[str]:
             for name in classes.namelist():
                 if name.endswith(".class") and _SETTINGS_CLASS.search(name):
                     found |= {text.decode() for text in _CONSTANT.findall(classes.read(name))}
-    return found
+    (path,) = (Path(spec.origin).parent / "jars").glob("hadoop-client-api-*.jar")
+    with zipfile.ZipFile(path) as hadoop:  # what Spark hands on to Hadoop, which lists its own settings
+        named_there = re.findall(r"<name>\s*(\S+?)\s*</name>", hadoop.read("core-default.xml").decode())
+    return found | {f"spark.hadoop.{name}" for name in named_there}
 
 
 def named(text: str) -> set[str]:
@@ -112,6 +117,22 @@ def test_executors_may_come_and_go_and_hold_their_workers(profile: str) -> None:
     workers = int(held["spark.executor.cores"]) * 3 * 0.9  # GiB; conf/nightly.yaml says where they come from
     assert int(held["spark.executor.memoryOverhead"].removesuffix("g")) >= workers
     assert (ROOT / "conf/discover_gpus.sh").stat().st_mode & 0o111
+
+
+def test_the_cluster_demo_makes_what_the_demo_makes() -> None:
+    cluster, local = (load(str(ROOT / "conf" / name)) for name in ("standalone-demo.yaml", "demo.yaml"))
+    assert cluster.contents_digest() == local.contents_digest()
+    assert cluster.embedding.device == "cpu"  # its GPUs are fakes
+    assert cluster.spark.master == load(str(ROOT / "conf/standalone.yaml")).spark.master
+
+
+def test_on_standalone_workers_tell_executors_of_their_gpus() -> None:
+    for name in ("standalone.yaml", "standalone-demo.yaml"):
+        config = load(str(ROOT / "conf" / name))
+        assert config.embedding.executor.discovery_script == ""
+        assert config.embedding.gpus_per_task > 0
+        assert config.spark.properties["spark.dynamicAllocation.enabled"] == "true"
+        assert "spark.executor.cores" in config.spark.properties  # else one executor takes all of a worker
 
 
 def test_the_lease_is_met_by_no_second_attempt_on_yarn() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from jobs.config.errors import UsageError
 from jobs.install import prepare_assets
 from jobs.install.prepare_assets import main, prepare
-from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0, JARS, OPEN_NSFW, WEIGHTS, Jar, Weights
+from schemas.assets import ALL_MINILM_L6_V2, EFFICIENTNET_LITE0, JARS, OPEN_NSFW, S3_JARS, WEIGHTS, Jar, Weights
 from tests.pictures import photograph
 from udfs.assets import locate
 
@@ -219,6 +220,27 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("in the way")
     assert main(["--into", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file: cannot be written: ")
+
+
+@pytest.mark.usefixtures("only_jars")
+def test_jars_for_s3_lie_beside_deltas_in_a_folder_of_their_own(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_assets, "S3_JARS", ())
+    prepare(tmp_path / "plain", repository)
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"jars"}
+    assert main(["--into", str(tmp_path / "both"), "--ivy-settings", str(repository), "--s3"]) == 0
+    for folder in ("jars", "jars-s3"):
+        assert [path.name for path in (tmp_path / "both" / folder).glob("*.jar")] == [LAKE.file]
+
+
+def test_the_connector_for_s3_is_of_the_hadoop_that_pyspark_brings() -> None:
+    spec = find_spec("pyspark")
+    assert spec is not None
+    assert spec.origin is not None
+    revisions = {jar.revision for jar in S3_JARS if jar.organisation == "org.apache.hadoop"}
+    assert (Path(spec.origin).parent / "jars" / f"hadoop-client-api-{revisions.pop()}.jar").is_file()
+    assert not revisions
 
 
 def test_deltas_jar_is_the_one_that_the_installed_delta_package_was_made_for() -> None:

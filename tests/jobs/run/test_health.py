@@ -205,6 +205,7 @@ def test_a_policy_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
 def test_every_executor_imports_what_stages_need(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = only(health.executors(spark))
     assert (finding.state, finding.name) == ("ok", f"executor on {socket.gethostname()}")
+    assert finding.found.endswith(f"our code from {ROOT}")
     monkeypatch.setattr(health, "_ON_EXECUTORS", ("pyarrow", "no_such_library"))
     finding = only(health.executors(spark))
     assert finding.state == "FAIL"

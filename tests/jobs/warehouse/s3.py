@@ -1,14 +1,15 @@
 """An S3 of the tests' own: moto's server, in this process."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
+
+from demo.s3_server import OneAtATime
 
 BUCKET = "bucket"
 
@@ -17,14 +18,7 @@ BUCKET = "bucket"
 def s3_server() -> Iterator[dict[str, Any]]:
     """A running server with one empty bucket: `jobs.warehouse.fencing.S3Files`'s options for it."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    moto, alone = DomainDispatcherApplication(create_backend_app), Lock()
-
-    def one_at_a_time(environ: Any, start_response: Any) -> Iterable[bytes]:
-        # Moto looks whether there is an object, and then puts one: of two at once both may succeed, as on no real S3.
-        with alone:
-            return moto(environ, start_response)
-
-    server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
+    server = make_server("127.0.0.1", 0, OneAtATime(), threaded=True)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
