@@ -16,6 +16,7 @@ finished the run and published more. No id is shared between runs, for Delta wou
 import datetime as dt
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -570,7 +571,8 @@ class Landing:
 
     def _vacuum(self, table: str, retention_hours: float = 0) -> None:
         self.check_held()
-        DeltaTable.forPath(self.spark, self.path(table)).vacuum(retention_hours)
+        # Delta rounds to whole hours, and 0.4 of one would be none.
+        DeltaTable.forPath(self.spark, self.path(table)).vacuum(math.ceil(retention_hours))
 
     def _in_parallel(self, action: Callable[[Any], None], items: Sequence[Any]) -> None:
         with ThreadPoolExecutor(self.parallel_writes) as pool:
