@@ -48,7 +48,6 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
         "spark.sql.parquet.compression.codec": "uncompressed",
         "parquet.enable.dictionary": "false",
     },
-    "byte streams split": {"parquet.enable.dictionary": "false", "parquet.enable.bytestreamsplit": "true"},
     "row groups of 128 MB, pages of 20,000 rows": {
         "parquet.block.size": str(128 * 2**20),
         "parquet.page.row.count.limit": "20000",
