@@ -183,7 +183,7 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
             "phash256": "unhex(far)",
             "view_hashes": "array(unhex(concat('00', near, far, '00')))",
             "hashes": "array(unhex(concat('00', near, far, '00')))",
-            "group_id": "left(sha2(upper(concat('00', near, far)), 256), 32)",
+            "group_id": "left(sha2(upper(concat('00', near, far, '00')), 256), 32)",
         },
         {
             **{"source_file": "'part-0.jsonl'", "row_number": "id", "outcome": "'accepted'"},
@@ -196,7 +196,8 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
             **{"width": "512", "height": "384", "source_width": "if(is_alike, 600, 640)", "source_height": "480"},
             **{"source_format": "'jpeg'", "source_bytes": "60000L", "flatness": "50d", "sharpness": "100d"},
             **{"source_pixels": "bigint(if(is_alike, 600, 640)) * 480", "first_seen": "ingest_date"},
-            **{"domain": "host", "feed_id": first_63, "collided": "false"},
+            # Of a cluster the original is the largest.
+            **{"domain": "host", "feed_id": first_63, "collided": "false", "largest_image_id": "representative_id"},
             **{"has_text": "true", "has_title": "true", "has_alt_text": "false", "has_description": "false"},
             **{"has_tags": "false", "tokens": "split(lower(title), ' ')"},
             **dict.fromkeys(("member_count", "url_count", "domain_count"), "1L + int(has_alike)"),
