@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as f
+from pyspark.sql import SparkSession
 
 from benchmarks.report import environment, publish
 from benchmarks.synthetic_warehouse import feed_rows
@@ -77,29 +76,27 @@ def main() -> None:
         "layouts": {},
     }
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        staged = Path(folder) / "staged"
+        staged, root = Path(folder) / "staged", Path(folder) / "warehouse"
         feed_rows(spark, options.rows, options.dimension).write.parquet(str(staged))
         for name, told in LAYOUTS.items():
-            root = Path(folder) / "warehouse"
-            report["layouts"][name] = measured(spark, spark.read.parquet(str(staged)), root, told)
+            shutil.rmtree(root, ignore_errors=True)
+            report["layouts"][name] = measured(spark, staged, root, told)
             print(name, report["layouts"][name], flush=True)
-            if name != list(LAYOUTS)[-1]:
-                shutil.rmtree(root)
         vectors = feed_vectors(open_feed(root))[1]
         report["raw"] = raw(vectors, Path(folder))
         report["bytes"] = as_bytes(vectors, Path(folder))
     publish(report, options.json)
 
 
-def measured(spark: SparkSession, rows: DataFrame, root: Path, told: Mapping[str, str]) -> dict[str, Any]:
-    """Write the feed in a layout, as a published run; what that took, and how fast it is read."""
+def measured(spark: SparkSession, staged: Path, root: Path, told: Mapping[str, str]) -> dict[str, Any]:
+    """Write staged rows of the feed in a layout, as a published run; what that took, and how fast it is read."""
     session = spark.newSession()
     for key, value in told.items():
         session.conf.set(key, value)
     landing = Landing(session, str(root))
     landing.ensure_tables(["runs", INDEX_FEED.name])
     begun = time.perf_counter()
-    landing._write(INDEX_FEED, rows_in(session, rows))
+    landing._write(INDEX_FEED, session.read.parquet(str(staged)))
     wrote = time.perf_counter() - begun
     ledger = Ledger(landing, lease_generation=1).load()
     event = Event("run", "nightly", "published", (), 1, table_versions={INDEX_FEED.name: 1}, **asdict(VERSIONS))
@@ -126,11 +123,6 @@ def vector_column(metadata: pq.FileMetaData) -> pq.ColumnChunkMetaData:
     group = metadata.row_group(0)
     columns = (group.column(number) for number in range(group.num_columns))
     return next(column for column in columns if column.path_in_schema.startswith("vector."))
-
-
-def rows_in(session: SparkSession, rows: DataFrame) -> DataFrame:
-    """The rows as read by another session, which has settings of its own."""
-    return session.read.parquet(*rows.inputFiles()).withColumn("run_id", f.lit("run"))
 
 
 def scanned(snapshot: Snapshot) -> int:

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     dates = [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
     opened = open_job(options.profile, options.set, accepted_by(options))
     ledger = opened.ledger()
-    published = {date for date in dates if ledger.published_for(date) is not None}
+    published = ledger.published_dates().intersection(dates)
     if options.dry_run:
         _say_plan(opened, dates, force=options.force)
         return

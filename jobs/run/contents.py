@@ -246,6 +246,11 @@ def _models(work: Work) -> dict[Dataset, tuple[EmbeddingSettings, str]]:
     return models
 
 
+def no_vectors(work: Work) -> DataFrame:
+    """What a run tells of new vectors (`image_id, vector`) that makes none."""
+    return work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
+
+
 def embedded_before(work: Work) -> DataFrame:
     """Rows of `embeddings` under the run's model."""
     return work.landing.read("embeddings").where(of_model(work))

@@ -305,9 +305,10 @@ def retry_failed(warehouse: Warehouse, first: dt.date, last: dt.date, most_s: fl
 
     Raises RunError where one of them was never published: it has nothing that could be tried again.
     """
+    published = warehouse.ledger.published_dates()
     for number in range((last - first).days + 1):
         date = first + dt.timedelta(days=number)
-        if warehouse.ledger.published_for(date) is None:
+        if date not in published:
             raise RunError(f"--retry-failed: {date} was never published; run it first")
     work = warehouse.work()
     of_dates = work.landing.read("sightings").where(f.col("ingest_date").between(f.lit(first), f.lit(last)))

@@ -60,8 +60,7 @@ class Redecision:
 
     def facts(self) -> Facts:
         """The sightings that are decided otherwise; no image gets a vector by it."""
-        nothing = self.work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")
-        return changed_facts(self.work, nothing, images=self.images)
+        return changed_facts(self.work, contents.no_vectors(self.work), images=self.images)
 
 
 @dataclass
@@ -191,9 +190,7 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     work.dates = dates_of(compared)
     new = compared.select(*columns, f.lit("update").alias(CHANGE))
     staged = work.stage_changed("sightings", new, work.dates)
-    log_decisions(work, staged, answers)
-    accepted = staged.where("outcome = 'accepted'").select(*_KEYS)
-    contents.embed_texts_of(work, rows.join(accepted, _KEYS, "left_semi"))
+    stage_what_follows(work, rows, staged, answers)
 
 
 def says() -> Column:
@@ -201,7 +198,14 @@ def says() -> Column:
     return f.array_contains(f.array(*[f.col(name).isNotNull() for name in ERASED]), f.lit(True))
 
 
-def log_decisions(work: Work, changed: DataFrame, answers: DataFrame) -> None:
+def stage_what_follows(work: Work, rows: DataFrame, sightings: DataFrame, answers: DataFrame) -> None:
+    """Of judged rows that were decided again (staged `sightings`): the log of it, and vectors of accepted texts."""
+    _log(work, sightings, answers)
+    accepted = sightings.where("outcome = 'accepted'").select(*_KEYS)
+    contents.embed_texts_of(work, rows.join(accepted, _KEYS, "left_semi"))
+
+
+def _log(work: Work, changed: DataFrame, answers: DataFrame) -> None:
     """Stage the audit log: contents of changed sightings as judged now, and every such sighting that is held back."""
     judged = answers.select("image_id", "decision", "content_reasons").dropDuplicates(["image_id"])
     images = work.keys("changed_images", changed.select("image_id").where("image_id is not null"))

@@ -17,11 +17,10 @@ from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.names import Count, Dataset
-from jobs.run.redecision import log_decisions, says
+from jobs.run.redecision import says, stage_what_follows
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.ledger import TEXTS_ERASED, Event, Ledger
-from schemas.tables import TABLES
 
 MOST_NAMED = 10
 """Runs that a message lists."""
@@ -101,9 +100,7 @@ class Rollback:
         work.counts[TEXTS_ERASED] = spoke - work.rows(Dataset.SIGHTINGS).counted[TEXTS_ERASED]
         work.plan_rows("sightings", Dataset.SIGHTINGS, dates=dates)
         work.counts |= audit.outcome_counts(sightings)
-        log_decisions(work, sightings, answers)
-        accepted = sightings.where("outcome = 'accepted'").select(*TABLES["sightings"].keys)
-        contents.embed_texts_of(work, rows.join(accepted, list(TABLES["sightings"].keys), "left_semi"))
+        stage_what_follows(work, rows, sightings, answers)
 
     def facts(self) -> Facts:
         """The dates' sightings as they were, in place of those that they have."""
@@ -114,7 +111,7 @@ class Rollback:
             new=work.staged(Dataset.SIGHTINGS),
             before=before,
             kept=lambda rows: rows.where(~of_dates),
-            embeddings=work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector"),
+            embeddings=contents.no_vectors(work),
             texts=contents.new_text_vectors(work),
             crawled=None,
         )

@@ -89,7 +89,7 @@ class RuleSwitch:
             new=sightings.where(none),
             before=sightings,
             kept=lambda rows: rows,
-            embeddings=work.landing.read("embeddings").where(none).select("image_id", "vector"),
+            embeddings=contents.no_vectors(work),
             texts=work.landing.read("text_embeddings").where(none).select("text_id", "vector"),
             crawled=None,
             images=work.landing.read("clusters").select("image_id"),

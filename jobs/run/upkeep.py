@@ -83,31 +83,38 @@ def maintain(hold: Hold, plan: UpkeepPlan) -> Upkeep:
 
 
 def standing_pins(storage: Storage) -> list[Pin]:
-    """What readers have pinned, and still read; pins whose time is over are deleted. Raises RunError for a file that is
-    no pin: whoever wrote it may be reading."""
-    standing = []
+    """What readers have pinned, and still read. Raises RunError for a file that is no pin: whoever wrote it may be
+    reading."""
+    now = dt.datetime.now(dt.UTC)
+    return [pin for pin in _pins(storage).values() if pin.until > now]
+
+
+def _pins(storage: Storage) -> dict[str, Pin]:
+    """All pins by the names of their files."""
+    found = {}
     for name in storage.names(FOLDER):
         if name.startswith("."):  # being written
             continue
         try:
-            pin = Pin.of_json(storage.read_text(FOLDER, name))
+            found[name] = Pin.of_json(storage.read_text(FOLDER, name))
         except FileNotFoundError:  # its reader is done
             continue
         except ValueError as error:
             raise RunError(
                 f"{storage.path(FOLDER, name)} is no pin of a reader: {error}; delete it if nobody reads"
             ) from error
-        if pin.until > dt.datetime.now(dt.UTC):
-            standing.append(pin)
-        else:
-            storage.delete(FOLDER, name)
-    return standing
+    return found
 
 
 def _kept_hours(warehouse: Warehouse, plan: UpkeepPlan) -> float:
-    """For how many hours old files are kept: those that a reader has pinned were live when its run was published."""
-    now = dt.datetime.now(dt.UTC)
-    pins = standing_pins(warehouse.landing.storage)
+    """For how many hours old files are kept: those that a reader has pinned were live when its run was published. Pins
+    whose time is over are deleted."""
+    now, storage = dt.datetime.now(dt.UTC), warehouse.landing.storage
+    found = _pins(storage)
+    for name, pin in found.items():
+        if pin.until <= now:
+            storage.delete(FOLDER, name)
+    pins = [pin for pin in found.values() if pin.until > now]
     read = [(now - pin.published_at) / dt.timedelta(hours=1) + CLOCKS_APART_HOURS for pin in pins]
     hours = max([plan.retention_hours, *read])
     if hours > plan.retention_hours:

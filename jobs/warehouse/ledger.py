@@ -140,6 +140,10 @@ class Ledger:
         """The newest published run that took that date from its manifest, and that no rollback has taken back."""
         return next((night for night in reversed(self.nights()) if date in night.ingest_dates), None)
 
+    def published_dates(self) -> set[dt.date]:
+        """Dates for which `published_for` has a run."""
+        return {date for night in self.nights() for date in night.ingest_dates}
+
     def nights(self, until: str | None = None) -> list[Event]:
         """Published runs that took dates from their manifests (revisions of these have no inputs) and that no rollback
         had taken back by the end of the published run `until`, or by now; oldest first."""
