@@ -1,15 +1,16 @@
 """The backfill: the nights of a range of dates, oldest first, one after the other in one session.
 
-    python -m jobs.backfill --profile conf/nightly.yaml --start 2026-01-01 --end 2026-03-31 [--force] [--dry-run]
+    python -m jobs.backfill --profile conf/nightly.yaml --start 2026-01-01 --end 2026-03-31 [--parallel N] [--force]
+        [--dry-run]
 
 and the same file under `spark-submit`. Each date is what jobs.nightly makes of it, and is published by itself: a
 backfill that was stopped or killed goes on where it was when it is started again. A date that is published already is
 left as it is (and reported as stale where its manifest or the configuration has changed since) unless `--force` says to
 do it again. A date that fails, has no manifest, or is not as expected (see jobs.nightly), is reported, and the rest
-goes on. The warehouse is held for a date
-at a time: nights, takedowns and re-decisions come in between. `--dry-run` says what would be done with each date, and
-why, and touches nothing. Exit codes: 0 done, 1 one or more dates failed, 2 bad usage or configuration (nothing
-touched).
+goes on. The warehouse is held for a date at a time: nights, takedowns and re-decisions come in between. With
+`--parallel N` there are N dates under way: while one is deduplicated and published, what the next ones show is fetched
+and embedded. `--dry-run` says what would be done with each date, and why, and touches nothing. Exit codes: 0 done, 1
+one or more dates failed, 2 bad usage or configuration (nothing touched).
 """
 
 import argparse
@@ -18,8 +19,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from pyspark.sql import SparkSession
 
@@ -28,8 +31,11 @@ from jobs.config.errors import RunError, UsageError
 from jobs.config.progress import log
 from jobs.run.expectations import accepted_by, add_accepting_arguments
 from jobs.run.lifecycle import summary
-from jobs.run.nights import OpenedJob, look_at, open_job, run_night
+from jobs.run.nights import OpenedJob, look_at, open_job, prepare_ahead, run_night, stage_ahead
 from jobs.startup.preflight import parse_date
+
+_TAG = "ahead"
+"""Of the Spark jobs that fetch ahead; their scheduler's pool, too."""
 
 Outcome = Literal["published", "skipped", "stale", "failed", "not tried"]
 
@@ -52,6 +58,13 @@ def command_line() -> JobParser:
     add_accepting_arguments(parser)
     parser.add_argument("--start", required=True, metavar="DATE", help="the first date, YYYY-MM-DD")
     parser.add_argument("--end", required=True, metavar="DATE", help="the last date, itself included")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="dates under way at a time: those to come are fetched ahead",
+    )
     parser.add_argument("--force", action="store_true", help="do published dates again")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and touch nothing")
     return parser
@@ -68,14 +81,19 @@ def _run(options: argparse.Namespace) -> None:
     if last < first:
         raise UsageError(f"--end {last} lies before --start {first}")
     dates = [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
-    opened = open_job(options.profile, options.set, accepted_by(options))
+    if options.parallel < 1:
+        raise UsageError(f"--parallel {options.parallel}: expected 1 or more dates at a time")
+    # What is fetched ahead is to leave room for the date that is being published.
+    fair = ["spark.properties.spark.scheduler.mode=FAIR"] if options.parallel > 1 else []
+    opened = open_job(options.profile, [*fair, *options.set], accepted_by(options), options.parallel)
     ledger = opened.ledger()
     published = ledger.published_dates().intersection(dates)
     if options.dry_run:
         _say_plan(opened, dates, force=options.force)
         return
     pending = set(dates) if options.force else set(dates) - published
-    done = run_dates(opened, dates, Clock(pending), force=options.force)
+    with DatesAhead(opened, sorted(pending), options.parallel - 1, force=options.force) as ahead:
+        done = run_dates(opened, dates, Clock(pending), ahead, force=options.force)
     _say_summary(done)
     failed = [one.date.isoformat() for one in done if one.outcome in {"failed", "not tried"}]
     if failed:
@@ -85,7 +103,52 @@ def _run(options: argparse.Namespace) -> None:
         )
 
 
-def run_dates(opened: OpenedJob, dates: Sequence[dt.date], clock: "Clock", *, force: bool) -> list[Done]:
+class DatesAhead:
+    """Dates that are fetched and embedded by threads while an earlier one is run. Use as a context manager."""
+
+    def __init__(self, opened: OpenedJob, dates: Sequence[dt.date], threads: int, *, force: bool) -> None:
+        """`dates`: those that will have to be run, in their order; `threads`: how many at a time, 0 for none."""
+        self._opened, self._dates, self._threads, self._force = opened, list(dates), threads, force
+        self._pool = ThreadPoolExecutor(max(threads, 1), "ahead")
+        self._begun: dict[dt.date, Future[None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if any(not one.done() for one in self._begun.values()):
+            with suppress(Exception):  # of a session that is gone
+                self._opened.spark.sparkContext.cancelJobsWithTag(_TAG)
+        self._pool.shutdown()
+
+    def reach(self, date: dt.date) -> None:
+        """The date is to be run now: have the next ones fetched, and wait for what is being fetched of this one."""
+        if not self._threads or date not in self._dates:
+            return
+        if not self._begun and len(self._dates) > 1:
+            prepare_ahead(self._opened, "backfill")
+        place = self._dates.index(date)
+        for one in self._dates[max(place, 1) : place + self._threads + 1]:
+            if one not in self._begun:
+                self._begun[one] = self._pool.submit(self._stage, one)
+        if date in self._begun:
+            self._begun[date].result()
+
+    def _stage(self, date: dt.date) -> None:
+        try:
+            context = self._opened.spark.sparkContext
+            context.setLocalProperty("spark.scheduler.pool", _TAG)
+            context.addJobTag(_TAG)
+            stage_ahead(self._opened, date, force=self._force)
+        except Exception as error:  # noqa: BLE001 -- whatever it was, the night of the date meets it, or does without
+            log.debug("traceback", exc_info=True)
+            log.info("backfill %s is not fetched ahead: %s", date, what_failed(error))
+
+
+def run_dates(
+    opened: OpenedJob, dates: Sequence[dt.date], clock: "Clock", ahead: DatesAhead, *, force: bool
+) -> list[Done]:
     """Run the nights of the dates in their order. Whatever ends one of them, the rest goes on, unless Spark is gone."""
     done: list[Done] = []
     for number, date in enumerate(dates, start=1):
@@ -94,6 +157,7 @@ def run_dates(opened: OpenedJob, dates: Sequence[dt.date], clock: "Clock", *, fo
             break
         begun = time.monotonic()
         try:
+            ahead.reach(date)
             one = _run_date(opened, date, force=force)
         except Exception as error:  # noqa: BLE001 -- whatever it was, it ended this date and no other
             log.debug("traceback", exc_info=True)

@@ -6,8 +6,9 @@ contents only; what they mean for sightings is `jobs.stages.outcomes`.
 
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
@@ -31,39 +32,33 @@ from udfs.gate.content import gate_version
 from udfs.gate.rules import refused_url
 from udfs.images.phash import VIEWS_REVISION
 
+NOTHING_AHEAD: Mapping[str, DataFrame] = MappingProxyType({})
+
 NOT_FETCHED = "owed: refused by an earlier policy and never fetched"
 NOT_SCORED = "owed: lacks a signal that the policy needs"
 
 
-def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
+def crawl(work: Work, requests: DataFrame, most_s: float | None, ahead: DataFrame | None = None) -> DataFrame:
     """Requests (`url_id, url, host`, and what `validators` adds where there is some) -> the one staging table from
     which everything else derives; new signals are planned for storing.
 
-    `most_s`: seconds from now that asking may take, None for no end; what is left then is deferred.
+    `most_s`: seconds from now that asking may take, None for no end; what is left then is deferred. `ahead`: such a
+    table of an earlier run: what it answers is not asked for again.
     """
-    config = work.config
     decoders = work.versions.canonical_version
     listed = work.landing.read("quarantine").where(f.col("canonical_version") == decoders).select("image_id", "detail")
-    crawled = crawl_and_gate(
-        requests,
-        policy=work.policy,
-        gate=config.policy,
-        people=work.overrides.of_contents,
-        crawl=config.crawl,
-        images=config.images,
-        tasks=config.spark.crawl_tasks,
-        deadline_at=None if most_s is None else time.time() + most_s,
-        quarantine=listed,
-    )
+    if ahead is None:
+        crawled = _asked(work, requests, listed, most_s)
+    else:
+        crawled = _answering(ahead, requests)
+        answered = work.keys("fetched_ahead", crawled.select("url_id"))
+        asked = work.counted("asked_now", requests.join(answered.frame, "url_id", "left_anti"))
+        if asked.rows:
+            crawled = crawled.unionByName(_asked(work, asked.frame, listed, most_s))
+        work.counts[Count.FETCHED_AHEAD] = answered.rows
     staged = work.stage(
         Dataset.CRAWL,
-        crawled.withColumn("run_id", f.lit(work.run_id))
-        .withColumn("source_bytes", f.col("bytes"))
-        .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
-        .withColumn("canonical_version", f.lit(decoders))
-        .withColumn("views_revision", f.lit(VIEWS_REVISION))
-        # Of `fetches`; found out later, when what is staged here is embedded.
-        .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")}),
+        crawled.withColumn("run_id", f.lit(work.run_id)),
         {"images": "has_pixels"},
         **{Count.NOT_MODIFIED: f.col("not_modified"), Count.LOST_DECODERS: lost_decoders()},
     )
@@ -73,7 +68,7 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     if work.counts[Count.LOST_DECODERS]:
         work.progress.say(f"{work.counts[Count.LOST_DECODERS]} images crashed or hung their decoder: see quarantine")
         _remember(work, staged.where(lost_decoders()).join(listed, "image_id", "left_anti"))
-    version = gate_version(config.policy)
+    version = gate_version(work.config.policy)
     scored = staged.where("scores is not null").dropDuplicates(["image_id"])
     ids = work.keys("scored", scored.select("image_id"))
     known = work.past("content_signals", ids, columns=["image_id"], where=of_gate(work.config.policy))
@@ -85,6 +80,42 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None) -> DataFrame:
     work.stage(Dataset.CONTENT_SIGNALS, signals, {"content_signals": "true"})
     work.plan_rows("content_signals", Dataset.CONTENT_SIGNALS)
     return staged
+
+
+def _asked(work: Work, requests: DataFrame, listed: DataFrame, most_s: float | None) -> DataFrame:
+    """Requests, asked for now -> rows of the staging table, but for the run."""
+    config = work.config
+    crawled = crawl_and_gate(
+        requests,
+        policy=work.policy,
+        gate=config.policy,
+        people=work.overrides.of_contents,
+        crawl=config.crawl,
+        images=config.images,
+        tasks=config.spark.crawl_tasks,
+        deadline_at=None if most_s is None else time.time() + most_s,
+        quarantine=listed,
+        crawlers=work.crawlers,
+    )
+    return (
+        crawled.withColumn("source_bytes", f.col("bytes"))
+        .withColumn("has_pixels", f.col("pixels").isNotNull())  # asked often, and then without reading them
+        .withColumn("canonical_version", f.lit(work.versions.canonical_version))
+        .withColumn("views_revision", f.lit(VIEWS_REVISION))
+        # Of `fetches`; found out later, when what is staged here is embedded.
+        .withColumns({name: f.lit(None).cast("string") for name in ("embed_error", "embed_model")})
+    )
+
+
+def _answering(ahead: DataFrame, requests: DataFrame) -> DataFrame:
+    """Rows of an earlier run's staging table that answer requests of this one.
+
+    One that says "not modified" answers where the URL still stands for the content that it was asked about.
+    """
+    shown = f.col("image_id") if "image_id" in requests.columns else f.lit(None).cast("string")
+    wanted = requests.select("url_id", shown.alias("_shown"))
+    found = ahead.drop("run_id").join(wanted, "url_id")
+    return found.where(~f.col("not_modified") | f.col("image_id").eqNullSafe(f.col("_shown"))).drop("_shown")
 
 
 def _remember(work: Work, lost: DataFrame) -> None:
@@ -186,18 +217,24 @@ def record_failures(work: Work, fetches: DataFrame, answers: DataFrame) -> None:
     work.plan_changes("fetches", Dataset.EMBED_FAILURES, tuple(row[0] for row in found))
 
 
-def embed_new_images(work: Work, crawled: DataFrame) -> None:
+def embed_new_images(work: Work, crawled: DataFrame, ahead: Mapping[str, DataFrame] = NOTHING_AHEAD) -> None:
     """Stage vectors of images that have none yet (`new_vectors`, `without_vector`).
 
     Where another model is kept beside the feed's, it gets its vectors too; what it fails on is missing there, no more.
+    `ahead`: what an earlier run has staged of such vectors, which are not made again.
     """
     with_pixels = crawled.where("has_pixels")
     sources = with_pixels.groupBy("image_id").agg(f.min("url_id").alias("url_id"))
     ids = work.keys("with_pixels", with_pixels.select("image_id"))
     for name, (settings, version) in _models(work).items():
         embedded = work.past("embeddings", ids, columns=["image_id"], where=f.col("model_version") == version)
-        missing = work.stage(f"missing_{name}", sources.join(embedded, "image_id", "left_anti").select("url_id"))
-        embed(work, with_pixels, missing, settings, version, name)
+        wanted = sources.join(embedded, "image_id", "left_anti")
+        known = ahead[name].join(wanted, "image_id", "left_semi") if name in ahead else None
+        if known is not None:
+            wanted = wanted.join(known, "image_id", "left_anti")
+        missing = work.counted(f"missing_{name}", wanted.select("url_id"))
+        only = missing.frame if known is None or missing.rows else None
+        embed(work, with_pixels, only, settings, version, name, known)
     work.counts[Count.EMBEDDED] = work.rows(Dataset.VECTORS).counted[Count.EMBEDDED]
 
 
@@ -216,20 +253,41 @@ def new_text_vectors(work: Work) -> DataFrame:
     return work.staged(Dataset.TEXTS).where("error is null")
 
 
-def embed(work: Work, pixels: DataFrame, only: DataFrame, settings: EmbeddingSettings, version: str, name: str) -> None:
-    """`image_id, pixels` of the rows that `only` chooses (one column) -> vectors and failures, staged under `name`.
+def embed(
+    work: Work,
+    pixels: DataFrame,
+    only: DataFrame | None,
+    settings: EmbeddingSettings,
+    version: str,
+    name: str,
+    known: DataFrame | None = None,
+) -> None:
+    """`image_id, pixels` of the rows that `only` chooses (one column; None for none) -> vectors and failures, staged
+    under `name`; with them what is `known` of others.
 
     Raises RunError where a vector is none.
     """
     golden = golden_of_images(work.landing.storage, settings, version)
-    result = embed_images(pixels, settings, work.config.spark.embed_tasks, golden, only)
+    made = None
+    if only is not None:
+        made = embed_images(pixels, settings, work.config.spark.embed_tasks, golden, only)
     work.stage(
         name,
-        result.withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
+        _with_known(made, known).withColumn("model_version", f.lit(version)).withColumn("run_id", f.lit(work.run_id)),
         {"embeddings": "error is null"},
         **{Count.EMBEDDED: f.col("error").isNull()},
     )
     audit.check_vectors(new_vectors(work, name), dimension(settings))
+
+
+def _with_known(made: DataFrame | None, known: DataFrame | None) -> DataFrame:
+    """What models have made of what is missing, where they were asked, with what an earlier run has staged."""
+    if made is None or known is None:
+        found = known if made is None else made
+        if found is None:
+            raise ValueError("neither vectors that are made nor any that are known")
+        return found
+    return made.unionByName(known.select(*made.columns))
 
 
 def staged_vectors(work: Work) -> list[DataFrame]:
@@ -261,19 +319,27 @@ def missing_vectors(work: Work) -> DataFrame:
     return work.landing.read("images").select("image_id").join(embedded_before(work), "image_id", "left_anti")
 
 
-def embed_texts_of(work: Work, rows: DataFrame) -> None:
-    """Judged rows -> vectors of their texts, staged and planned, once a distinct text that has none yet."""
+def embed_texts_of(work: Work, rows: DataFrame, ahead: DataFrame | None = None) -> None:
+    """Judged rows -> vectors of their texts, staged and planned, once a distinct text that has none yet. `ahead`: what
+    an earlier run has staged of such vectors, which are not made again."""
     given = rows.where("text_id is not null")
     ids = work.keys("given_texts", given.select("text_id"))
     known = work.past("text_embeddings", ids, columns=["text_id"], where=of_text_model(work))
     wanted = given.groupBy("text_id").agg(f.first("text").alias("text"))
-    unknown = wanted.join(known, "text_id", "left_anti")
-    result = embed_texts(unknown, work.config.text, work.config.spark.text_tasks, text_golden(work))
+    missing = wanted.join(known, "text_id", "left_anti")
+    made, settings, tasks = None, work.config.text, work.config.spark.text_tasks
+    if ahead is None:
+        made = embed_texts(missing, settings, tasks, text_golden(work))
+    else:
+        ahead = ahead.join(missing, "text_id", "left_semi")
+        rest = work.counted("missing_texts", missing.join(ahead, "text_id", "left_anti"))
+        if rest.rows:
+            made = embed_texts(rest.frame, settings, tasks, text_golden(work))
     work.stage(
         Dataset.TEXTS,
-        result.withColumn("text_model_version", f.lit(work.versions.text_model_version)).withColumn(
-            "run_id", f.lit(work.run_id)
-        ),
+        _with_known(made, ahead)
+        .withColumn("text_model_version", f.lit(work.versions.text_model_version))
+        .withColumn("run_id", f.lit(work.run_id)),
         {"text_embeddings": "error is null"},
         **{Count.EMBEDDED: f.col("error").isNull()},
     )

@@ -5,6 +5,7 @@ which `jobs.warehouse.landing` applies once the run is prepared.
 """
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,8 @@ from jobs.warehouse.landing import CHANGE, Landing, StagedRows, StagedTable, cha
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
 from schemas.tables import TABLES
+
+_RUN_TIME = "%Y%m%dT%H%M%S"
 
 UNCOUNTED: Mapping[str, Column] = MappingProxyType({})
 
@@ -50,6 +53,8 @@ class Work:
     metrics: dict[str, float] = field(default_factory=dict)
     remark: str | None = None
     """What the ledger is to say of the run."""
+    crawlers: int = 1
+    """How many runs of this driver may ask hosts at the same time: this one has its part of each host's limits."""
 
     @cached_property
     def overrides(self) -> Overrides:
@@ -171,6 +176,20 @@ class Work:
         self.landing.check_plan(self.run_id, self.plan)
         self.landing.write_plan(self.run_id, self.plan)
         self.metrics |= {seconds_metric(name): seconds for name, seconds in self.progress.seconds.items()}
+
+
+def new_run_id() -> str:
+    """A name that no other run has, and that says when it was given."""
+    return f"{dt.datetime.now(dt.UTC):{_RUN_TIME}}-{uuid.uuid4().hex[:8]}"
+
+
+def is_older(run_id: str, age: dt.timedelta) -> bool:
+    """Whether a run was begun longer ago than that; so it is taken where its name does not say."""
+    try:
+        begun = dt.datetime.strptime(run_id.partition("-")[0], _RUN_TIME).replace(tzinfo=dt.UTC)
+    except ValueError:
+        return True
+    return dt.datetime.now(dt.UTC) - begun > age
 
 
 def dates_of(rows: DataFrame) -> tuple[dt.date, ...]:

@@ -32,6 +32,10 @@ class Accepted:
 NOTHING = Accepted()
 
 
+class UnexpectedError(RunError):
+    """A night is not as expected, and nobody has accepted that."""
+
+
 @dataclass(frozen=True)
 class Expectations:
     """What a night is held against."""
@@ -45,7 +49,7 @@ class Expectations:
         """Hold a night's counts against what is expected; in words, which breaches were accepted and why.
 
         Not `complete`: the night is at its beginning, and only what its counts tell by now is looked at. Raises
-        RunError for a breach that nobody has accepted.
+        UnexpectedError for a breach that nobody has accepted.
         """
         broken = {}
         for one in self.expected:
@@ -55,7 +59,7 @@ class Expectations:
                     broken[one.name] = breach
         refused = [f"{name}: {said}" for name, said in broken.items() if name not in self.accepted.names]
         if refused:
-            raise RunError(
+            raise UnexpectedError(
                 f"not as expected: {'; '.join(refused)}. Nothing is published. Once it is looked into: --accept-breach "
                 "NAME --why TEXT"
             )

@@ -11,7 +11,8 @@ from pyspark.sql import functions as f
 from jobs.manifests.count import count_rows
 from jobs.manifests.files import ManifestFiles
 from jobs.manifests.rows import read_manifest
-from jobs.run import audit, contents
+from jobs.run import ahead, audit, contents
+from jobs.run.ahead import Ahead
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
 from jobs.run.expectations import Expectations
@@ -39,6 +40,8 @@ class Night:
     inputs: str | None = None
     """Digest of the manifest's rows."""
     touched: Touched | None = None
+    ahead: Ahead | None = None
+    """What was fetched and embedded before, and is not again."""
 
     def read(self) -> None:
         """The manifest's rows, numbered and judged as far as that goes without pixels, and counted a second way."""
@@ -54,11 +57,12 @@ class Night:
         """What was fetched, with pixels; what will be recorded of it; and what asking for each URL of the date came to
         (`outcomes.ANSWERS`)."""
         work, rows = self.work, self.work.staged(Dataset.ROWS)
+        self.ahead = ahead.find(work, self.date, self.inputs or "", accepting=bool(self.expectations.accepted.names))
         requests = fetch_requests(rows)
         check_hosts(work.config.crawl, requests)
         recorded = self._recorded_before()
         asked = requests.drop("ingest_date").join(self._overtaken(recorded), "url_id", "left_anti")
-        crawled = contents.crawl(work, contents.validators(work, self.date, asked), self.most_s)
+        crawled = contents.crawl(work, contents.validators(work, self.date, asked), self.most_s, self._crawled_ahead())
         columns = list(TABLES["fetches"].column_names)
         fresh = crawled.withColumn("ingest_date", f.lit(self.date)).select(*columns)
         carried = recorded.join(rows.select("url_id"), "url_id", "left_semi").join(asked, "url_id", "left_anti")
@@ -73,8 +77,10 @@ class Night:
         allowed = work.staged(Dataset.ANSWERS).where("decision = 'allow'").select("url_id")
         wanted = work.staged(Dataset.ROWS).where("decision != 'block'").join(allowed, "url_id", "left_semi")
         with ThreadPoolExecutor(1) as beside:
-            reading = beside.submit(contents.embed_texts_of, work, wanted)
-            contents.embed_new_images(work, work.staged(Dataset.CRAWL))
+            known = self.ahead
+            reading = beside.submit(contents.embed_texts_of, work, wanted, known.texts if known else None)
+            vectors = known.vectors if known else contents.NOTHING_AHEAD
+            contents.embed_new_images(work, work.staged(Dataset.CRAWL), vectors)
             reading.result()
 
     def decide(self) -> None:
@@ -119,6 +125,12 @@ class Night:
         audit.check_gate_first(work.staged(Dataset.CRAWL), contents.staged_vectors(work))
         audit.check_clusters(work.staged(Dataset.CLUSTERS))
         work.remark = self.expectations.check(work.counts)
+
+    def _crawled_ahead(self) -> DataFrame | None:
+        if self.ahead is None:
+            return None
+        self.work.progress.say("takes what was fetched ahead of time")
+        return self.ahead.crawled
 
     def _recorded_before(self) -> DataFrame:
         """Rows of `fetches` of an earlier run of this date. What is not asked for again now stands as it was recorded,

@@ -6,7 +6,6 @@ whatever an earlier run left.
 
 import datetime as dt
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,9 +19,10 @@ from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import Config
 from jobs.config.progress import Progress
 from jobs.manifests.files import ManifestFiles
-from jobs.run.context import Work
+from jobs.run import ahead
+from jobs.run.context import Work, new_run_id
 from jobs.run.denylist import in_force
-from jobs.run.expectations import NOTHING, Accepted, Expectations, earlier_nights
+from jobs.run.expectations import NOTHING, Accepted, Expectations, UnexpectedError, earlier_nights
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
 from jobs.run.names import Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
@@ -63,13 +63,16 @@ class Warehouse:
     landing: Landing
     ledger: Ledger
     progress: Progress
+    crawlers: int = 1
+    """As of `jobs.run.context.Work`."""
 
     def work(self) -> Work:
         """A new run."""
-        run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        run_id = new_run_id()
         progress = Progress(self.progress.prefix, run_id, self.progress.look)
         policy = self.judging(in_force(self.landing))
-        return Work(self.spark, self.landing, self.config, policy, self.versions, run_id, progress)
+        versions, crawlers = self.versions, self.crawlers
+        return Work(self.spark, self.landing, self.config, policy, versions, run_id, progress, crawlers=crawlers)
 
     def judging(self, takedowns: Sequence[Takedown]) -> Policy:
         """The policy under takedowns. Raises UsageError where the gate does not make a hash that one of them needs."""
@@ -157,6 +160,7 @@ class Warehouse:
         with self.progress.stage("purge"):
             try:
                 self._discard(event.run_id for event in self.ledger.events if event.event == "published")
+                ahead.sweep(self.landing, self.versions)
                 erased = any((event.counts or {}).get(TEXTS_ERASED) for event in owing)
                 self.landing.purge((*PURGED, *TELLING_TEXTS) if erased else PURGED)
             except RunError:
@@ -173,8 +177,10 @@ class Warehouse:
     def sweep_staging(self) -> None:
         """Delete the staging folders that no unfinished run owns: they hold pixels that nobody answers for.
 
-        Also of runs that never came into the ledger. Published runs' are kept where the profile says so.
+        Also of runs that never came into the ledger. Published runs' are kept where the profile says so. So is for a
+        time what was fetched ahead, and may still be used.
         """
+        ahead.sweep(self.landing, self.versions)
         kept = {event.run_id for event in self.ledger.unfinished()}
         if self.config.run.keep_staging:
             kept |= {event.run_id for event in self.ledger.events if event.event == "published"}
@@ -196,12 +202,13 @@ def held(
     job: str,
     what: str,
     may_differ: tuple[str, ...] = (),
+    crawlers: int = 1,
 ) -> Iterator[Warehouse]:
     """Hold the warehouse for a job, its tables made and its unfinished runs settled.
 
-    `may_differ` names versions in which the job may differ from the last published run. Raises UsageError where another
-    one does, or where its storage keeps nobody apart; RunError when somebody else holds the warehouse, and
-    LeaseLostError where somebody else has taken it over meanwhile.
+    `crawlers`: see `jobs.run.context.Work`. `may_differ` names versions in which the job may differ from the last
+    published run. Raises UsageError where another one does, or where its storage keeps nobody apart; RunError when
+    somebody else holds the warehouse, and LeaseLostError where somebody else has taken it over meanwhile.
     """
     progress = Progress(what, look=partial(under_way, spark))
     landing = Landing(spark, config.warehouse)
@@ -220,7 +227,7 @@ def held(
         landing.check_held = lease.check
         landing.ensure_tables()
         ledger = Ledger(landing, lease.generation).take()
-        warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress)
+        warehouse = Warehouse(spark, config, policy, versions, job, landing, ledger, progress, crawlers)
         for event in ledger.recover():
             progress.say(f"run {event.run_id} ({event.job}) is now {event.event}")
         warehouse.sweep_staging()
@@ -277,19 +284,35 @@ def run_date(
     earlier = warehouse.ledger.published_for(date)
     work = warehouse.work()
     work.dates = (date,)
+    night = new_night(work, warehouse.ledger, date, manifest, most_s, accepted)
+    storage = warehouse.landing.storage
     if earlier is not None and not force:
+        ahead.forget(storage, date)
         _report_skipped(work, date, earlier, manifest)
         return None
-    run = warehouse.config.run
-    before = earlier_nights(warehouse.ledger.nights(), date, run.expectation_nights)
-    expectations = Expectations(run.expectations, before, accepted)
-    night = Night(work, date, earlier is not None, manifest, most_s, expectations)
 
     def stage() -> str | None:
-        stage_run(night, NIGHT)
+        try:
+            stage_run(night, NIGHT)
+        except UnexpectedError:
+            if night.inputs is not None:  # it was fetched: whoever accepts the breach need not ask again
+                ahead.keep(work, date, night.inputs, unexpected=True)
+            raise
         return night.inputs
 
-    return warehouse.publish(work, stage)
+    published = warehouse.publish(work, stage)
+    ahead.forget(storage, date)
+    return published
+
+
+def new_night(
+    work: Work, ledger: Ledger, date: dt.date, manifest: ManifestFiles, most_s: float | None, accepted: Accepted
+) -> Night:
+    """The staging of a date, of which nothing is done yet."""
+    run = work.config.run
+    before = earlier_nights(ledger.nights(), date, run.expectation_nights)
+    expectations = Expectations(run.expectations, before, accepted)
+    return Night(work, date, ledger.published_for(date) is not None, manifest, most_s, expectations)
 
 
 def drain_queue(warehouse: Warehouse, most_s: float | None) -> Event | None:

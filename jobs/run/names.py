@@ -56,6 +56,8 @@ class Count(StrEnum):
     """What a run counts, in the ledger's `counts` and where a dataset is staged."""
 
     URLS = "urls"
+    FETCHED_AHEAD = "fetched_ahead"
+    """URLs that were asked for before the run (jobs.run.ahead)."""
     NOT_MODIFIED = "not_modified"
     LOST_DECODERS = "lost_decoders"
     EMBEDDED = "embedded"

@@ -7,15 +7,19 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from jobs.config.errors import UsageError
+from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import Config, load
+from jobs.config.progress import Progress
 from jobs.manifests.discovery import find_manifest
 from jobs.manifests.files import ManifestFiles
+from jobs.run import ahead, contents
+from jobs.run.context import Work, new_run_id
 from jobs.run.denylist import judged_by
 from jobs.run.expectations import NOTHING, Accepted, check_names
 from jobs.run.introduction import check_agent
-from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, run_date
+from jobs.run.lifecycle import Warehouse, changed_since, check_versions, drain_queue, held, new_night, run_date
 from jobs.run.overrides import Overrides
+from jobs.run.pipelines import AHEAD, take_steps
 from jobs.run.reading import Look
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
@@ -35,10 +39,12 @@ class OpenedJob:
     versions: Versions
     accepted: Accepted = NOTHING
     """Expectations that nights may break."""
+    crawlers: int = 1
+    """How many dates may be asked for at the same time."""
 
     def held(self, job: str, what: str) -> AbstractContextManager[Warehouse]:
         """The warehouse, held for a job; raises as `jobs.run.lifecycle.held`."""
-        return held(self.spark, self.config, self.policy, self.versions, job=job, what=what)
+        return held(self.spark, self.config, self.policy, self.versions, job=job, what=what, crawlers=self.crawlers)
 
     def ledger(self) -> Ledger:
         """The ledger as it is now, to look at. Raises UsageError where the warehouse is under other versions."""
@@ -47,14 +53,19 @@ class OpenedJob:
         return ledger
 
 
-def open_job(profile: str, overrides: list[str], accepted: Accepted = NOTHING) -> OpenedJob:
+def open_job(profile: str, overrides: list[str], accepted: Accepted = NOTHING, crawlers: int = 1) -> OpenedJob:
     """Read and check the configuration, bring its assets, open the session. Raises UsageError for anything wrong."""
     settings = load(profile, overrides)
+    if crawlers > settings.crawl.per_host_concurrency:
+        raise UsageError(
+            f"{crawlers} dates are to be asked for at the same time, and each needs a connection to a host, but "
+            f"crawl.per_host_concurrency allows {settings.crawl.per_host_concurrency}"
+        )
     check_names(accepted, settings.run.expectations)
     check_agent(settings.crawl)
     config = local_assets(settings)
     policy, versions = check(config)
-    return OpenedJob(open_session(config), config, policy, versions, accepted)
+    return OpenedJob(open_session(config), config, policy, versions, accepted, crawlers)
 
 
 def find_manifest_of(opened: OpenedJob, date: dt.date) -> ManifestFiles:
@@ -75,6 +86,44 @@ def run_night(
             drain_queue(warehouse, crawl.drain_deadline_s or crawl.deadline_s),
             run_date(warehouse, date, manifest, force=force, most_s=crawl.deadline_s, accepted=opened.accepted),
         )
+
+
+def prepare_ahead(opened: OpenedJob, job: str) -> None:
+    """What has to be there before dates are staged ahead (`stage_ahead`): tables, and the models' golden vectors."""
+    with opened.held(job, "prepares") as warehouse:
+        contents.make_golden(warehouse.work())
+
+
+def stage_ahead(opened: OpenedJob, date: dt.date, *, force: bool) -> None:
+    """Fetch and embed what a night of the date will ask for, the warehouse not being held (jobs.run.ahead); nothing
+    where there is no night to be run, or where this was done before.
+
+    The tables and the models' golden vectors have to be there. Raises what a night raises.
+    """
+    outlook = look_at(opened, date, force=force)
+    if outlook.action != "run" or outlook.manifest is None:
+        return
+    spark, config, versions = opened.spark, opened.config, opened.versions
+    landing = Landing(spark, config.warehouse, staging=ahead.FOLDER)
+    run_id = new_run_id()
+    progress = Progress(f"{date} ahead", run_id)
+    before = ahead.deciding(landing)
+    policy = judged_by(opened.policy, landing)
+    work = Work(spark, landing, config, policy, versions, run_id, progress, (date,), crawlers=opened.crawlers)
+    night = new_night(work, opened.ledger(), date, outlook.manifest, config.crawl.deadline_s, opened.accepted)
+    try:
+        take_steps(night, AHEAD[:1])
+        if ahead.find(work, date, night.inputs or "") is not None:
+            progress.say("was fetched before")
+            landing.discard(run_id)
+            return
+        take_steps(night, AHEAD[1:])
+        if ahead.deciding(landing) != before:
+            raise RunError("verdicts or takedowns have come meanwhile: what was fetched ahead does not count")
+        ahead.keep(work, date, night.inputs or "")
+    except BaseException:
+        landing.discard(run_id)
+        raise
 
 
 # Looking ahead --------------------------------------------------------------------------------------------------------

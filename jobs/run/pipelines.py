@@ -51,10 +51,15 @@ Run = TypeVar("Run", bound=HasWork)
 
 def stage_run(run: Run, steps: Sequence[Step[Run]]) -> None:
     """Take a run through its steps and write its plan. No live table is touched."""
+    take_steps(run, steps)
+    run.work.write_plan()
+
+
+def take_steps(run: Run, steps: Sequence[Step[Run]]) -> None:
+    """Take a run through steps."""
     for step in steps:
         with run.work.progress.stage(step.name):
             step.do(run)
-    run.work.write_plan()
 
 
 ACCEPTED = outcome(Outcome.ACCEPTED)
@@ -179,9 +184,11 @@ NIGHT: tuple[Step[Night], ...] = (
         (Dataset.CLUSTERS, Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "quarantine", Dataset.ROWS, "url_state"),
         (
             Dataset.ANSWERS,
+            "asked_now",
             "asked_urls",
             Dataset.CONTENT_SIGNALS,
             Dataset.CRAWL,
+            "fetched_ahead",
             Dataset.FETCHES,
             "judged",
             "quarantine",
@@ -197,6 +204,7 @@ NIGHT: tuple[Step[Night], ...] = (
         (Dataset.ANSWERS, Dataset.CRAWL, "embeddings", Dataset.ROWS, "text_embeddings"),
         (
             "given_texts",
+            "missing_texts",
             "missing_vectors",
             "missing_vectors_beside",
             Dataset.TEXTS,
@@ -221,6 +229,9 @@ NIGHT: tuple[Step[Night], ...] = (
     ),
 )
 """A date, from its manifest."""
+
+AHEAD = NIGHT[:4]
+"""What of it follows from little of history, and may be done before the warehouse is held."""
 
 _DECIDING_READS = (Dataset.CONTENT_SIGNALS, Dataset.FETCHES, "overrides", Dataset.SIGHTINGS, "text_embeddings")
 _DECIDING_WRITES = (

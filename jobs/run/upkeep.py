@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jobs.config.errors import RunError
 from jobs.config.progress import log
+from jobs.run import ahead
 from jobs.run.lifecycle import Warehouse
 from jobs.warehouse.lease import POLL_S
 from jobs.warehouse.storage import Storage
@@ -78,6 +79,7 @@ def maintain(hold: Hold, plan: UpkeepPlan) -> Upkeep:
         if len(left) < len(TABLES):
             time.sleep(1.5 * POLL_S)
         with hold() as warehouse:
+            ahead.sweep_all(warehouse.landing.storage)  # it may hold what was taken down while it was fetched
             _delete_old(warehouse, plan, left, done)
     return done
 

@@ -33,6 +33,7 @@ def crawl_and_gate(
     tasks: int,
     deadline_at: float | None,
     quarantine: DataFrame | None = None,
+    crawlers: int = 1,
 ) -> DataFrame:
     """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one output row per
     URL: the fetch's evidence, the gate's verdict, the canonical image.
@@ -41,14 +42,15 @@ def crawl_and_gate(
     `failure_detail` are the first failure of the three steps) and of udfs.gate.content.CANONICAL.
 
     `quarantine` (`image_id, detail`): contents that no decoder is shown; they fail as `decode` with that detail.
+    `crawlers`: how many crawls may ask hosts at the same time, this one included: it keeps to its part of their limits.
     """
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return fetch_batches(
-            batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks
+            batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks * crawlers
         )
 
-    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency).mapInArrow(fetch, ddl(FETCHED))
+    fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency, crawlers).mapInArrow(fetch, ddl(FETCHED))
     judge = gate_udf(policy, gate, crawl, people, device_for(requests.sparkSession, "auto"))
     canonical = canonical_udf(images, crawl, gate)
     known = _held_back(fetched, quarantine)
@@ -91,13 +93,14 @@ def lost_decoders() -> Column:
     return (f.col("failure_code") == FailureCode.DECODE.value) & f.col("failure_detail").startswith(LOST_DECODER)
 
 
-def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -> DataFrame:
-    """Requests in `tasks` partitions, with `host_shards`: how many of them hold URLs of the row's host.
+def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int, crawlers: int = 1) -> DataFrame:
+    """Requests in `tasks` partitions, with `host_shards`: how many of them hold URLs of the row's host, times the
+    crawls that go on at the same time.
 
     A host belongs to one task, so that its limits can be kept there. Only a host with more than a task's fair share of
     the URLs is spread over several, which then divide its limits among them.
     """
-    most_shards = min(tasks, per_host_concurrency)  # each of them holds one connection at least
+    most_shards = max(1, min(tasks, per_host_concurrency // crawlers))  # each of them holds one connection at least
     sizes = requests.groupBy("host").agg(f.count("*").alias("urls"))
     fair_share = f.greatest(f.lit(1), f.ceil(f.sum("urls").over(Window.partitionBy()) / tasks))
     shards = f.least(f.lit(most_shards), f.ceil(f.col("urls") / fair_share)).cast("int")
@@ -108,7 +111,8 @@ def spread_by_host(requests: DataFrame, tasks: int, per_host_concurrency: int) -
     keys = f.array(*[f.lit(key) for key in _partition_keys(requests.sparkSession, tasks)])
     placed = requests.join(f.broadcast(hosts), "host").withColumn("_task", f.element_at(keys, task + 1))
     conditional = [name for name in ("validated_url", "etag", "last_modified", "image_id") if name in requests.columns]
-    return placed.repartition(tasks, "_task").select("url_id", "url", "host_shards", *conditional)
+    shared = (f.col("host_shards") * f.lit(crawlers)).alias("host_shards")
+    return placed.repartition(tasks, "_task").select("url_id", "url", shared, *conditional)
 
 
 @functools.cache

@@ -127,9 +127,11 @@ class StagedTable:
 class Landing:
     """Tables and staging of one warehouse."""
 
-    def __init__(self, spark: SparkSession, root: str, *, parallel_writes: int = 4) -> None:
+    def __init__(self, spark: SparkSession, root: str, *, parallel_writes: int = 4, staging: str = "_staging") -> None:
+        """`staging`: the folder of the warehouse that datasets of runs are staged in."""
         self.spark = spark
         self.storage = Storage(spark, root)
+        self.staging = staging
         self.parallel_writes = parallel_writes
         self.check_held: Callable[[], None] = lambda: None
         """Asked before everything that writes; raises where another driver holds the warehouse."""
@@ -404,7 +406,7 @@ class Landing:
         return (spark or self.spark).range(1).select(*columns).where(f.lit(False))
 
     def _staged_path(self, run_id: str, name: str) -> str:
-        return self.storage.path("_staging", run_id, name)
+        return self.storage.path(self.staging, run_id, name)
 
     def write_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
         """Write the run's plan; the run may be applied once the ledger says `prepared`."""
@@ -413,11 +415,11 @@ class Landing:
             raise ValueError(f"run {run_id}: a dataset is planned twice for one table: {sorted(written)}")
         self.check_held()
         text = json.dumps([asdict(line) for line in plan], indent=1)
-        self.storage.write_text(text, "_staging", run_id, "plan.json")
+        self.storage.write_text(text, self.staging, run_id, "plan.json")
 
     def has_plan(self, run_id: str) -> bool:
         """Whether the run can be applied."""
-        return self.storage.exists("_staging", run_id, "plan.json")
+        return self.storage.exists(self.staging, run_id, "plan.json")
 
     def check_plan(self, run_id: str, plan: Sequence[StagedTable]) -> None:
         """Raise RunError, which names table, rule and count, where a table would refuse what the plan writes into it.
@@ -446,11 +448,11 @@ class Landing:
     def discard(self, run_id: str) -> None:
         """Delete the run's staging folder."""
         self.check_held()
-        self.storage.delete("_staging", run_id)
+        self.storage.delete(self.staging, run_id)
 
     def staged_runs(self) -> list[str]:
         """Runs with a staging folder, also such as nobody has heard of."""
-        return self.storage.names("_staging")
+        return self.storage.names(self.staging)
 
     # Application ------------------------------------------------------------------------------------------------
 
@@ -459,7 +461,7 @@ class Landing:
 
         May be killed anywhere and called again.
         """
-        plan = json.loads(self.storage.read_text("_staging", run_id, "plan.json"))
+        plan = json.loads(self.storage.read_text(self.staging, run_id, "plan.json"))
         lines = [StagedTable(**(line | {"dates": tuple(line["dates"])})) for line in plan]
 
         def apply_to(table: str) -> None:  # one after the other: two writers of one table would be in conflict

@@ -229,6 +229,12 @@ class Storage:
         finally:
             stream.close()
 
+    def move(self, source: Sequence[str], target: Sequence[str]) -> None:
+        """Give a folder another place, one that nothing is at; nothing where it does not exist. On S3 it is copied."""
+        if self.exists(*source):
+            self.make_folder(*target[:-1])
+            self._fs.rename(self._path(*source), self._path(*target))
+
     def delete(self, *parts: str) -> None:
         """Delete the file or folder, if there is one."""
         self._fs.delete(self._path(*parts), True)

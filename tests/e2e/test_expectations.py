@@ -33,11 +33,17 @@ def test_a_night_that_is_not_as_expected_is_published_when_somebody_says_why(
         with pytest.raises(SnapshotError):
             Snapshot.open(str(warehouse))
         assert not list((warehouse / "_staging").glob("*"))
+        # Who accepts it need not ask again; who does not asks anew, for the host may be well by now.
+        asked = world.site.requests_on(DAYS[0])
+        assert world.night(DAYS[0], warehouse) == 1
+        assert world.site.requests_on(DAYS[0]) == {url: 2 * count for url, count in asked.items()}
         assert world.night(DAYS[0], warehouse, "--accept-breach", "failed", "--why", "the host is\nmoving") == 0
         events = Snapshot.open(str(warehouse)).rows("runs", ["event", "detail"]).to_pylist()
         (said,) = [event["detail"] for event in events if event["event"] == "published"]
         assert said.startswith("accepted though not as expected: failed: ")
         assert said.endswith("(the host is moving)")
+        assert world.site.requests_on(DAYS[0]) == {url: 2 * count for url, count in asked.items()}
+        assert not (warehouse / "_ahead").exists() or not list((warehouse / "_ahead").iterdir())
 
 
 def test_what_the_rows_tell_alone_ends_a_night_before_anything_is_fetched(
