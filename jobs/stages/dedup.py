@@ -117,8 +117,8 @@ def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSett
     group there, one of the two being new, and one of a full view. `old_bands` are those that share a bucket with a
     new one; what is far from all of them ends here."""
     columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_full()]
-    rows = new_bands.select(*columns, f.lit(True).alias("is_new")).unionByName(
-        old_bands.select(*columns, f.lit(False).alias("is_new"))
+    rows = old_bands.select(*columns, f.lit(False).alias("is_new")).unionByName(
+        new_bands.select(*columns, f.lit(True).alias("is_new"))
     )
 
     def meet(table: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -233,6 +233,27 @@ def test_a_run_applied_again_by_a_driver_that_slept_while_others_published_chang
     assert {name: contents(tables, name) for name in NAMES} == after
 
 
+def test_what_is_asked_of_a_large_table_is_compiled(
+    spark: SparkSession, tables: Landing, warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_compiled(landing: Landing) -> str | None:
+        rows = landing.read("url_state")
+        return rows.join(landing.staged("r1", "url_state"), "url_id").sparkSession.conf.get(
+            "spark.sql.codegen.wholeStage"
+        )
+
+    tables.write_plan("r1", first_run(tables))
+    tables.apply("r1")
+    assert is_compiled(Landing(spark, str(warehouse))) == "false"
+    monkeypatch.setattr("jobs.warehouse.landing.LARGE_TABLE", 0)
+    large = Landing(spark, str(warehouse))
+    assert is_compiled(large) == "true"
+    large.write_plan("r2", second_run(large))
+    large.apply("r2")
+    for name in NAMES:
+        assert contents(large, name) == wanted(spark, name, AFTER_BOTH[name]), name
+
+
 def test_rows_with_an_equal_digest_are_not_rewritten(spark: SparkSession, tables: Landing) -> None:
     tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", feed(1, "one"))])])
     tables.apply("r1")
