@@ -15,7 +15,7 @@ from pyspark.sql import functions as f
 
 from jobs.run import audit
 from jobs.run.context import Work
-from jobs.run.names import Count, Dataset
+from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
@@ -277,7 +277,9 @@ def embed(
         {"embeddings": "error is null"},
         **{Count.EMBEDDED: f.col("error").isNull()},
     )
-    audit.check_vectors(new_vectors(work, name), dimension(settings))
+    alike = audit.check_vectors(new_vectors(work, name), dimension(settings))
+    if name == Dataset.VECTORS and alike is not None:
+        work.metrics[Metric.MEAN_COSINE] = alike
 
 
 def _with_known(made: DataFrame | None, known: DataFrame | None) -> DataFrame:

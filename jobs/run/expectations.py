@@ -1,4 +1,4 @@
-"""What a night is expected to look like: bounds on its counts, checked before it is prepared.
+"""What a night is expected to look like: bounds on what it counts and measures, checked before it is prepared.
 
 A night that breaks one is discarded, and the run says which, the bound and the value. What somebody has looked into is
 accepted by name, with a reason that the ledger keeps.
@@ -12,13 +12,15 @@ from statistics import median
 
 from jobs.config.command import JobParser
 from jobs.config.errors import RunError, UsageError
+from jobs.run.names import Metric
 from jobs.warehouse.ledger import Event
 from schemas.settings import Expectation
 
 LEAST_NIGHTS = 3
 """Earlier nights without which there is nothing to compare with."""
 
-Counts = Mapping[str, int]
+Counts = Mapping[str, float]
+"""A night's counts and metrics. A count that is not there is none; a metric that is not there is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def earlier_nights(nights: Iterable[Event], date: dt.date, most: int) -> list[Co
     for night in nights:
         if date not in night.ingest_dates:
             counts.pop(night.ingest_dates, None)
-            counts[night.ingest_dates] = night.counts or {}
+            counts[night.ingest_dates] = {**(night.counts or {}), **(night.metrics or {})}
     return list(counts.values())[-most:]
 
 
@@ -99,7 +101,9 @@ def _breach(one: Expectation, counts: Counts, earlier: Sequence[Counts]) -> str 
 
 
 def _value(one: Expectation, counts: Counts) -> float | None:
-    """The sum, or the share; None for a share of nothing."""
+    """The sum, or the share; None for a share of nothing, and where something was not measured."""
+    if not {*one.counts, *one.of}.intersection(Metric) <= counts.keys():
+        return None
     total = sum(counts.get(name, 0) for name in one.counts)
     if not one.of:
         return total

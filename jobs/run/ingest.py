@@ -124,7 +124,7 @@ class Night:
         audit.check_accounting(self.owed_rows, work.staged(Dataset.SIGHTINGS), work.counts)
         audit.check_gate_first(work.staged(Dataset.CRAWL), contents.staged_vectors(work))
         audit.check_clusters(work.staged(Dataset.CLUSTERS))
-        work.remark = self.expectations.check(work.counts)
+        work.remark = self.expectations.check(work.counts | work.metrics)
 
     def _crawled_ahead(self) -> DataFrame | None:
         if self.ahead is None:

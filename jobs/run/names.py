@@ -80,6 +80,9 @@ class Count(StrEnum):
 class Metric(StrEnum):
     """What a run measures, in the ledger's `metrics`."""
 
+    MEAN_COSINE = "vectors.mean_cosine"
+    """Of two images that the run has embedded. One that leaves its usual place tells of another kind of images, or of
+    a fault in what comes before the model."""
     STAGING_SECONDS = "seconds.staging"
     DEDUP_ROUNDS = "dedup.rounds"
     """How often groups were looked up: once, and again for what flips because of what flipped before."""

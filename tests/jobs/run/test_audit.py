@@ -28,7 +28,10 @@ def vectors(spark: SparkSession, *rows: Sequence[float]) -> DataFrame:
 
 
 def test_unit_vectors_of_the_models_dimension_pass(spark: SparkSession) -> None:
-    check_vectors(vectors(spark, (0.6, 0.8), (1.0, 0.0), (-0.6, 0.8004)), 2)
+    found = check_vectors(vectors(spark, (0.6, 0.8), (1.0, 0.0), (-0.6, 0.8004)), 2)
+    assert found == pytest.approx((0.6 + 0.28 - 0.6) / 3, abs=1e-3)
+    assert check_vectors(vectors(spark, (0.6, 0.8), (0.6, 0.8)), 2) == pytest.approx(1)
+    assert check_vectors(vectors(spark, (0.6, 0.8)), 2) is None
 
 
 @pytest.mark.parametrize("bad", [(0.6, 0.8, 0.0), (0.6, 0.7), (0.0, 0.0), (math.nan, 1.0), (math.inf, 0.0), ()])

@@ -8,8 +8,8 @@ import pytest
 from jobs import nightly
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
-from jobs.run.expectations import Accepted, Expectations, accepted_by, check_names, earlier_nights
-from jobs.run.names import Count
+from jobs.run.expectations import Accepted, Expectations, UnexpectedError, accepted_by, check_names, earlier_nights
+from jobs.run.names import Count, Metric
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger
 from schemas.outcomes import FailureCode
@@ -29,6 +29,14 @@ def night(day: int, run_id: str | None = None, event: str = "published", inputs:
     return Event(
         run_id or f"of-{day}", "nightly", event, (dt.date(2026, 3, day),), 1, counts=counts, inputs_digest=inputs
     )
+
+
+def test_a_metric_that_was_not_measured_breaks_nothing() -> None:
+    alike = Expectation(name="alike", counts=("vectors.mean_cosine",), at_least=0.1, at_most=0.5)
+    assert Expectations([alike], []).check({"sightings": 1}) is None
+    assert Expectations([alike], []).check({"vectors.mean_cosine": 0.3}) is None
+    with pytest.raises(UnexpectedError, match=r"alike: vectors\.mean_cosine is 0\.9; at most 0\.5"):
+        Expectations([alike], []).check({"vectors.mean_cosine": 0.9})
 
 
 def test_a_night_as_expected_is_told_nothing_of() -> None:
@@ -140,6 +148,7 @@ def test_what_production_expects_names_what_runs_count() -> None:
     outcomes = {"accepted", "review", "blocked", "failed", "deferred"}
     known = {"sightings", *(f"outcome.{one}" for one in outcomes)}
     known |= {f"failed.{code.value}" for code in FailureCode} | {f"changed.{name}" for name in TABLES} | set(Count)
+    known |= set(Metric)
     expected = load("conf/production.yaml", ["crawl.user_agent=x/1.0 (+https://example.com)"]).run.expectations
     assert expected
     for one in expected:
