@@ -237,6 +237,8 @@ def _kind() -> Column:
 
 
 def _kinds(compared: DataFrame) -> dict[Kind, Groups]:
+    # What is refused before it is fetched names no content, although it did.
+    shown = f.coalesce("image_id", "old_image_id")
     told = compared.select(
         _kind().alias("kind"),
         "old_outcome",
@@ -246,8 +248,8 @@ def _kinds(compared: DataFrame) -> dict[Kind, Groups]:
         *TABLES["sightings"].keys,
         "url",
         f.coalesce("title", "alt_text").alias("title"),
-        "image_id",
-        f.coalesce("image_id", "url_id", "url").alias("subject"),
+        shown.alias("image_id"),
+        f.coalesce(shown, "url_id", "url").alias("subject"),
     )
     totals = {row[0]: row[1] for row in told.groupBy("kind").count().collect()}
     largest = Window.partitionBy("kind").orderBy(f.desc("count"), *_GROUP)

@@ -17,7 +17,7 @@ from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
-from tests.e2e.whatif import feed_shown, flips_shown, flips_told
+from tests.e2e.whatif import feed_shown, flips_shown, flips_told, section_of
 
 pytestmark = pytest.mark.spark
 
@@ -132,6 +132,11 @@ def test_there_and_back_again(
     assert "accepted -> blocked (nsfw)" in told
     assert "blocked -> deferred" in told
     assert flips_shown(html) == flips_told(told)
+    left = [count for before, _, count, _ in flips_told(told) if before == "accepted"]
+    leaving, entering = (section_of(html, name) for name in ("leaves", "enters"))
+    assert leaving.count("<img") == leaving.count('<details class="veil">') == sum(left)
+    assert "no image stored" not in leaving
+    assert "<img" not in entering  # what is held back is not stored
     assert Snapshot.open(str(under_old)).run_id == run
     assert digest_of(under_old) == before
 

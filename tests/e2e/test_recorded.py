@@ -21,7 +21,7 @@ from jobs.run.redecision import NOT_STORED
 from jobs.stages.embed import embed_images
 from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
-from schemas.tables import TABLES
+from schemas.tables import PUBLISHED
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
 from tests.e2e.whatif import feed_shown, flips_shown, flips_told
@@ -57,8 +57,8 @@ def decide(small: SmallWorld, warehouse: Path, policy: str) -> None:
 
 
 def table_files(warehouse: Path) -> set[Path]:
-    """What lies below the tables."""
-    return {path for table in TABLES for path in (warehouse / table).rglob("*")}
+    """What lies below the tables that runs publish; the ledger notes who has held the warehouse."""
+    return {path for table in PUBLISHED for path in (warehouse / table).rglob("*")}
 
 
 def holders(warehouse: Path) -> set[tuple[str, str]]:

@@ -27,3 +27,9 @@ def flips_shown(html: str) -> list[Flip]:
 def feed_shown(html: str) -> dict[str, int]:
     """Rows of the feed by what the file says would become of them."""
     return {change: int(count) for change, count in _FEED.findall(html)}
+
+
+def section_of(html: str, name: str) -> str:
+    """The section of the file with that id."""
+    (found,) = re.findall(rf'<section id="{name}".*?</section>', html, re.DOTALL)
+    return str(found)

@@ -51,7 +51,10 @@ def flipped(number: int, before: str, after: str, was: list[str], why: list[str]
 FLIPPED = [
     # Thirty sightings of twenty images leave, and fifteen more for a reason each.
     *(flipped(n, "accepted", "blocked", [], ["nsfw"], image_id=image_id(n % 20)) for n in range(30)),
-    *(flipped(n, "accepted", "blocked", [], [f"r{n:02}"]) for n in range(30, 45)),
+    *(
+        flipped(n, "accepted", "blocked", [], [f"r{n:02}"], image_id=None, old_image_id=image_id(n))
+        for n in range(30, 45)
+    ),
     *(
         flipped(
             n, "blocked", "deferred", ["words"], [], image_id=None, title=None, alt_text="said", failure_detail="owed"
@@ -133,6 +136,7 @@ def test_what_changes_is_counted_and_sampled_within_bounds(work: Work) -> None:
     shown = [seen.image_id for _, seen in largest.samples]
     assert len(set(shown)) == len(shown)
     assert all(seen.is_accepted for _, seen in largest.samples)
+    assert [seen.image_id for _, seen in leaving.groups[1].samples] == [image_id(30)]
     entering = effects.kinds["enters"].groups[0]
     assert (entering.before, entering.after, entering.was, entering.why) == ("blocked", "deferred", "words", "owed")
     assert {(seen.image_id, seen.title, seen.is_accepted) for _, seen in entering.samples} == {(None, "said", False)}
