@@ -237,8 +237,8 @@ def _kind() -> Column:
 
 
 def _kinds(compared: DataFrame) -> dict[Kind, Groups]:
-    # What is refused before it is fetched names no content, although it did.
-    shown = f.coalesce("image_id", "old_image_id")
+    # The content that it names now: one that is refused before the fetch names none then.
+    shown = f.coalesce("old_image_id", "image_id")
     told = compared.select(
         _kind().alias("kind"),
         "old_outcome",
@@ -247,7 +247,7 @@ def _kinds(compared: DataFrame) -> dict[Kind, Groups]:
         why_decided().alias("why"),
         *TABLES["sightings"].keys,
         "url",
-        f.coalesce("title", "alt_text").alias("title"),
+        f.coalesce(f.nullif("title", f.lit("")), "alt_text").alias("title"),
         shown.alias("image_id"),
         f.coalesce(shown, "url_id", "url").alias("subject"),
     )

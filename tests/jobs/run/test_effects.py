@@ -57,7 +57,7 @@ FLIPPED = [
     ),
     *(
         flipped(
-            n, "blocked", "deferred", ["words"], [], image_id=None, title=None, alt_text="said", failure_detail="owed"
+            n, "blocked", "deferred", ["words"], [], image_id=None, title="", alt_text="said", failure_detail="owed"
         )
         for n in range(45, 48)
     ),
