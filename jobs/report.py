@@ -9,7 +9,6 @@ report says which. Exit codes as for every job.
 
 import argparse
 import datetime as dt
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from jobs.config.command import JobParser, add_config_arguments, job_parser, run
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import Config, load, load_policy
 from jobs.reporting.gathering import gather
-from jobs.reporting.rendering import Head, in_bytes, render
+from jobs.reporting.pages import check_place, in_bytes, write_page
+from jobs.reporting.rendering import Head, render
 from jobs.reporting.runs import chosen_runs, published_runs
 from jobs.startup.preflight import parse_date
 from lensfeed.snapshot import Snapshot, SnapshotError, ledger_events
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     dates = _dates(options)
-    if options.into.is_dir():
-        raise UsageError(f"--into {options.into}: expected a file, found a folder")
+    check_place(options.into, "--into")
     written = write_report(load(options.profile, options.set), options.into, run_id=options.run, dates=dates)
     sys.stdout.write(f"{options.into} ({in_bytes(written)}, {time.monotonic() - begun:.1f} s)\n")
 
@@ -83,15 +82,7 @@ def write_report(
     except SnapshotError as error:
         raise RunError(str(error)) from None
     head = Head(runs, history, snapshot, policy.version, dt.datetime.now(dt.UTC))
-    html = render(head, contents, config.dedup).encode()
-    into.parent.mkdir(parents=True, exist_ok=True)
-    draft = into.with_name(f".{into.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(html)
-        draft.replace(into)
-    finally:
-        draft.unlink(missing_ok=True)
-    return len(html)
+    return write_page(render(head, contents, config.dedup), into)
 
 
 if __name__ == "__main__":

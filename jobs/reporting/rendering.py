@@ -1,32 +1,33 @@
-"""One self-contained HTML file out of what was gathered: no script, no request, nothing from the web that is markup.
+"""The report as one HTML file out of what was gathered."""
 
-Everything goes through jinja2 with autoescape or through `charts.element`. URLs are text and never the target of a
-link. The file's Content-Security-Policy allows its own style sheet, by digest, and `data:` images: nothing else,
-scripts least of all, whatever a title might hold.
-"""
-
-import base64
 import datetime as dt
-import hashlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from jobs.reporting import charts
-from jobs.reporting.gathering import BINS, GROWTH_RUNS, MEMBERS, Contents, Shown
+from jobs.reporting.gathering import BINS, GROWTH_RUNS, MEMBERS, Contents
+from jobs.reporting.pages import THUMBNAIL, caption, render_page, thumbnails, took
 from jobs.reporting.runs import Run, drift, failures, funnel, step_costs, totals
-from jobs.reporting.texts import plain
 from lensfeed.snapshot import Snapshot
 from schemas.outcomes import OUTCOME_MEANINGS, Outcome
 from schemas.settings import DedupSettings
 
-THUMBNAIL, MAP_THUMBNAIL = 176, 56
-"""Longest side in pixels of a thumbnail in a row or on a sheet, and of one on the map."""
-_QUALITY = 72
+MAP_THUMBNAIL = 56
+"""Longest side in pixels of a thumbnail on the map."""
+SECTIONS = (
+    ("funnel", "Funnel"),
+    ("failures", "Failures and hosts"),
+    ("policy", "Policy"),
+    ("cost", "Time and cost"),
+    ("duplicates", "Duplicates"),
+    ("neighbours", "Neighbours"),
+    ("map", "Map"),
+    ("texts", "Texts"),
+    ("drift", "Drift"),
+    ("tables", "Tables"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,15 @@ class Head:
 
 def render(head: Head, contents: Contents, dedup: DedupSettings) -> str:
     """The report as HTML text; `dedup` says what verified the near-duplicates."""
-    environment = Environment(
-        loader=PackageLoader("jobs.reporting", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "plain": plain,
-        "caption": caption,
-        "coded": coded,
-        "short": short_id,
-        "bytes": in_bytes,
-        "took": took,
-    }
-    source = environment.loader.get_source(environment, "report.css")[0] if environment.loader else ""
-    style = source.strip()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    thumbnails = _thumbnails(contents.jpegs, THUMBNAIL)
     reported = {run.run_id for run in head.runs}
     nights = drift(head.history, reported)
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
+        head.title,
+        SECTIONS,
+        ["report.css"],
         head=head,
         contents=contents,
-        style=Markup(style),  # our own file, and the text that the digest is of
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
         figures=_figures(head, contents),
         outcomes=_outcomes(head.runs),
         outcome_names=list(Outcome),
@@ -86,7 +70,7 @@ def render(head: Head, contents: Contents, dedup: DedupSettings) -> str:
         seconds=sum(run.seconds for run in head.runs),
         nights=nights,
         all_nights=sum(1 for run in head.history if run.is_night),
-        thumbnails=thumbnails,
+        thumbnails=thumbnails(contents.jpegs, THUMBNAIL),
         charts=charts,
         scores=charts.histogram(
             "NSFW scores, the worst view of each content",
@@ -134,7 +118,7 @@ def _outcomes(runs: Sequence[Run]) -> list[tuple[Outcome, int, str]]:
 
 
 def _plane(contents: Contents) -> Markup:
-    small = _thumbnails(
+    small = thumbnails(
         {
             point.image.image_id: contents.jpegs[point.image.image_id]
             for point in contents.space.points
@@ -156,58 +140,3 @@ def _plane(contents: Contents) -> Markup:
         f"{len(points):,} vectors on the plane of their two principal components, {len(small)} with their thumbnails",
         points,
     )
-
-
-def _thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
-    """`data:` URIs by image_id; an image that cannot be read has none."""
-    found = {}
-    for image_id, jpeg in jpegs.items():
-        try:
-            with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-                image.draft("RGB", (side, side))
-                small = image.convert("RGB")
-        except OSError:
-            continue
-        small.thumbnail((side, side))
-        data = io.BytesIO()
-        small.save(data, "JPEG", quality=_QUALITY, optimize=True)
-        found[image_id] = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return found
-
-
-# Filters ------------------------------------------------------------------------------------------------------------
-
-
-def caption(image: Shown) -> str:
-    """What is said of an image: its title, or that it has none."""
-    return plain(image.title) or f"image {short_id(image.image_id)} without a title"
-
-
-def coded(text: str) -> Markup:
-    """A text of ours in which what stands between back-ticks is code."""
-    parts = text.split("`")
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
-    )
-
-
-def short_id(text: str | None) -> str:
-    """Enough of a digest to find it by."""
-    return (text or "none")[:12]
-
-
-def in_bytes(count: float) -> str:
-    """A size in a unit that fits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-def took(seconds: float) -> str:
-    """A duration in a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 120 else f"{minutes} min {rest:02} s"

@@ -32,6 +32,8 @@ _TELLING = ["outcome", "failure_code", "failure_detail", "reasons", "image_id", 
 """What of a sighting a decision may change."""
 _OLD = ["outcome", "image_id", "text_id"]
 """What of a sighting as it was something else may follow from."""
+_TOLD = ["reasons", "failure_code"]
+"""What else of a sighting as it was is told before a re-decision is published."""
 
 
 @dataclass
@@ -182,7 +184,7 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     old = before.select(*_KEYS, telling.alias("_old"))
     differing = decided.join(old, _KEYS).where(~f.col("_old").eqNullSafe(telling))
     columns = TABLES["sightings"].column_names
-    told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in (*_OLD, "says")]
+    told = [f.col(f"_old.{name}").alias(f"old_{name}") for name in (*_OLD, *_TOLD, "says")]
     erased = f.col("old_says") & ~says()
     compared = work.stage(Dataset.COMPARED, differing.select(*columns, *told), texts_erased=erased)
     work.counts[TEXTS_ERASED] = work.rows(Dataset.COMPARED).counted[TEXTS_ERASED]
@@ -240,10 +242,18 @@ def changed_facts(
 
 def tell_flips(title: str, work: Work) -> None:
     """Say on standard output what a staged re-decision changes: outcomes, reasons and sightings, most first."""
-    changed = work.staged(Dataset.COMPARED)
-    why = f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))
-    found = changed.groupBy("old_outcome", "outcome", why.alias("why")).count().orderBy(f.desc("count"), "why")
-    rows = [(row["old_outcome"], row["outcome"], row["why"], row["count"]) for row in found.collect()]
+    rows = counted_flips(work.staged(Dataset.COMPARED)).collect()
     sys.stdout.write(f"{sum(count for *_, count in rows)} sightings {title}\n")
     for before, after, reasons, count in rows:
         sys.stdout.write(f"  {count:>8}  {before} -> {after}{f' ({reasons})' if reasons else ''}\n")
+
+
+def counted_flips(compared: DataFrame) -> DataFrame:
+    """Sightings that are decided otherwise -> `old_outcome, outcome, why, count`, most first."""
+    counted = compared.groupBy("old_outcome", "outcome", why_decided().alias("why")).count()
+    return counted.orderBy(f.desc("count"), "old_outcome", "outcome", "why")
+
+
+def why_decided() -> Column:
+    """Why a sighting came to its outcome, in words; empty where it is accepted."""
+    return f.concat_ws(", ", "reasons", "failure_code", f.when(f.col("outcome") == "deferred", f.col("failure_detail")))

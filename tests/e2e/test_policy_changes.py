@@ -17,6 +17,7 @@ from lensfeed.snapshot import Snapshot
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
+from tests.e2e.whatif import feed_shown, flips_shown, flips_told, section_of
 
 pytestmark = pytest.mark.spark
 
@@ -92,6 +93,22 @@ def drain(small: SmallWorld, warehouse: Path, policy: str, date: dt.date = SECON
     assert Snapshot.open(str(warehouse)).rows("refetch_queue").num_rows == 0
 
 
+def row_by_feed_id(warehouse: Path) -> dict[int, str]:
+    """Digests of the feed's rows."""
+    rows = Snapshot.open(str(warehouse)).rows("index_feed", ["feed_id", "row_digest"]).to_pylist()
+    return {row["feed_id"]: row["row_digest"] for row in rows}
+
+
+def changes_between(was: dict[int, str], is_now: dict[int, str]) -> dict[str, int]:
+    """How many rows of the feed came, changed and went."""
+    changed = [feed_id for feed_id in was.keys() & is_now.keys() if was[feed_id] != is_now[feed_id]]
+    return {
+        "insert": len(is_now.keys() - was.keys()),
+        "update": len(changed),
+        "delete": len(was.keys() - is_now.keys()),
+    }
+
+
 def accepted(warehouse: Path) -> set[str]:
     rows = Snapshot.open(str(warehouse)).rows("sightings", ["outcome", "image_id"]).to_pylist()
     return {row["image_id"] for row in rows if row["outcome"] == "accepted"}
@@ -105,18 +122,28 @@ def test_there_and_back_again(
     under_old: Path,
     under_new: dict[str, str],
     digest_of: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before, run = digest_of(under_old), Snapshot.open(str(under_old)).run_id
-    assert decide(small, under_old, new, "--dry-run") == 0
-    told = capsys.readouterr().out
+    page = tmp_path / "whatif.html"
+    assert decide(small, under_old, new, "--dry-run", "--html", str(page)) == 0
+    told, html = capsys.readouterr().out, page.read_text(encoding="utf-8")
     assert "accepted -> blocked (nsfw)" in told
     assert "blocked -> deferred" in told
+    assert flips_shown(html) == flips_told(told)
+    left = [count for before, _, count, _ in flips_told(told) if before == "accepted"]
+    leaving, entering = (section_of(html, name) for name in ("leaves", "enters"))
+    assert leaving.count("<img") == leaving.count('<details class="veil">') == sum(left)
+    assert "no image stored" not in leaving
+    assert "<img" not in entering  # what is held back is not stored
     assert Snapshot.open(str(under_old)).run_id == run
     assert digest_of(under_old) == before
 
     rows = Snapshot.open(str(under_old)).rows("sightings").num_rows
+    was = row_by_feed_id(under_old)
     assert decide(small, under_old, new) == 0
+    assert feed_shown(html) == changes_between(was, row_by_feed_id(under_old))
     assert small.night(SECOND, under_old, settings=[old]) == 2  # the warehouse is under another policy now
     snapshot = Snapshot.open(str(under_old))
     assert snapshot.rows("sightings").num_rows == rows

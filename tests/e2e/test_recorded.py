@@ -21,8 +21,10 @@ from jobs.run.redecision import NOT_STORED
 from jobs.stages.embed import embed_images
 from lensfeed.snapshot import Snapshot
 from schemas.settings import EmbeddingSettings
+from schemas.tables import PUBLISHED
 from tests.e2e.conftest import World
 from tests.e2e.small import DAYS, SmallWorld, small_world
+from tests.e2e.whatif import feed_shown, flips_shown, flips_told
 from udfs.embedding.golden import Golden
 from udfs.urls import url_id
 
@@ -52,6 +54,11 @@ def sightings(warehouse: Path) -> list[dict[str, Any]]:
 
 def decide(small: SmallWorld, warehouse: Path, policy: str) -> None:
     assert redecide.main(small.arguments(warehouse, policy)) == 0
+
+
+def table_files(warehouse: Path) -> set[Path]:
+    """What lies below the tables that runs publish; the ledger notes who has held the warehouse."""
+    return {path for table in PUBLISHED for path in (warehouse / table).rglob("*")}
 
 
 def holders(warehouse: Path) -> set[tuple[str, str]]:
@@ -107,7 +114,10 @@ def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_any_url_is_decided_again_as_it_was_and_shows_no_password(
-    published: Published, digest_of: Callable[[Path], dict[str, str]]
+    published: Published,
+    digest_of: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     small, warehouse, before = published.small, published.warehouse, published.before
     assert [row["outcome"] for row in before[:6]] == ["accepted"] * 4 + ["failed"] * 2
@@ -119,6 +129,23 @@ def test_any_url_is_decided_again_as_it_was_and_shows_no_password(
     assert sightings(warehouse) == before
     assert digest_of(warehouse) == digest
     assert holders(warehouse) == set()
+
+    # What another policy would do is shown in a file, and nothing of it is done.
+    run, files, page = Snapshot.open(str(warehouse)).run_id, table_files(warehouse), tmp_path / "whatif.html"
+    arguments = small.arguments(warehouse, small.policy("stricter", rules(0.0)))
+    capsys.readouterr()
+    assert redecide.main([*arguments, "--dry-run", "--html", str(page)]) == 0
+    told, html = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    assert Snapshot.open(str(warehouse)).run_id == run
+    assert table_files(warehouse) == files
+    assert not any(path.is_file() for path in (warehouse / "_staging").rglob("*"))
+    assert SECRET not in html + told
+    assert flips_shown(html) == flips_told(told) == [("accepted", "blocked", 4, "nsfw")]
+    heads = Snapshot.open(str(warehouse)).rows("index_feed").num_rows
+    assert feed_shown(html) == {"insert": 0, "update": 0, "delete": heads}
+    assert html.count('<details class="veil">') == html.count("<img") == 4 + heads
+    assert "Nothing would enter." in html
+    assert "4 images would leave the index" in html
 
 
 @pytest.mark.slow

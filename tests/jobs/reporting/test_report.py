@@ -219,3 +219,19 @@ def test_what_cannot_be_reported_on_is_said(
     assert report.main([*arguments, *given]) == 2
     assert said in errors[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[str] = []
+    monkeypatch.setattr(log, "error", lambda form, *values: errors.append(form % values))
+    (tmp_path / "file").touch()
+    into = tmp_path / "file" / "report.html"
+    arguments = ["--profile", "conf/local.yaml", "--set", f"warehouse={tmp_path / 'none'}", "--into"]
+    assert report.main([*arguments, str(into)]) == 2
+    assert report.main([*arguments, str(tmp_path)]) == 2
+    assert errors == [
+        f"error: --into {into}: cannot be written ({into.parent}: File exists)",
+        f"error: --into {tmp_path}: expected a file, found a folder",
+    ]
