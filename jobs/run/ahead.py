@@ -27,7 +27,7 @@ KEPT_HOURS = 48
 
 _STAMP = "stamp.json"
 """Says what the datasets follow from; written last, so that they are whole where it is."""
-_UNEXPECTED = "unexpected"
+_DATE, _VERSIONS, _TABLES, _UNEXPECTED = "date", "versions", "tables", "unexpected"
 
 _DATASETS = (Dataset.CRAWL, Dataset.VECTORS, Dataset.VECTORS_BESIDE, Dataset.TEXTS)
 
@@ -55,7 +55,10 @@ def find(work: Work, date: dt.date, inputs: str, *, accepting: bool = False) -> 
 
     `accepting`: whether the run may be other than expected. One that may not asks again, for hosts may be well by now.
     """
-    storage, wanted = work.landing.storage, _stamp(work, date, inputs)
+    storage = work.landing.storage
+    if not storage.names(FOLDER):
+        return None
+    wanted = _stamp(work, date, inputs)
     for run_id, stamp in _kept(storage):
         if wanted.items() <= stamp.items() and (accepting or not stamp[_UNEXPECTED]):
             kept = Landing(work.spark, storage.root, staging=FOLDER)
@@ -84,15 +87,18 @@ def keep(work: Work, date: dt.date, inputs: str, *, unexpected: bool = False) ->
 
 def forget(storage: Storage, date: dt.date) -> None:
     """Delete what is kept of a date: it is published."""
-    _delete(storage, [run_id for run_id, stamp in _kept(storage) if stamp["date"] == date.isoformat()])
+    _delete(storage, [run_id for run_id, stamp in _kept(storage) if stamp[_DATE] == date.isoformat()])
 
 
-def sweep(landing: Landing, versions: Versions) -> None:
-    """Delete what no run can use any more, and what is too old to be waited for."""
-    storage, current = landing.storage, _deciding_now(landing, versions)
-    kept = dict(_kept(storage))
-    outdated = [run_id for run_id, stamp in kept.items() if not current.items() <= stamp.items()]
-    old = [run_id for run_id in storage.names(FOLDER) if is_older(run_id, dt.timedelta(hours=KEPT_HOURS))]
+def sweep(landing: Landing, versions: Versions | None = None) -> None:
+    """Delete what verdicts, takedowns or, where they are given, other versions have overtaken, and what is too old to
+    be waited for."""
+    storage = landing.storage
+    if not (names := storage.names(FOLDER)):
+        return
+    current = {_TABLES: deciding(landing)} | ({_VERSIONS: asdict(versions)} if versions else {})
+    outdated = [run_id for run_id, stamp in _kept(storage) if not current.items() <= stamp.items()]
+    old = [run_id for run_id in names if is_older(run_id, dt.timedelta(hours=KEPT_HOURS))]
     _delete(storage, {*outdated, *old})
 
 
@@ -102,12 +108,8 @@ def sweep_all(storage: Storage) -> None:
 
 
 def _stamp(work: Work, date: dt.date, inputs: str) -> dict[str, Any]:
-    of_date = {"date": date.isoformat(), "inputs": inputs, "configuration": work.config.contents_digest()}
-    return of_date | _deciding_now(work.landing, work.versions)
-
-
-def _deciding_now(landing: Landing, versions: Versions) -> dict[str, Any]:
-    return {"versions": asdict(versions), "tables": deciding(landing)}
+    of_date = {_DATE: date.isoformat(), "inputs": inputs, "configuration": work.config.contents_digest()}
+    return of_date | {_VERSIONS: asdict(work.versions), _TABLES: deciding(work.landing)}
 
 
 def _kept(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:

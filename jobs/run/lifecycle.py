@@ -180,7 +180,7 @@ class Warehouse:
         Also of runs that never came into the ledger. Published runs' are kept where the profile says so. So is for a
         time what was fetched ahead, and may still be used.
         """
-        ahead.sweep(self.landing, self.versions)
+        ahead.sweep(self.landing)
         kept = {event.run_id for event in self.ledger.unfinished()}
         if self.config.run.keep_staging:
             kept |= {event.run_id for event in self.ledger.events if event.event == "published"}

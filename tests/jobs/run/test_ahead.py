@@ -68,7 +68,7 @@ def test_nothing_is_found_where_a_run_may_come_to_something_else(working: Workin
     other.landing.ensure_tables(["takedowns"])
     assert ahead.find(working(), DATE, "inputs") is None
     # Whoever holds the warehouse deletes it then.
-    ahead.sweep(other.landing, VERSIONS)
+    ahead.sweep(other.landing)
     assert other.landing.storage.names(ahead.FOLDER) == []
 
 
@@ -78,12 +78,22 @@ def test_what_was_not_as_expected_is_for_those_who_accept_it(working: Working) -
     assert ahead.find(working(), DATE, "inputs", accepting=True) is not None
 
 
+def test_another_policy_overtakes_what_was_judged_by_the_one_before(working: Working) -> None:
+    fetch(working())
+    landing = working().landing
+    ahead.sweep(landing, VERSIONS)
+    assert len(landing.storage.names(ahead.FOLDER)) == 1
+    ahead.sweep(landing, replace(VERSIONS, policy_version="another"))
+    assert landing.storage.names(ahead.FOLDER) == []
+
+
 def test_it_is_kept_until_its_date_is_published_or_it_is_old(working: Working) -> None:
     kept = fetch(working())
     old = fetch(working(run_id="20260101T000000-0badcafe"))
     work, storage = working(), working().landing.storage
     half = working(staging=ahead.FOLDER)  # still being fetched
     half.stage(Dataset.CRAWL, frame(half.spark, "name string", [["half"]]))
+    ahead.sweep(work.landing)
     ahead.sweep(work.landing, VERSIONS)
     assert sorted(storage.names(ahead.FOLDER)) == sorted([kept, half.run_id])
     assert old not in storage.names(ahead.FOLDER)

@@ -91,3 +91,23 @@ def test_no_host_sees_more_requests_a_second_than_configured(spark: SparkSession
         assert most <= 20 * 0.5 + TASKS, host
     for part in ("onward/cdn.example", "both.example", "hot.example"):
         assert tasks_of(rows, part) == {0, 1}
+
+
+SIZES = {"small.example": 2, "hot.example": 40}
+"""URLs of a host."""
+
+
+def test_crawls_that_go_on_together_divide_a_hosts_limits(spark: SparkSession) -> None:
+    rows = [(url_id(f"http://{host}/{i}"), f"http://{host}/{i}", host) for host, n in SIZES.items() for i in range(n)]
+    requests = frame(spark, "url_id string, url string, host string", rows)
+
+    def shards(crawlers: int) -> dict[str, set[int]]:
+        found = spread_by_host(requests, TASKS, 4, crawlers).selectExpr("parse_url(url, 'HOST') host", "host_shards")
+        rows = found.distinct().collect()
+        return {host: {row["host_shards"] for row in rows if row["host"] == host} for host in SIZES}
+
+    alone = shards(1)
+    assert alone["small.example"] == {1}
+    assert alone["hot.example"] == {TASKS}
+    assert shards(2) == {"small.example": {2}, "hot.example": {2 * min(TASKS, 2)}}
+    assert shards(4) == {"small.example": {4}, "hot.example": {4}}
