@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, help="folder with the models' weights")
     parser.add_argument("--weights", type=Path, default=Path("conf/rerank.yaml"), help="of the re-ranker")
     options = parser.parse_args()
+    if (options.image or options.text) and not options.assets:
+        parser.error("--image and --text need --assets, the folder with the models' weights")
     snapshot, indices = bring_up_to_date(options.warehouse, options.index)
     print((options.index / "receipt.json").read_text(), end="")
     print(f"recall of 10 against exact search: {recall(indices['vector'], snapshot):.3f}")
