@@ -486,12 +486,12 @@ class Landing:
 
     @cached_property
     def _compiling(self) -> SparkSession:
-        return _compiling(self.spark)
+        return _compiling_session(self.spark)
 
     def _session_for(self, table: str) -> SparkSession:
         """A session of its own to write a table by."""
         is_large = self.version(table) > 0 and _is_large(self.spark.read.format("delta").load(self.path(table)))
-        return _compiling(self.spark) if is_large else self.spark.newSession()
+        return _compiling_session(self.spark) if is_large else self.spark.newSession()
 
     def versions(self) -> dict[str, int]:
         """The newest version of every table that a published event names."""
@@ -612,7 +612,7 @@ class StagedRows:
 _BROKEN = "broken."
 
 
-def _compiling(spark: SparkSession) -> SparkSession:
+def _compiling_session(spark: SparkSession) -> SparkSession:
     session = spark.newSession()
     for name, value in _COMPILED.items():
         session.conf.set(name, value)

@@ -230,10 +230,14 @@ class Storage:
             stream.close()
 
     def move(self, source: Sequence[str], target: Sequence[str]) -> None:
-        """Give a folder another place, one that nothing is at; nothing where it does not exist. On S3 it is copied."""
+        """Give a folder another place, one that nothing is at; nothing where it does not exist. On S3 it is copied.
+
+        Raises OSError where the file system does not do it.
+        """
         if self.exists(*source):
             self.make_folder(*target[:-1])
-            self._fs.rename(self._path(*source), self._path(*target))
+            if not self._fs.rename(self._path(*source), self._path(*target)):
+                raise OSError(f"{self.path(*source)} could not be moved to {self.path(*target)}")
 
     def delete(self, *parts: str) -> None:
         """Delete the file or folder, if there is one."""
