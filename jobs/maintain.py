@@ -1,13 +1,18 @@
 """Keep a warehouse quick: put small files together, and delete what no reader of the last days needs.
 
-    python -m jobs.maintain --profile conf/local.yaml [--retention-hours 168] [--dry-run]
+    python -m jobs.maintain --profile conf/local.yaml [--retention-hours 168] [--collect] [--dry-run]
 
 Every night adds files, and leaves the old ones of what it changed. This puts the small ones of each table together,
 which changes no row, publishes the new versions, and then deletes files that only versions older than
 `--retention-hours` hold: readers that opened a snapshot within that time go on, and so do those that have pinned theirs
 (`lensfeed.pinned`). `--retention-hours 0` keeps the newest version alone, where nothing is pinned. The warehouse is let
 go in between, so that a night that waits for it need not wait long. What a block or a takedown took out does not wait
-for this: it leaves the disk at once. Exit codes as for every job.
+for this: it leaves the disk at once.
+
+`--collect` first takes out what nothing that is live needs: pixels and vectors of contents that no URL shows any more,
+vectors of models that are not in use. What was found out about them stays, and so do the sightings. Such a content that
+is shown again brings its pixels with it; one that only comes back as a date is forced or taken back is owed a fetch
+first, and a switch back to an earlier model has to embed again. Exit codes as for every job.
 """
 
 import argparse
@@ -20,7 +25,7 @@ from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import held
-from jobs.run.upkeep import UpkeepPlan, maintain, standing_pins, survey
+from jobs.run.upkeep import UpkeepPlan, find_garbage, maintain, standing_pins, survey
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
@@ -47,7 +52,10 @@ def command_line() -> JobParser:
         metavar="N",
         help=f"small files that a partition may keep ({MOST_SMALL})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only print each table's files")
+    parser.add_argument(
+        "--collect", action="store_true", help="take out pixels and vectors that nothing which is live needs"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print each table's files, and what is to collect")
     return parser
 
 
@@ -65,7 +73,7 @@ def _run(options: argparse.Namespace) -> None:
     config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     hold = partial(held, open_session(config), config, policy, versions, job="maintain", what="maintain")
-    plan = UpkeepPlan(options.retention_hours, options.most_small)
+    plan = UpkeepPlan(options.retention_hours, options.most_small, options.collect)
     if not options.dry_run:
         log.info("maintain: %s", maintain(hold, plan))
         return
@@ -73,6 +81,12 @@ def _run(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{'table':<16}{'files':>8}{'MB':>12}{'to put together':>18}\n")
         for one in survey(warehouse, plan):
             sys.stdout.write(f"{one.name:<16}{one.files:>8}{one.bytes / 1e6:>12.1f}{one.crowded:>18}\n")
+        if plan.collect:
+            garbage = find_garbage(warehouse.work())
+            sys.stdout.write(
+                f"to collect: {garbage.unshown.count()} contents that no URL shows, {garbage.other_vectors.count()} "
+                f"vectors of images and {garbage.other_texts.count()} of texts by models that are not in use\n"
+            )
         for pin in standing_pins(warehouse.landing.storage):
             sys.stdout.write(f"pinned until {pin.until:%Y-%m-%d %H:%M} UTC by {pin.by}: run {pin.run_id}\n")
 

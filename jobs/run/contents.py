@@ -306,6 +306,11 @@ def _models(work: Work) -> dict[Dataset, tuple[EmbeddingSettings, str]]:
     return models
 
 
+def model_versions(work: Work) -> list[str]:
+    """Versions of the visual models that are in use."""
+    return [version for _, version in _models(work).values()]
+
+
 def no_vectors(work: Work) -> DataFrame:
     """What a run tells of new vectors (`image_id, vector`) that makes none."""
     return work.landing.read("embeddings").where(f.lit(False)).select("image_id", "vector")

@@ -1,4 +1,4 @@
-"""Upkeep of a warehouse: small files put together, old ones deleted; no row changes by it."""
+"""Upkeep of a warehouse: small files put together, old ones deleted, what nothing needs collected; the feed stays."""
 
 import datetime as dt
 import time
@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
 from jobs.config.errors import RunError
 from jobs.config.progress import log
-from jobs.run import ahead
+from jobs.run import ahead, contents
+from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse
+from jobs.stages import state
 from jobs.warehouse.lease import POLL_S
 from jobs.warehouse.storage import Storage
 from lensfeed.pins import FOLDER, Pin
@@ -18,6 +23,8 @@ from schemas.tables import PUBLISHED, RUNS, TABLES
 MOST_BYTES = 16 * 2**30
 """Of small files that one run puts together, a table that has more of them aside: minutes, after which the warehouse is
 let go for whoever waits for it."""
+MOST_COLLECTED = 500_000
+"""Images of which one run takes pixels and vectors, for the same reason: some 10 GB of pixels."""
 MOST_HELD_S = 600.0
 """After so many seconds of deleting the warehouse is let go, too."""
 CLOCKS_APART_HOURS = 0.25
@@ -36,12 +43,28 @@ class UpkeepPlan:
     """Versions that were the newest within so many hours stay readable."""
     most_small: int
     """Small files that a partition may have without anything being done about them."""
+    collect: bool = False
+    """Whether pixels and vectors go that nothing which is live needs."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Rows that nothing which is live needs; all lazily read."""
+
+    unshown: DataFrame
+    """`image_id` of contents with pixels or a vector that no URL shows any more."""
+    other_vectors: DataFrame
+    """`image_id, model_version` of the others' vectors of models that are not in use."""
+    other_texts: DataFrame
+    """`text_id, text_model_version`, likewise."""
 
 
 @dataclass
 class Upkeep:
     """What was done."""
 
+    collected: int = 0
+    """Contents whose pixels and vectors were taken out, vectors of other models, and of texts."""
     put_together: int = 0
     """Small files."""
     deleted: int = 0
@@ -50,7 +73,11 @@ class Upkeep:
     """Bytes."""
 
     def __str__(self) -> str:
-        return f"{self.put_together} small files put together; {self.deleted} files deleted, {self.freed / 1e6:.1f} MB"
+        collected = f"{self.collected} contents and vectors collected; " if self.collected else ""
+        return (
+            f"{collected}{self.put_together} small files put together; {self.deleted} files deleted, "
+            f"{self.freed / 1e6:.1f} MB"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,12 +93,15 @@ class TableFiles:
 
 
 def maintain(hold: Hold, plan: UpkeepPlan) -> Upkeep:
-    """Put small files together and publish the new versions; only then delete what no kept version needs.
+    """Collect what is asked for, put small files together and publish the new versions; only then delete what no kept
+    version needs.
 
-    What is put together goes through the ledger as rows do: a run that is killed is finished by whoever comes next, so
-    that nothing is deleted which the last published run names.
+    What is collected or put together goes through the ledger as rows do: a run that is killed is finished by whoever
+    comes next, so that nothing is deleted which the last published run names.
     """
     done = Upkeep()
+    while plan.collect and _collect(hold, done):
+        time.sleep(1.5 * POLL_S)
     while _put_together(hold, plan, done):
         time.sleep(1.5 * POLL_S)
     left = list(TABLES)
@@ -133,6 +163,54 @@ def survey(warehouse: Warehouse, plan: UpkeepPlan) -> Iterator[TableFiles]:
     for name in TABLES:
         crowded, _ = warehouse.landing.crowded(name, plan.most_small)
         yield TableFiles(name, *warehouse.landing.storage.size(name), crowded if name in PUBLISHED else 0)
+
+
+def find_garbage(work: Work) -> Garbage:
+    """What nothing that is live needs, of the whole warehouse.
+
+    A content that no URL shows any more comes back with its pixels where it is shown again: a URL that is asked brings
+    them. Where nobody asks, as a date is forced or taken back, it is owed a fetch first.
+    """
+    images, vectors, texts = (work.landing.read(name) for name in ("images", "embeddings", "text_embeddings"))
+    shown = state.shown_images(work.landing.read("url_state")).select("image_id").distinct()
+    held = images.select("image_id").unionByName(vectors.select("image_id")).distinct()
+    other = vectors.where(~f.col("model_version").isin(contents.model_versions(work)))
+    return Garbage(
+        held.join(shown, "image_id", "left_anti"),
+        other.select("image_id", "model_version").join(shown, "image_id", "left_semi"),
+        texts.where(~contents.of_text_model(work)).select("text_id", "text_model_version"),
+    )
+
+
+def _collect(hold: Hold, done: Upkeep) -> bool:
+    """Publish a run that takes out garbage, where there is some; whether there may be more."""
+    with hold() as warehouse:
+        if warehouse.ledger.last_published() is None:
+            return False
+        work = warehouse.work()
+
+        def stage() -> None:
+            garbage = find_garbage(work)
+            # By their order, in which they are stored: few files are rewritten.
+            some = garbage.unshown.orderBy("image_id").limit(MOST_COLLECTED)
+            for name, keys, tables in (
+                ("unshown", some, ("images", "embeddings")),
+                ("other_vectors", garbage.other_vectors, ("embeddings",)),
+                ("other_texts", garbage.other_texts, ("text_embeddings",)),
+            ):
+                counted = f"collected.{name}"
+                work.stage(name, keys, None, **{counted: f.expr("true")})
+                work.counts[counted] = work.rows(name).rows
+                for table in tables:
+                    work.plan_removal(table, name, counted, "true")
+            work.write_plan()
+
+        if warehouse.publish(work, stage, keep=lambda: any(work.counts.values())) is None:
+            return False
+        done.collected += sum(work.counts.values())
+        told = ", ".join(f"{count} {name.removeprefix('collected.')}" for name, count in work.counts.items())
+        log.info("maintain: collected %s", told)
+        return work.counts["collected.unshown"] >= MOST_COLLECTED
 
 
 def _put_together(hold: Hold, plan: UpkeepPlan, done: Upkeep) -> bool:

@@ -151,6 +151,10 @@ class Oracle:
         (self.taken_down.discard if lift else self.taken_down.add)((kind, subject))
         self._keep(set())
 
+    def collect(self) -> None:
+        """Pixels that nothing which is shown needs go."""
+        self.stored &= set(model.live(self.sightings()))
+
     def roll_back(self, to: Evidence) -> None:
         """An earlier state of the evidence, under the policy, verdicts and takedowns of now."""
         dates = self.dates_since(to)

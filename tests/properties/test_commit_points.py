@@ -13,7 +13,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from demo.pictures import make_pictures
-from jobs import nightly, redecide
+from demo.site import show
+from jobs import maintain, nightly, redecide, rollback
 from jobs.digest import table_digests
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot
@@ -30,8 +31,9 @@ PARTS = 6
 
 @dataclass(frozen=True)
 class Run:
-    """A job over a warehouse that has a published run, and how its world looks to it."""
+    """A job, the warehouse with a published run that it begins with, and how its world looks to it."""
 
+    start: Path
     job: Any
     arguments: Callable[[Path], list[str]]
 
@@ -41,7 +43,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
-    """Two dates: an image with its copy, one that goes on the second date, one that comes then."""
+    """Two dates: an image with its copy, one that goes on the second date, one that comes then, and a URL that shows
+    another one then."""
     with small_world(tmp_path_factory.mktemp("world")) as made:
         made.settings = ["crawl.retries=0"]
         pictures = make_pictures()
@@ -49,6 +52,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
             made.picture(picture, [FIRST, SECOND], title="Seen on both")
         made.picture(pictures[20], [FIRST], title="Seen once")
         made.picture(pictures[40], [SECOND], title="Seen late")
+        made.page("/changes.jpg", lambda day, _: show(pictures[60 if day == FIRST else 80]))
+        for day in (FIRST, SECOND):
+            made.row(day, "/changes.jpg", title="Changes")
         yield made
 
 
@@ -60,18 +66,34 @@ def published(spark: SparkSession, small: SmallWorld, tmp_path_factory: pytest.T
     return warehouse
 
 
-@pytest.fixture(scope="module", params=["night", "re-decision"])
+@pytest.fixture(scope="module")
+def both(small: SmallWorld, published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with both dates."""
+    warehouse = copied(published, tmp_path_factory.mktemp("both") / "warehouse")
+    assert small.night(SECOND, warehouse) == 0
+    return warehouse
+
+
+@pytest.fixture(scope="module", params=["night", "re-decision", "rollback", "collection"])
 def run(request: pytest.FixtureRequest, small: SmallWorld, published: Path) -> Run:
-    """The second date; or a policy that refuses an image of the first, so that rows, pixels and vectors go."""
+    """The second date; a policy that refuses an image of the first, so that rows, pixels and vectors go; the second
+    date taken back; or what nothing shows since the second date taken out, with small files put together."""
     small.write_manifest(SECOND)
+    if request.param in {"rollback", "collection"}:
+        both = request.getfixturevalue("both")
+        if request.param == "rollback":
+            back = ["--to", Snapshot.open(str(published)).run_id]
+            return Run(both, rollback, lambda warehouse: [*small.arguments(warehouse), *back])
+        collect = ["--collect", "--most-small", "1", "--retention-hours", "0"]
+        return Run(both, maintain, lambda warehouse: [*small.arguments(warehouse), *collect])
     if request.param == "night":
         small.site.date = SECOND
-        return Run(nightly, lambda warehouse: [*small.arguments(warehouse), "--date", SECOND.isoformat()])
+        return Run(published, nightly, lambda warehouse: [*small.arguments(warehouse), "--date", SECOND.isoformat()])
     image = Snapshot.open(str(published)).rows("clusters", ["image_id"]).column(0)[0].as_py()
     rule = {"id": "listed", "kind": "sha256", "action": "block", "reason": "listed", "hashes": [image]}
     gate = {"id": "nsfw", "kind": "nsfw", "action": "block", "reason": "nsfw", "at_least": 0.999}
     policy = small.policy("refusing", [gate, rule])
-    return Run(redecide, lambda warehouse: small.arguments(warehouse, policy))
+    return Run(published, redecide, lambda warehouse: small.arguments(warehouse, policy))
 
 
 def copied(warehouse: Path, folder: Path) -> Path:
@@ -107,16 +129,16 @@ def killed_everywhere(
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_run_killed_at_each_of_its_commit_points_ends_as_if_it_had_not_been(
-    spark: SparkSession, run: Run, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+    spark: SparkSession, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
-    whole = copied(published, tmp_path / "whole")
+    whole = copied(run.start, tmp_path / "whole")
     assert run(whole) == 0
     end = table_digests(Landing(spark, str(whole)))
-    assert end != table_digests(Landing(spark, str(published)))
+    assert end != table_digests(Landing(spark, str(run.start)))
     # Before it is prepared: `started`, the plan and `prepared`, before and after each.
     early = range(1 + part, 7, PARTS)
-    assert killed_everywhere(run, published, end, spark, tmp_path, early) == max(early, default=0)
-    prepared = copied(published, tmp_path / "prepared")
+    assert killed_everywhere(run, run.start, end, spark, tmp_path, early) == max(early, default=0)
+    prepared = copied(run.start, tmp_path / "prepared")
     monkeypatch.setattr(Landing, "apply", _die)
     with pytest.raises(Killed):
         run(prepared)

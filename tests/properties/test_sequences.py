@@ -256,10 +256,14 @@ class Sequences(RuleBasedStateMachine):
         self._run("switch", reembed, [], kill, DAYS[0], [], model=chosen)
 
     def _maintain(self, data: st.DataObject, kill: int | None) -> None:
-        """Small files are put together, old ones deleted: nothing changes for anybody."""
+        """Small files are put together, old ones deleted, and half the time what is not shown is collected: readers of
+        the feed see no difference."""
         most = data.draw(st.sampled_from(["1", "3"]), "most small")
+        collect = data.draw(st.booleans(), "collect")
         self.forgotten = set(self.states)
-        self._run("maintain", maintain, ["--retention-hours", "0", "--most-small", most], kill, DAYS[0], [])
+        effects = [Effect(self.oracle.collect)] if collect else []
+        more = ["--retention-hours", "0", "--most-small", most, *["--collect"] * collect]
+        self._run("collect" if collect else "maintain", maintain, more, kill, DAYS[0], effects)
 
     def _roll_back(self, data: st.DataObject, kill: int | None) -> None:
         """To any run that was ever published. Rows that a date had may be gone; then nothing happens."""
@@ -344,7 +348,7 @@ class Sequences(RuleBasedStateMachine):
         for event in events:
             if event["event"] == "prepared":
                 mine = [effect for effect in effects if effect.of_date == (event["inputs_digest"] is not None)]
-                if event["job"] in OF_ORACLE:
+                if event["job"] in OF_ORACLE and mine:
                     self.pending[event["run_id"]] = mine[0]
             elif event["event"] == "published":
                 if event["run_id"] in self.pending:
@@ -429,8 +433,8 @@ class Sequences(RuleBasedStateMachine):
         return self.oracle.manifests[first[0]][first[2]].title
 
 
-OF_ORACLE = frozenset({"nightly", "redecide", "review", "takedown", "rollback"})
-"""Jobs whose runs change what the oracle knows; a switch of models changes nothing there."""
+OF_ORACLE = frozenset({"nightly", "redecide", "review", "takedown", "rollback", "maintain"})
+"""Jobs whose runs may change what the oracle knows; a switch of models changes nothing there."""
 
 COMPARED = ("sightings", "url_state", "refetch_queue", "clusters", "index_feed", "feed_members", "images", "embeddings")
 
