@@ -1,6 +1,7 @@
 """Another embedding model for what is stored: its vectors beside the old ones, then the feed in one published run.
 
     python -m jobs.reembed --profile conf/local.yaml [--model NAME] [--batch 1000000] [--no-switch] [--most-failed 0.01]
+        [--accept-breach NAME --why TEXT]
 
 `NAME` is the model of the profile's `embedding` (the default) or `embedding_beside`. Every stored image without a
 vector of that model gets one, and every accepted text one of the profile's text model, in parts that are published one
@@ -8,7 +9,9 @@ by one: a job that is stopped goes on where it was, and nights may come in betwe
 switched to these models, and to the alignment that the profile names for them, in one run. While both visual models are
 configured, nights embed with both. After a switch, name the model under `embedding` in the profile: nights under the
 other are refused. What one model has no vector for, the other is asked about at the switch: it is owed a fetch, for its
-pixels were not kept. Exit codes as for every job.
+pixels were not kept. Before a switch to another visual model a sample's nearest neighbours under both are compared; an
+expectation on `vectors.neighbour_overlap` (`run.expectations`) stops one that turns the feed upside down. Exit codes as
+for every job.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from functools import partial
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.config.profile import Config, load
+from jobs.run.expectations import accepted_by, add_accepting_arguments, check_names
 from jobs.run.lifecycle import SWITCHED, held
 from jobs.run.models import Plan, reembed
 from jobs.startup.assets import local_assets
@@ -30,6 +34,7 @@ def command_line() -> JobParser:
     """The parser of the job's arguments."""
     parser = job_parser("reembed", __doc__)
     add_config_arguments(parser)
+    add_accepting_arguments(parser)
     parser.add_argument("--model", metavar="NAME", help="the model of embedding (the default) or embedding_beside")
     parser.add_argument(
         "--batch", type=int, default=1_000_000, metavar="N", help="images, or texts, embedded by one run (1000000)"
@@ -57,11 +62,13 @@ def _run(options: argparse.Namespace) -> None:
     if not 0 <= options.most_failed <= 1:
         raise UsageError(f"--most-failed {options.most_failed}: expected a share between 0 and 1")
     config = towards(local_assets(load(options.profile, options.set)), options.model)
+    accepted = accepted_by(options)
+    check_names(accepted, config.run.expectations)
     policy, versions = check(config)
     hold = partial(
         held, open_session(config), config, policy, versions, job="reembed", what="reembed", may_differ=tuple(SWITCHED)
     )
-    reembed(hold, Plan(options.batch, not options.no_switch, options.most_failed))
+    reembed(hold, Plan(options.batch, not options.no_switch, options.most_failed, accepted))
 
 
 def towards(config: Config, model: str | None) -> Config:

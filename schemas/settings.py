@@ -415,7 +415,7 @@ images when both are cut may be alike where the images are not."""
 
 class Expectation(Settings):
     """A bound on what a night counts or measures, as the ledger has it: `sightings`, `outcome.blocked`,
-    `failed.timeout`, `vectors.mean_cosine`, ..."""
+    `failed.timeout`, `vectors.mean_cosine`, ...; `vectors.neighbour_overlap` of a switch of models."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """What the message and `--accept-breach` call it."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
@@ -89,6 +90,28 @@ def check_vectors(embeddings: DataFrame, dimension: int) -> float | None:
         return None
     total = np.sum([part["total"] for part in parts], axis=0)
     return float((total @ total - sound) / (sound * (sound - 1)))
+
+
+def neighbour_overlap(before: NDArray[np.float32], after: NDArray[np.float32], most: int = 10) -> float | None:
+    """The mean share of the nearest neighbours of a row that two matrices have in common.
+
+    `before` (N, D), `after` (N, E): unit vectors of the same N things. Of each the `most` others of highest cosine are
+    its neighbours, or half of the others where there are fewer. None for less than three things.
+    """
+    count = len(before)
+    most = min(most, (count - 1) // 2)
+    if most < 1:
+        return None
+    shared = 0
+    for start in range(0, count, 512):
+        rows = np.arange(start, min(start + 512, count))
+        nearest = []
+        for vectors in (before, after):
+            cosines = vectors[rows] @ vectors.T
+            cosines[np.arange(len(rows)), rows] = -np.inf
+            nearest.append(np.argpartition(-cosines, most - 1, axis=1)[:, :most])
+        shared += sum(len(np.intersect1d(*pair)) for pair in zip(*nearest, strict=True))
+    return shared / (count * most)
 
 
 def check_clusters(changes: DataFrame) -> None:

@@ -16,9 +16,10 @@ from jobs.config.errors import RunError
 from jobs.config.progress import log
 from jobs.run import contents
 from jobs.run.context import Work
+from jobs.run.expectations import NOTHING, Accepted, Expectations
 from jobs.run.filling import FillImages, FillTexts, texts_without_vector
 from jobs.run.lifecycle import SWITCHED, Warehouse
-from jobs.run.names import Count, Dataset
+from jobs.run.names import Count, Dataset, Metric
 from jobs.run.pipelines import FILL_IMAGES, FILL_TEXTS, SWITCH, stage_run
 from jobs.run.switch import Switch
 from jobs.warehouse.lease import POLL_S
@@ -40,6 +41,8 @@ class Plan:
     switch: bool
     most_failed: float
     """Share of the stored images that may have no vector of the new model."""
+    accepted: Accepted = NOTHING
+    """Expectations that the switch may break."""
 
 
 Waiting = dict[Place, tuple[int, int]]
@@ -75,8 +78,13 @@ def _finish(warehouse: Warehouse, plan: Plan) -> None:
         log.info("reembed: what %s can embed is embedded; the feed stays as it is", model)
         return
     work = warehouse.work()
-    other_model = before.model_version != warehouse.versions.model_version
-    warehouse.publish(work, partial(stage_run, Switch(work, other_model, plan.most_failed), SWITCH))
+    expectations = Expectations(warehouse.config.run.expectations, [], plan.accepted)
+    switch = Switch(work, before.model_version, plan.most_failed, expectations)
+    warehouse.publish(work, partial(stage_run, switch, SWITCH))
+    if (overlap := work.metrics.get(Metric.NEIGHBOUR_OVERLAP)) is not None:
+        log.info(
+            "reembed: %.0f %% of an image's nearest neighbours are the same as under the model before", 100 * overlap
+        )
     log.info("reembed: the feed is under %s and its alignment now; name it under embedding in the profile", model)
 
 

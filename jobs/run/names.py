@@ -83,6 +83,9 @@ class Metric(StrEnum):
     MEAN_COSINE = "vectors.mean_cosine"
     """Of two images that the run has embedded. One that leaves its usual place tells of another kind of images, or of
     a fault in what comes before the model."""
+    NEIGHBOUR_OVERLAP = "vectors.neighbour_overlap"
+    """Of a switch of models: the share of an image's nearest neighbours that stay its nearest under the new model, on
+    average over a sample."""
     STAGING_SECONDS = "seconds.staging"
     DEDUP_ROUNDS = "dedup.rounds"
     """How often groups were looked up: once, and again for what flips because of what flipped before."""

@@ -302,6 +302,7 @@ REDECISION: tuple[Step[Redecision], ...] = (
 
 SWITCH: tuple[Step[Switch], ...] = (
     Step("missing vectors", Switch.find_missing, ("embeddings", "images"), (Dataset.WITHOUT_VECTOR,)),
+    Step("neighbours", Switch.compare_neighbours, (Dataset.CLUSTERS, "embeddings"), ()),
     Step(
         "decide again",
         Switch.decide,

@@ -10,11 +10,16 @@ from jobs.config.errors import RunError
 from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
-from jobs.run.names import Count, Dataset
+from jobs.run.expectations import Expectations
+from jobs.run.names import Count, Dataset, Metric
 from jobs.run.redecision import Redecision
+from lensfeed.feed import vector_matrix
 from schemas.outcomes import FailureCode
 from schemas.tables import SIGHTINGS
 from udfs.images.phash import VIEWS_REVISION
+
+PROBES = 2_000
+"""Images whose neighbours among each other are compared."""
 
 
 @dataclass
@@ -23,11 +28,18 @@ class Switch:
     model before is decided as if nobody knew."""
 
     work: Work
-    other_model: bool
-    """Whether the visual model is another one; else only the text model or the alignment is."""
+    model_before: str
+    """Version of the visual model that the feed is under until then."""
     most_failed: float
     """Share of the stored images that may have no vector of the new model."""
+    expectations: Expectations
+    """What the neighbours are held against."""
     touched: Touched | None = None
+
+    @property
+    def other_model(self) -> bool:
+        """Whether the visual model is another one; else only the text model or the alignment is."""
+        return self.model_before != self.work.versions.model_version
 
     def find_missing(self) -> None:
         """Stored images without a vector of the model. Raises RunError where there are too many of them."""
@@ -41,6 +53,28 @@ class Switch:
                 f"{count} of {stored} images have no vector of {model}, more than the share of {self.most_failed:g} "
                 "that --most-failed allows: the feed stays as it is"
             )
+
+    def compare_neighbours(self) -> None:
+        """Say how far the neighbours of images stay as they were, by those that have a vector of both models. Raises
+        UnexpectedError where that is not as expected."""
+        if not self.other_model:
+            return
+        embeddings, new = self.work.landing.read("embeddings"), self.work.versions.model_version
+        heads = self.work.landing.read("clusters").where("image_id = representative_id").select("image_id")
+        before, after = (
+            embeddings.where(f.col("model_version") == version).select("image_id", f.col("vector").alias(name))
+            for version, name in ((self.model_before, "before"), (new, "after"))
+        )
+        # Ids are digests: the least are a fair sample. They are chosen first, so that few vectors are read.
+        sample = heads.join(after.select("image_id"), "image_id", "left_semi").orderBy("image_id").limit(PROBES)
+        found = sample.join(before, "image_id").join(after, "image_id").select("before", "after").toArrow()
+        if not found.num_rows:
+            return
+        vectors = [vector_matrix(found[name].combine_chunks(), name) for name in ("before", "after")]
+        overlap = audit.neighbour_overlap(vectors[0], vectors[1])
+        if overlap is not None:
+            self.work.metrics[Metric.NEIGHBOUR_OVERLAP] = overlap
+            self.work.remark = self.expectations.check(self.work.metrics, complete=False)
 
     def decide(self) -> None:
         """Decide again the sightings of images that one of the models has no vector for."""

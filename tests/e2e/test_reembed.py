@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from safetensors.torch import save_file
 
+from demo.pictures import ORIGINAL
 from jobs import reembed
 from jobs.config.profile import load
 from jobs.run import contents
@@ -38,7 +39,7 @@ OTHER = "test_resnet"
 @pytest.fixture(scope="module")
 def small(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
     with small_world(tmp_path_factory.mktemp("models")) as made:
-        for number, picture in enumerate(world.pictures[:8]):
+        for number, picture in enumerate([p for p in world.pictures if p.variant == ORIGINAL][:80:10]):
             made.picture(picture, [FIRST] if number < 5 else [SECOND], title=f"Picture {number}")
         yield made
 
@@ -62,7 +63,7 @@ def models_of(warehouse: Path) -> tuple[set[str], dict[str, int]]:
 
 @pytest.mark.slow
 def test_there_and_back_with_a_night_between(
-    small: SmallWorld, other: str, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
+    spark: SparkSession, small: SmallWorld, other: str, tmp_path: Path, digest_of: Callable[[Path], dict[str, str]]
 ) -> None:
     warehouse, beside = tmp_path / "warehouse", f"embedding_beside={other}"
     assert small.night(FIRST, warehouse) == 0
@@ -80,8 +81,17 @@ def test_there_and_back_with_a_night_between(
     feed, stored = models_of(warehouse)
     assert (feed, set(stored)) == ({old}, {old, new})
     assert len(set(stored.values())) == 1
-    before, run = digest_of(warehouse), Snapshot.open(str(warehouse)).seq
-    assert reembed.main([*arguments, "--model", OTHER]) == 0
+    before = digest_of(warehouse)
+    bound = {"name": "neighbours", "counts": ["vectors.neighbour_overlap"], "at_least": 0.99}
+    strict = [*arguments, "--model", OTHER, "--set", f"run.expectations={json.dumps([bound])}"]
+    assert reembed.main(strict) == 1  # weights of chance keep few neighbours
+    assert digest_of(warehouse) == before
+    run = Snapshot.open(str(warehouse)).seq + 2  # started, discarded
+    assert reembed.main([*strict, "--accept-breach", "neighbours", "--why", "a test"]) == 0
+    published = Ledger(Landing(spark, str(warehouse)), 0).load().last_published()
+    assert published is not None
+    assert 0 <= (published.metrics or {})["vectors.neighbour_overlap"] < 0.99
+    assert "neighbours: vectors.neighbour_overlap is" in str(published.detail)
     assert Snapshot.open(str(warehouse)).seq == run + 3  # started, prepared, published: nothing was filled
     assert models_of(warehouse)[0] == {new}
     assert small.night(SECOND, warehouse, settings=[beside]) == 2  # the profile still names the old one

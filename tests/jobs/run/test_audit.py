@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
@@ -14,6 +15,7 @@ from jobs.run.audit import (
     check_gate_first,
     check_rows_read,
     check_vectors,
+    neighbour_overlap,
 )
 from tests.jobs.frames import frame
 
@@ -25,6 +27,20 @@ CRAWLED = "image_id string, decision string, has_pixels boolean"
 
 def vectors(spark: SparkSession, *rows: Sequence[float]) -> DataFrame:
     return frame(spark, "image_id string, vector array<float>", [(str(n), list(row)) for n, row in enumerate(rows)])
+
+
+def test_neighbours_are_the_same_under_a_turned_space_and_others_under_one_of_chance() -> None:
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(1100, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    turned = (vectors @ np.linalg.qr(chance.normal(size=(16, 16)))[0]).astype(np.float32)
+    other = chance.permutation(vectors)
+    assert neighbour_overlap(vectors, turned) == pytest.approx(1, abs=1e-3)
+    assert neighbour_overlap(vectors, other) == pytest.approx(10 / 1099, abs=5e-3)
+    assert neighbour_overlap(vectors[:2], vectors[:2]) is None
+    line = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+    assert neighbour_overlap(line, line[:, ::-1].copy()) == 1
+    assert neighbour_overlap(line, np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)) == 0
 
 
 def test_unit_vectors_of_the_models_dimension_pass(spark: SparkSession) -> None:
