@@ -33,9 +33,10 @@ PLAIN := not slow and not cluster and not gpu and not browser
 
 PAIRED := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
 
-test: setup ## run the tests in two processes: those without Spark, then those with it (a session keeps about one core busy)
+test: setup ## run the tests: in two processes those without Spark, then those with it, and a night on a cluster of processes
 	@source .venv/java.sh && $(PYTHON) -m pytest -m "not spark and $(PLAIN)" $(PAIRED)
 	@source .venv/java.sh && $(PYTHON) -m pytest -m "spark and $(PLAIN)" $(PAIRED)
+	@source .venv/java.sh && $(PYTHON) -m pytest -m cluster tests/cluster/test_cluster_demo.py
 
 test-slow: setup ## run the tests that take minutes each
 	@source .venv/java.sh && $(PYTHON) -m pytest -m slow

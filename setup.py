@@ -68,7 +68,10 @@ JOB = [
     "yarl>=1.20,<2",
 ]
 
+LANCE = ["pylance>=14,<15"]  # exports as Lance datasets
+
 DEV = [
+    *LANCE,
     "ImageHash==4.3.2",
     "coverage>=7.10",
     "faiss-cpu==1.15.1",  # the example of an index builder
@@ -108,5 +111,5 @@ setup(
     data_files=[("share/lensfeed/conf", sorted(str(path) for path in Path("conf").iterdir()))],
     install_requires=READING,
     entry_points={"console_scripts": ["lensfeed = jobs.__main__:main"]},
-    extras_require={"readers": [], "torch": TORCH, "encoder": ENCODER, "job": JOB, "dev": DEV},
+    extras_require={"readers": [], "lance": LANCE, "torch": TORCH, "encoder": ENCODER, "job": JOB, "dev": DEV},
 )

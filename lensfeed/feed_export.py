@@ -4,6 +4,7 @@
         manifest.json     run, models, metric, count, and size and SHA-256 of every other file; written last
         feed_id.npy       and vector.npy, ...: a file a column, rows in one order (format npy)
         feed.parquet      all columns (format parquet)
+        feed.lance/       all columns, a Lance dataset (format lance)
 
 A folder without a manifest is no export, whatever else is in it: it was not finished.
 """
@@ -11,12 +12,12 @@ A folder without a manifest is no export, whatever else is in it: it was not fin
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,11 @@ from pyarrow import fs
 from pyarrow import parquet as pq
 
 from lensfeed.feed import Ids, Vectors, vector_matrix
+from lensfeed.lance_files import DATASET, read_lance, write_lance
 from lensfeed.snapshot import Snapshot, SnapshotError, arrow_schema, named_columns
 from schemas.tables import INDEX_FEED
 
+Format = Literal["npy", "parquet", "lance"]
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 DEFAULT_COLUMNS = ("feed_id", "row_digest", "vector")
@@ -66,7 +69,7 @@ class Export:
 def export(
     snapshot: Snapshot,
     folder: str | PathLike[str],
-    format: Literal["npy", "parquet"] = "npy",  # noqa: A002 - what every exporter calls it
+    format: Format = "npy",  # noqa: A002 - what every exporter calls it
     columns: Sequence[str] = DEFAULT_COLUMNS,
     filesystem: fs.FileSystem | None = None,
 ) -> dict[str, Any]:
@@ -75,27 +78,30 @@ def export(
     `folder`: a path or a URI that Arrow knows, or a path of `filesystem` (any of pyarrow's; for fsspec's wrap them in
     `pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(...))`). It must be new or empty. A local one appears under its
     name when it is whole, elsewhere the manifest does. `columns`: of `index_feed`, `feed_id` among them; `npy` takes
-    numbers, flags, vectors and `row_digest`. Raises ExportError for a folder that is in use, SnapshotError for columns
-    that are unknown or do not fit the format, and where vectors differ in length.
+    numbers, flags, vectors and `row_digest`; `lance` needs pylance and a local folder. Raises ExportError for a folder
+    that is in use, SnapshotError for columns that are unknown or do not fit the format, and where vectors differ in
+    length.
     """
     names = named_columns(INDEX_FEED, columns)
     schema = arrow_schema(INDEX_FEED, names)
     if "feed_id" not in names:
         raise SnapshotError(f"columns of an export: expected feed_id among them, found {list(names)}")
-    if format not in ("npy", "parquet"):
-        raise SnapshotError(f"format: expected 'npy' or 'parquet', found {format!r}")
+    if format not in get_args(Format):
+        raise SnapshotError(f"format: expected 'npy', 'parquet' or 'lance', found {format!r}")
     if format == "npy" and (unfit := [name for name in names if _dtype(name) is None]):
         raise SnapshotError(f"columns {unfit} of index_feed do not fit into arrays of numbers: export them as parquet")
     place, path = _place(folder, filesystem)
     if place.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         raise ExportError(f"{folder}: expected a new or empty folder, found files in it")
     local = isinstance(place, fs.LocalFileSystem)
+    if format == "lance" and not local:
+        raise SnapshotError(f"{folder}: Lance has file systems of its own: export into a local folder, and copy that")
     # Nothing moves in one step on an object store; there the manifest comes last, and without it there is no export.
     written_to = f"{path}.{uuid.uuid4().hex}.part" if local else path
     place.create_dir(written_to)
     try:
-        write = _write_arrays if format == "npy" else _write_parquet
-        count, shapes, files = write(snapshot, place, written_to, schema)
+        writers = {"npy": _write_arrays, "parquet": _write_parquet, "lance": _write_lance}
+        count, shapes, files = writers[format](snapshot, place, written_to, schema)
         manifest = {
             "format_version": FORMAT_VERSION,
             "format": format,
@@ -132,7 +138,7 @@ def load_export(folder: str | PathLike[str], filesystem: fs.FileSystem | None = 
             manifest = json.loads(stream.read())
         version, count, names = manifest["format_version"], manifest["count"], manifest["columns"]
         files = {file["name"]: (file["bytes"], file["sha256"]) for file in manifest["files"]}
-        expected = [_PARQUET] if manifest["format"] == "parquet" else [f"{name}.npy" for name in names]
+        expected = _expected_files(manifest["format"], names, files)
     except FileNotFoundError as error:
         raise ExportError(f"{folder}: no {MANIFEST}: not an export, or one that was not finished") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -145,10 +151,25 @@ def load_export(folder: str | PathLike[str], filesystem: fs.FileSystem | None = 
         found = _digest(place, f"{path}/{name}")
         if found != facts:
             raise ExportError(f"{folder}/{name}: bytes and SHA-256 expected {facts}, found {found or 'no such file'}")
-    columns = _read_arrays(place, path, names) if manifest["format"] == "npy" else _read_parquet(place, path, names)
+    if manifest["format"] == "npy":
+        columns = _read_arrays(place, path, names)
+    elif manifest["format"] == "parquet":
+        table = pq.read_table(f"{path}/{_PARQUET}", columns=list(names), filesystem=place)
+        columns = _arrays_of(table, names)
+    else:
+        columns = _arrays_of(read_lance(f"{path}/{DATASET}", names), names)
     if lengths := {name: len(column) for name, column in columns.items() if len(column) != count}:
         raise ExportError(f"{folder}: expected columns of {count} rows, found {lengths}")
     return Export(manifest, columns)
+
+
+def _expected_files(format_: str, names: Sequence[str], found: Iterable[str]) -> list[str]:
+    """What an export of those columns is made of. The files of a Lance dataset are named by chance."""
+    if format_ == "parquet":
+        return [_PARQUET]
+    if format_ == "lance":
+        return [name for name in found if name.startswith(f"{DATASET}/") and ".." not in name.split("/")]
+    return [f"{name}.npy" for name in names]
 
 
 def _dtype(name: str) -> str | None:
@@ -266,6 +287,18 @@ def _write_parquet(snapshot: Snapshot, place: fs.FileSystem, path: str, schema: 
     return written, shapes, [stream.described(_PARQUET)]
 
 
+def _write_lance(snapshot: Snapshot, place: fs.FileSystem, path: str, schema: pa.Schema) -> _Written:
+    batches = snapshot.batches(INDEX_FEED.name, schema.names)
+    count, shapes = write_lance(batches, schema, f"{path}/{DATASET}")
+    files = []
+    for found in place.get_file_info(fs.FileSelector(f"{path}/{DATASET}", recursive=True)):
+        digest = _digest(place, found.path) if found.is_file else None
+        if digest is not None:
+            name = str(Path(found.path).relative_to(path))
+            files.append({"name": name, "bytes": digest[0], "sha256": digest[1]})
+    return count, shapes, sorted(files, key=lambda file: str(file["name"]))
+
+
 def _array(name: str, column: pa.Array) -> NDArray[Any]:
     if INDEX_FEED.column(name).type == "array<float>":
         return vector_matrix(column, name)
@@ -313,8 +346,7 @@ def _mapped(file: str) -> NDArray[Any]:
     return array
 
 
-def _read_parquet(place: fs.FileSystem, path: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    table = pq.read_table(f"{path}/{_PARQUET}", columns=list(names), filesystem=place)
+def _arrays_of(table: pa.Table, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name in names:
         column = table.column(name).combine_chunks()

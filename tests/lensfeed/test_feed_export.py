@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
+import lance
 import numpy as np
 import pytest
 from pyarrow import fs
 
 from lensfeed import Snapshot, SnapshotError, changes_to, export, feed_vectors, load_export
-from lensfeed.feed_export import ExportError
+from lensfeed.feed_export import ExportError, Format
 from tests.lensfeed.tiny_warehouse import DIMENSION, TinyWarehouse, feed_row
 
-Format = Literal["npy", "parquet"]
-FORMATS = pytest.mark.parametrize("kind", ["npy", "parquet"])
+FORMATS = pytest.mark.parametrize("kind", get_args(Format))
 
 
 @pytest.fixture
@@ -39,6 +39,14 @@ def test_an_export_is_the_feed_with_a_manifest(snapshot: Snapshot, tmp_path: Pat
     assert [manifest[name] for name in facts] == ["run", "model-1", "text-1", DIMENSION, "cosine", 4, kind]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
     assert len(changes_to(snapshot, loaded.feed_ids, loaded.columns["row_digest"])) == 0
+
+
+def test_lance_searches_what_it_is_given(snapshot: Snapshot, tmp_path: Path) -> None:
+    export(snapshot, tmp_path / "out", "lance", ["feed_id", "vector", "title"])
+    feed_ids, vectors = feed_vectors(snapshot)
+    dataset = lance.dataset(str(tmp_path / "out" / "feed.lance"))
+    nearest = {"column": "vector", "q": vectors[2], "k": 1, "metric": "cosine"}
+    assert dataset.to_table(columns=["feed_id"], nearest=nearest)["feed_id"].to_pylist() == [feed_ids[2]]
 
 
 @FORMATS
@@ -83,7 +91,7 @@ def test_texts_go_into_parquet_and_not_into_arrays(snapshot: Snapshot, tmp_path:
         ({"columns": ["vector"]}, "expected feed_id among them"),
         ({"columns": []}, "expected a list of one or more"),
         ({"columns": ["feed_id", "colour"]}, r"has no column \['colour'\]"),
-        ({"format": "lance"}, "format: expected 'npy' or 'parquet', found 'lance'"),
+        ({"format": "csv"}, "format: expected 'npy', 'parquet' or 'lance', found 'csv'"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(
@@ -116,7 +124,8 @@ def test_an_export_that_fails_half_way_leaves_nothing(warehouse: TinyWarehouse, 
 @FORMATS
 def test_any_changed_byte_is_found(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
     export(snapshot, tmp_path / "out", kind)
-    file = tmp_path / "out" / ("vector.npy" if kind == "npy" else "feed.parquet")
+    files = {"npy": "vector.npy", "parquet": "feed.parquet", "lance": "feed.lance/data/*.lance"}
+    file = next((tmp_path / "out").glob(files[kind]))
     sound = file.read_bytes()
     file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     with pytest.raises(ExportError, match=f"{file.name}: bytes and SHA-256 expected .*, found"):
@@ -149,6 +158,10 @@ def test_a_folder_without_a_sound_manifest_is_no_export(snapshot: Snapshot, tmp_
 @FORMATS
 def test_another_file_system_takes_it_as_well(snapshot: Snapshot, tmp_path: Path, kind: Format) -> None:
     place = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    if kind == "lance":
+        with pytest.raises(SnapshotError, match="Lance has file systems of its own"):
+            export(snapshot, "out", kind, filesystem=place)
+        return
     export(snapshot, "out", kind, filesystem=place)
     loaded = load_export("out", filesystem=place)
     assert np.array_equal(loaded.vectors, feed_vectors(snapshot)[1])
