@@ -96,6 +96,12 @@ def run(request: pytest.FixtureRequest, small: SmallWorld, published: Path) -> R
     return Run(published, redecide, lambda warehouse: small.arguments(warehouse, policy))
 
 
+def state_of(spark: SparkSession, warehouse: Path) -> dict[str, str]:
+    """What is published: the digests, which tell of what is live, and all contents that have pixels."""
+    stored = sorted(Snapshot.open(str(warehouse)).rows("images", ["image_id"])["image_id"].to_pylist())
+    return table_digests(Landing(spark, str(warehouse))) | {"stored": " ".join(stored)}
+
+
 def copied(warehouse: Path, folder: Path) -> Path:
     """A warehouse like it, at a place of its own."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -107,7 +113,7 @@ def killed_everywhere(
 ) -> int:
     """Kill the run, from `start` on, at each of these commit points as far as it has them, each time in a new copy, and
     run it again; the last point that there was."""
-    before = table_digests(Landing(spark, str(start)))
+    before = state_of(spark, start)
     run_before = Snapshot.open(str(start)).run_id
     last = 0
     for point in points:
@@ -116,12 +122,12 @@ def killed_everywhere(
         with killer.around():
             run(warehouse)
         if not killer.dead:
-            assert table_digests(Landing(spark, str(warehouse))) == end
+            assert state_of(spark, warehouse) == end
             return last
-        seen = table_digests(Landing(spark, str(warehouse)))
+        seen = state_of(spark, warehouse)
         assert seen == (before if Snapshot.open(str(warehouse)).run_id == run_before else end), f"point {point}"
         assert run(warehouse) == 0, f"point {point}"
-        assert table_digests(Landing(spark, str(warehouse))) == end, f"point {point}"
+        assert state_of(spark, warehouse) == end, f"point {point}"
         assert not list((warehouse / "_staging").glob("*")), f"point {point}"
         last = point
     return last
@@ -133,8 +139,8 @@ def test_a_run_killed_at_each_of_its_commit_points_ends_as_if_it_had_not_been(
 ) -> None:
     whole = copied(run.start, tmp_path / "whole")
     assert run(whole) == 0
-    end = table_digests(Landing(spark, str(whole)))
-    assert end != table_digests(Landing(spark, str(run.start)))
+    end = state_of(spark, whole)
+    assert end != state_of(spark, run.start)
     # Before it is prepared: `started`, the plan and `prepared`, before and after each.
     early = range(1 + part, 7, PARTS)
     assert killed_everywhere(run, run.start, end, spark, tmp_path, early) == max(early, default=0)
