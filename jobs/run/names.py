@@ -64,6 +64,8 @@ class Count(StrEnum):
     TEXTS_EMBEDDED = "texts_embedded"
     TEXTS_FAILED = "texts_failed"
     SIGHTINGS = "sightings"
+    USABLE_URLS = "usable_urls"
+    """Rows of the manifest with a URL that could be asked for."""
     WITH_TEXT = "accepted_with_text"
     """Accepted sightings that say something."""
     BECAME_LIVE = "became_live"
