@@ -47,7 +47,7 @@ class Night:
         """The manifest's rows, numbered and judged as far as that goes without pixels, and counted a second way."""
         work = self.work
         usable = {Count.USABLE_URLS: f.col("url_id").isNotNull()}
-        rows = work.stage(Dataset.ROWS, manifest_rows(work, self.date, self.manifest), **usable)
+        rows = work.stage(Dataset.ROWS, manifest_rows(work, self.date, self.manifest), None, **usable)
         self.owed_rows = count_rows(work.spark, self.manifest)
         staged = work.rows(Dataset.ROWS)
         audit.check_rows_read(self.owed_rows, staged.rows)
