@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
+from jobs.run.names import FAILED
 from schemas.tables import SIGHTINGS
 from udfs.credentials import redact_text
 
@@ -24,7 +25,7 @@ def outcome_counts(sightings: DataFrame) -> dict[str, int]:
         key = f"outcome.{row['outcome']}"
         counts[key] = counts.get(key, 0) + row["count"]
         if row["failure_code"]:
-            counts[f"failed.{row['failure_code']}"] = row["count"]
+            counts[f"{FAILED}{row['failure_code']}"] = row["count"]
     return counts
 
 

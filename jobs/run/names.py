@@ -92,6 +92,10 @@ class Metric(StrEnum):
     """Groups decided again without an image that came, went or moved."""
 
 
+FAILED = "failed."
+"""What the counts of failure codes begin with."""
+
+
 def changed(table: str) -> str:
     """The count of a table's rows that a run changes."""
     return f"changed.{table}"
