@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +32,7 @@ from jobs.config.command import JobParser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
+from jobs.reporting.texts import plain
 from jobs.startup.preflight import parse_date
 from lensfeed.feed import feed_vectors, lookup
 from lensfeed.snapshot import Snapshot
@@ -43,6 +45,9 @@ PORT = 8461
 """Asked for first, so that the URLs, and with them the tables' contents, are the same on every run."""
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
+
+MOST_NAMED = 5
+"""Files that are left out and named."""
 
 QUERIES = ("cat", "motorcycle")
 """Photographs that are looked up whole; the feed has tiles of them only."""
@@ -76,6 +81,8 @@ def _run(options: argparse.Namespace) -> None:
         return
     if options.images is not None:
         pictures = find_pictures(options.images)
+        if others := left_out(options.images, pictures):
+            log.info("demo: left out, since their names do not end as pictures' do: %s", others)
         ingest_folder(options.images, pictures, fresh_warehouse(options.warehouse))
     elif options.manifest is not None:
         if not options.manifest.exists():
@@ -119,7 +126,9 @@ def ingest_folder(folder: Path, files: Sequence[Path], warehouse: Path) -> None:
     """One night over a folder's pictures, served from here, then the summary."""
     date = _today()
     with folder_site(folder, files) as site:
-        manifest = fresh_folder(OUTPUT / "manifests") / f"{date}.jsonl"
+        # Where conf/demo.yaml looks for it: later commands need nothing but the profile.
+        manifest = fresh_folder(OUTPUT / "manifests") / date.isoformat()
+        manifest.mkdir()
         lines = (
             {
                 "url": site.url(folder_path(folder, file), number),
@@ -127,7 +136,7 @@ def ingest_folder(folder: Path, files: Sequence[Path], warehouse: Path) -> None:
             }
             for number, file in enumerate(files)
         )
-        manifest.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        (manifest / "pictures.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
         log.info("demo: %d pictures of %s, served from %s", len(files), folder, site.url("/"))
         run_night(date, manifest, warehouse)
     _tell_of_own(warehouse)
@@ -167,6 +176,17 @@ def find_pictures(folder: Path) -> list[Path]:
             f"--images {folder}: no pictures there; expected files named {', '.join(sorted(IMAGE_ENDINGS))}"
         )
     return found
+
+
+def left_out(folder: Path, pictures: Sequence[Path]) -> str:
+    """What else there is below the folder: how many files of each ending, and some names. Empty where there is none."""
+    taken = set(pictures)
+    others = sorted(path for path in folder.rglob("*") if path not in taken and path.is_file())
+    endings = Counter(path.suffix.lower() or "no ending" for path in others)
+    counted = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+    named = ", ".join(str(path.relative_to(folder)) for path in others[:MOST_NAMED])
+    more = ", ..." if len(others) > MOST_NAMED else ""
+    return plain(f"{counted} ({named}{more})", 500) if others else ""
 
 
 def fresh_warehouse(chosen: Path | None) -> Path:

@@ -10,7 +10,7 @@ do it again. A date that fails, has no manifest, or is not as expected (see jobs
 goes on. The warehouse is held for a date at a time: nights, takedowns and re-decisions come in between. With
 `--parallel N` there are N dates under way: while one is deduplicated and published, what the next ones show is fetched
 and embedded. `--dry-run` says what would be done with each date, and why, and touches nothing. Exit codes: 0 done, 1
-one or more dates failed, 2 bad usage or configuration (nothing touched).
+one or more dates failed, or could not be run as the plan stands, 2 bad usage or configuration (nothing touched).
 """
 
 import argparse
@@ -63,7 +63,8 @@ def command_line() -> JobParser:
         type=int,
         default=1,
         metavar="N",
-        help="dates under way at a time: those to come are fetched ahead",
+        help="dates under way at a time (default 1, one after the other): while one is published, the N - 1 next are "
+        "fetched ahead; at most crawl.per_host_concurrency",
     )
     parser.add_argument("--force", action="store_true", help="do published dates again")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and touch nothing")
@@ -97,9 +98,8 @@ def _run(options: argparse.Namespace) -> None:
     _say_summary(done)
     failed = [one.date.isoformat() for one in done if one.outcome in {"failed", "not tried"}]
     if failed:
-        named = ", ".join(failed[:10]) + (", ..." if len(failed) > 10 else "")
         raise RunError(
-            f"{len(failed)} of {len(dates)} dates failed or were not tried: {named}; start again to try them"
+            f"{len(failed)} of {len(dates)} dates failed or were not tried: {_some(failed)}; start again to try them"
         )
 
 
@@ -225,11 +225,18 @@ def _duration(seconds: float) -> str:
 
 
 def _say_plan(opened: OpenedJob, dates: Sequence[dt.date], *, force: bool) -> None:
+    """Say what would be done with each date. Raises RunError where one of them cannot be run."""
     outlooks = [look_at(opened, date, force=force) for date in dates]
     for one in outlooks:
         log.info("plan %s %s: %s", one.date, one.action, one.why)
     counts = Counter(one.action for one in outlooks)
     log.info("plan of %d dates: %s", len(dates), ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    if failing := [one.date.isoformat() for one in outlooks if one.action == "fail"]:
+        raise RunError(f"{len(failing)} of {len(dates)} dates cannot be run: {_some(failing)}; the plan says why")
+
+
+def _some(dates: Sequence[str]) -> str:
+    return ", ".join(dates[:10]) + (", ..." if len(dates) > 10 else "")
 
 
 def _say_summary(done: Sequence[Done]) -> None:

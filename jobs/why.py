@@ -3,6 +3,8 @@
     python -m jobs.why --profile conf/local.yaml https://example.org/a.jpg
     python -m jobs.why --profile conf/local.yaml IMAGE_ID|URL_ID|FEED_ID [--json]
 
+A part of a URL (`cat.jpg`) or the first eight or more characters of an id will do where only one has it; where several
+have, they are named. That takes a pass over the URLs, or ids, of all sightings.
 Manifest rows, robots.txt, hops, scores, rules and their comments, verdicts of people, duplicates, cluster, feed id.
 Read without Spark from the newest published run. Exit codes as for every job; 1 also where nothing is known of it.
 """
@@ -23,7 +25,11 @@ from lensfeed.snapshot import Snapshot, SnapshotError
 def command_line() -> JobParser:
     """The parser of the job's arguments."""
     parser = job_parser("why", __doc__)
-    parser.add_argument("what", metavar="URL|IMAGE_ID|FEED_ID", help="what the story is about")
+    parser.add_argument(
+        "what",
+        metavar="URL|IMAGE_ID|FEED_ID",
+        help="what the story is about; a part of a URL, or the beginning of an id, will do",
+    )
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, the rows as they are in the tables")
     return parser

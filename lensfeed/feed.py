@@ -149,7 +149,7 @@ def search(
     candidates. Ids and cosines come as from `nearest`. The feed is streamed, so that memory grows with Q and k and not
     with it. Raises ValueError as `nearest`, SnapshotError where the feed's vectors differ in length.
     """
-    best = _Best(query, k)
+    best = _Best(query, k, column)
     where = pc.field("has_text") if column == "text_vector" else None
     for batch in snapshot.batches("index_feed", ["feed_id", column], where):
         best.offer(batch.column("feed_id").to_numpy(), vector_matrix(batch.column(column), column))
@@ -168,10 +168,18 @@ def nearest(query: Vectors, feed_ids: Ids, vectors: Vectors, k: int) -> tuple[Id
     return best.found()
 
 
+_MADE_BY = {
+    "vector": "a query for vector comes from Encoder.image",
+    "text_vector": "a query for text_vector comes from Encoder.text",
+    "vectors": "a query comes from Encoder.image for the feed's vector, from Encoder.text for its text_vector",
+}
+"""What a query of another length was probably confused with, by the column that was asked."""
+
+
 class _Best:
     """The best `k` ids for each query of all that was offered so far."""
 
-    def __init__(self, query: Vectors, k: int) -> None:
+    def __init__(self, query: Vectors, k: int, column: str = "vectors") -> None:
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
         queries = np.atleast_2d(np.asarray(query, np.float32))
@@ -185,12 +193,17 @@ class _Best:
         self._single = np.ndim(query) == 1
         self._queries = queries / lengths
         self._k = k
+        self._column = column
         self._ids: Ids = np.empty((len(queries), 0), np.int64)
         self._cosines: Vectors = np.empty((len(queries), 0), np.float32)
 
     def offer(self, feed_ids: Ids, vectors: Vectors) -> None:
         queries = self._queries
-        if vectors.ndim != 2 or queries.shape[1:] != vectors.shape[1:] or len(feed_ids) != len(vectors):
+        if vectors.ndim == 2 and queries.shape[1:] != vectors.shape[1:]:
+            raise ValueError(
+                f"query has {queries.shape[1]} numbers, {self._column} {vectors.shape[1]}: {_MADE_BY[self._column]}"
+            )
+        if vectors.ndim != 2 or len(feed_ids) != len(vectors):
             raise ValueError(
                 f"expected query (D,) or (Q, D), feed_ids (N,), vectors (N, D), "
                 f"found {queries[0].shape if self._single else queries.shape}, {feed_ids.shape}, {vectors.shape}"

@@ -207,8 +207,8 @@ def rerank(query: Query, items: Signals, weights: Weights) -> NDArray[np.int64]:
 def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
     """The signals (N, 5) of `items` for one query in the order of `Weights.SIGNALS`, before they are weighted."""
     columns = [
-        _standardised(query.vector, items.vectors, weights.visual_scale),
-        np.where(items.has_text, _standardised(query.text, items.texts, weights.text_scale), 0.0),
+        _standardised("vector", query.vector, items.vectors, weights.visual_scale),
+        np.where(items.has_text, _standardised("text", query.text, items.texts, weights.text_scale), 0.0),
         items.sharpness / 100,
         np.log(items.members),
         np.log(items.domains),
@@ -217,11 +217,14 @@ def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
     return features
 
 
-def _standardised(query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
+def _standardised(name: str, query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
     if query is None:
         return np.zeros(len(vectors), np.float32)
     if query.shape != vectors.shape[1:]:
-        raise RerankError(f"a query: expected a vector of shape {vectors.shape[1:]}, found {query.shape}")
+        raise RerankError(
+            f"a query's {name}: expected shape {vectors.shape[1:]}, found {query.shape}; its vector comes from "
+            "Encoder.image, its text from Encoder.text"
+        )
     standardised: NDArray[np.float32] = (vectors @ query - scale.mean) / scale.deviation
     return standardised
 

@@ -46,12 +46,10 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def spark() -> Iterator[SparkSession]:
     """The local profile's session; tests share it, so what a test sets in its configuration it sets back."""
     config = load("conf/local.yaml")
     properties = config.spark.properties | {
-        # Spark would leave its catalog's folder in the working directory.
-        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("catalog")),
         # A night's JVM is too short-lived for the second compiler; this one lives for half an hour.
         "spark.driver.extraJavaOptions": " ".join(
             option for option in LOCAL_JAVA_OPTIONS if not option.startswith("-XX:TieredStopAtLevel")

@@ -153,6 +153,68 @@ def test_the_example_answers_on_the_command_line(
     builder.main()
     out = capsys.readouterr().out
     assert "recall of 10 against exact search: " in out
-    answers = out.split("exact search: ")[1].splitlines()[1:]
+    answers = out.split(f"\nFound for {file} and a cat, best first:\n")[1].splitlines()
     assert len(answers) == 10
     assert all("a tabby cat" in line for line in answers[:4])
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> TinyWarehouse:
+    """A warehouse of pictures of which none has a text."""
+    warehouse = TinyWarehouse(tmp_path / "silent")
+    write(warehouse, pictures()[:4])
+    rows = [row(one, has_text=False, text_vector=[0.0] * 384, title=None) for one in pictures()[:4]]
+    warehouse.write("index_feed", rows, overwrite=True)
+    warehouse.event("first", "published", **versions())
+    return warehouse
+
+
+def called(
+    builder: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *given: object
+) -> tuple[object, str]:
+    """What the example ends with, and what it printed."""
+    arguments = ["index_builder.py", *map(str, given), "--weights", str(WEIGHTS)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    try:
+        builder.main()
+    except SystemExit as ended:
+        return ended.code, capsys.readouterr().out
+    return 0, capsys.readouterr().out
+
+
+def test_without_texts_there_is_an_index_of_pictures_alone_until_some_come(
+    builder: ModuleType,
+    silent: TinyWarehouse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "index"
+    code, out = called(builder, capsys, monkeypatch, silent.root, folder)
+    assert (code, "no index of texts: no row of the feed has one" in out) == (0, True)
+    assert [file.name for file in folder.glob("*.faiss")] == ["vector.faiss"]
+    code, _ = called(builder, capsys, monkeypatch, silent.root, folder, "--text", "cat", "--assets", ASSETS)
+    assert code == "error: --text: no row of the feed has a text to be found by; ask by --image"
+    write(silent, pictures()[4:])
+    silent.event("second", "published", **versions())
+    trained, train = [], builder.train
+    monkeypatch.setattr(builder, "train", lambda *given: trained.append(given[1]) or train(*given))
+    _, indices = builder.bring_up_to_date(str(silent.root), folder)
+    assert trained == ["text_vector"]
+    assert [len(builder.ids_in(indices[column])) for column in ("vector", "text_vector")] == [24, 20]
+
+
+def test_what_goes_wrong_is_one_line(
+    builder: ModuleType,
+    nights: TinyWarehouse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    index, image = tmp_path / "index", tmp_path / "missing.jpg"
+    code, _ = called(builder, capsys, monkeypatch, tmp_path / "nothing", index)
+    assert str(code).startswith("error: no warehouse at ")
+    code, _ = called(builder, capsys, monkeypatch, nights.root, index, "--image", image, "--assets", ASSETS)
+    assert code == 2
+    code, _ = called(builder, capsys, monkeypatch, nights.root, index, "--text", "a", "--assets", tmp_path / "none")
+    assert str(code).startswith("error: assets: expected a folder with the models' weights")

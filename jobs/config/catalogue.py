@@ -16,7 +16,7 @@ import jobs
 GROUPS = {
     "Nights": ("nightly", "backfill"),
     "Change what is stored": ("redecide", "review", "takedown", "reembed", "rededup", "rollback", "maintain"),
-    "Look at it": ("report", "why", "dedup", "doctor", "config", "digest"),
+    "Look at it": ("report", "outcomes", "why", "dedup", "doctor", "config", "digest"),
     "Measure and choose": ("calibrate-policy", "compare-embeddings", "fit-alignment", "tune-dedup"),
     "Set up": ("completion",),
 }

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.config.errors import RunError, UsageError
-from jobs.run.names import Count, Metric, outcome, seconds
+from jobs.run.names import FAILED, Count, Metric, outcome, seconds
 from jobs.run.pipelines import NIGHT
 from jobs.warehouse.ledger import standing_nights
 from schemas.outcomes import FAILURE_MEANINGS, TRANSIENT, FailureCode, Outcome
 
 SHOWN_RUNS = 30
 """Nights that the drift shows, the newest ones: their number is said where there are more."""
-_FAILED = "failed."
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def funnel(runs: Sequence[Run]) -> list[Stage]:
 
 def failures(runs: Sequence[Run]) -> list[Failure]:
     """Failed rows by code, most frequent first."""
-    counts = {name.removeprefix(_FAILED): n for name, n in totals(runs).items() if name.startswith(_FAILED) and n}
+    counts = {name.removeprefix(FAILED): n for name, n in totals(runs).items() if name.startswith(FAILED) and n}
     known = {code.value: code for code in FailureCode}
     return [
         Failure(

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from jobs.config.errors import RunError
+from jobs.reporting.texts import plain
 from lensfeed.snapshot import Snapshot
 from schemas.policy import HASH_BYTES, Policy
 from schemas.tables import TABLES
@@ -26,10 +27,17 @@ MOST = 50
 """Rows of one kind that a story tells: of sightings, fetches and decisions the newest, of others the first."""
 MOST_URLS = 10
 """URLs of an image whose own story is told: those that showed it first."""
+MOST_NAMED = 10
+"""Of what a part of a URL or id may mean."""
+MOST_MEANT = 10_000
+"""At so many the search ends: nobody looks through them."""
 
 Row = dict[str, Any]
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FEED_ID = re.compile(r"[0-9]{1,19}")
+_LEAST_OF_ID, _LEAST_OF_URL = 8, 3
+"""Characters of a part that is looked for."""
+_PART_OF_ID = re.compile(rf"[0-9a-fA-F]{{{_LEAST_OF_ID},63}}")
 _NOT_TOLD = {
     "sightings": {"description", "tags", "attributes", "expected_sha256", "normalised_url", "text_id"},
     "images": {"pixels", "phash64", "phash256"},
@@ -136,7 +144,8 @@ def _json(value: Any) -> Any:
 
 
 def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
-    """The story of a URL, of an image_id or url_id (SHA-256 hex), or of a feed_id. RunError where nothing is known.
+    """The story of a URL, of an image_id or url_id (SHA-256 hex), or of a feed_id; where that is not found, of the one
+    that begins so, or whose URL has it as a part. RunError where nothing is known, or several are meant.
 
     `policy`: the profile's, by whose rules reasons are explained.
     """
@@ -150,9 +159,12 @@ def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
     else:
         urls, more, images = _by_url(reader, asked)
     if not urls and not images:
+        urls, more, images = _by_part(reader, asked)
+    if not urls and not images:
         raise RunError(
             f"nothing is known of {redact_url(asked)!r} in the warehouse {snapshot.warehouse} as of run "
-            f"{snapshot.run_id}: expected a URL of a manifest, an image_id or url_id (64 hex characters), or a feed_id"
+            f"{snapshot.run_id}: expected a URL of a manifest or a part of one, an image_id or url_id (64 hex "
+            f"characters, or the first {_LEAST_OF_ID} and more), or a feed_id"
         )
     reasons = sorted({reason for url in urls for row in url.sightings.rows for reason in row["reasons"]})
     reasons += sorted({reason for image in images for row in image.decisions.rows for reason in row["reasons"]})
@@ -245,15 +257,59 @@ _IN_ORDER = ("ingest_date", "source_file", "row_number")
 def _by_url(reader: _Reader, asked: str) -> tuple[list[UrlStory], int, list[ImageStory]]:
     try:
         normalised = normalise_url(asked)
-    except BadUrl:  # such a row has no url_id, and is known by what the manifest says alone
-        where = pc.field("url_id").is_null() & (pc.field("url") == redact_url(asked))
-        sightings = reader.newest("sightings", where, *_IN_ORDER)
-        return ([_of_rows_without_url(reader, sightings)] if sightings.of else []), 0, []
+    except BadUrl:
+        return _by_raw(reader, redact_url(asked))
     story = _url_story(reader, url_id(normalised))
     if story is None:
         return [], 0, []
     shown = sorted({row["image_id"] for row in story.sightings.rows if row["image_id"]})
     return [story], 0, [_image_story(reader, image_id) for image_id in shown]
+
+
+def _by_raw(reader: _Reader, url: str) -> tuple[list[UrlStory], int, list[ImageStory]]:
+    """Of rows without a url_id, which are known by what the manifest says alone."""
+    where = pc.field("url_id").is_null() & (pc.field("url") == url)
+    sightings = reader.newest("sightings", where, *_IN_ORDER)
+    return ([_of_rows_without_url(reader, sightings)] if sightings.of else []), 0, []
+
+
+def _by_part(reader: _Reader, asked: str) -> tuple[list[UrlStory], int, list[ImageStory]]:
+    """What begins with it as an id, or has it in its URL. Raises RunError, which names some, where these are several.
+
+    What was asked for stands here with its credentials, if it has any, and so is no part of a stored URL.
+    """
+    meant: dict[str, str] = {}
+    """By id, or by URL where there is none: what it is, in words."""
+    if _PART_OF_ID.fullmatch(asked):
+        meant = _beginning_with(reader, asked.lower())
+    if not meant and len(asked) >= _LEAST_OF_URL:
+        columns, where = ["url", "url_id"], pc.match_substring(pc.field("url"), asked)
+        for row in reader.stream("sightings", columns, where):
+            key = row["url_id"] or row["url"]
+            meant[key] = f"{plain(row['url'])} ({'url_id ' + key if row['url_id'] else 'no usable URL'})"
+            if len(meant) > MOST_MEANT:
+                break
+    if len(meant) > 1:
+        count = f"{len(meant)}" if len(meant) <= MOST_MEANT else f"more than {MOST_MEANT}"
+        named = "; ".join(sorted(meant.values())[:MOST_NAMED])
+        more = "; ..." if len(meant) > MOST_NAMED else ""
+        raise RunError(f"{plain(redact_text(asked))!r} may mean {count}: {named}{more}. Ask for one of them")
+    for key in meant:
+        return _by_digest(reader, key) if _SHA256.fullmatch(key) else _by_raw(reader, key)
+    return [], 0, []
+
+
+def _beginning_with(reader: _Reader, start: str) -> dict[str, str]:
+    """Ids of images and URLs that begin so, in words."""
+    meant: dict[str, str] = {}
+    for name in ("image_id", "url_id"):
+        column = pc.field(name)
+        # Bounds, not a prefix: by those readers pass over row groups.
+        for row in reader.stream("sightings", ["url", name], (column >= start) & (column < f"{start}g")):
+            meant.setdefault(row[name], f"{name} {row[name]} ({plain(row['url'])})")
+            if len(meant) > MOST_MEANT:
+                return meant
+    return meant
 
 
 def _by_digest(reader: _Reader, digest: str) -> tuple[list[UrlStory], int, list[ImageStory]]:

@@ -87,7 +87,7 @@ def _sighting(row: Row, one: UrlStory, story: Story) -> Iterator[str]:
     title = f'"{row["title"]}"' if row["title"] else "without a title"
     licence = f"licence {row['license']}" if row["license"] else None
     page = f"on {row['page_url']}" if row["page_url"] else None
-    yield _line("manifest", f"{row['source_file']} row {row['row_number']}", title, page, licence)
+    yield _line("manifest", f"{row['source_file']} row {row['row_number']}, counted from 0", title, page, licence)
     failed = f"{row['failure_code']}: {_meaning(row['failure_code'])}" if row["failure_code"] else None
     again = "the server says it is unchanged" if row["not_modified"] else None
     yield _line("outcome", row["outcome"], failed, row["failure_detail"], again)

@@ -10,7 +10,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
+from jobs.run.names import FAILED
 from schemas.tables import SIGHTINGS
+from udfs.credentials import redact_text
+
+_LONGEST = 100
+"""Characters that are shown of what a manifest has in place of a URL."""
 
 
 def outcome_counts(sightings: DataFrame) -> dict[str, int]:
@@ -21,7 +26,7 @@ def outcome_counts(sightings: DataFrame) -> dict[str, int]:
         key = f"outcome.{row['outcome']}"
         counts[key] = counts.get(key, 0) + row["count"]
         if row["failure_code"]:
-            counts[f"failed.{row['failure_code']}"] = row["count"]
+            counts[f"{FAILED}{row['failure_code']}"] = row["count"]
     return counts
 
 
@@ -33,6 +38,27 @@ def check_rows_read(owed: int, read: int) -> None:
             f"accounting: the manifest has {owed} rows by an independent count, but {read} were read of it; it changed "
             "in between, or its reader loses or makes up rows"
         )
+
+
+def check_urls(manifest: str, column: str, rows: DataFrame, usable: int, owed: int) -> None:
+    """A manifest of something else than URLs is told at once, and not as a night in which all rows failed.
+
+    `usable`: how many of its `owed` rows, as the pre-gate judged them, have a URL. Raises RunError where there are rows
+    and none has one.
+    """
+    if usable or not owed:
+        return
+    first = rows.orderBy("source_file", "row_number").select("source_file", "row_number", "url", "bad_row").first()
+    example = ""
+    if first is not None:
+        found = redact_text(first["url"] or "")
+        shown = found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}…"
+        place = redact_text(f"{first['source_file']} row {first['row_number']}")
+        example = f"; the first, {place!r} counted from 0, has {shown!r} ({first['bad_row']})"
+    raise RunError(
+        f"manifest {manifest}: none of its {owed} rows has a usable URL{example}. Expected http:// or https:// URLs in "
+        f"{column!r}. Nothing was fetched"
+    )
 
 
 def check_accounting(owed: int, sightings: DataFrame, counts: Mapping[str, int]) -> None:

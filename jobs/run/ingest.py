@@ -46,9 +46,13 @@ class Night:
     def read(self) -> None:
         """The manifest's rows, numbered and judged as far as that goes without pixels, and counted a second way."""
         work = self.work
-        rows = work.stage(Dataset.ROWS, manifest_rows(work, self.date, self.manifest))
+        usable = {Count.USABLE_URLS: f.col("url_id").isNotNull()}
+        rows = work.stage(Dataset.ROWS, manifest_rows(work, self.date, self.manifest), None, **usable)
         self.owed_rows = count_rows(work.spark, self.manifest)
-        audit.check_rows_read(self.owed_rows, work.rows(Dataset.ROWS).rows)
+        staged = work.rows(Dataset.ROWS)
+        audit.check_rows_read(self.owed_rows, staged.rows)
+        named = work.config.manifest.columns.get("url", "url")
+        audit.check_urls(self.manifest.root, named, rows, staged.counted[Count.USABLE_URLS], self.owed_rows)
         # Of what the rows tell alone: before days are spent on asking for them.
         self.expectations.check({Count.SIGHTINGS: self.owed_rows}, complete=False)
         self.inputs = inputs_digest(rows)

@@ -64,6 +64,8 @@ class Count(StrEnum):
     TEXTS_EMBEDDED = "texts_embedded"
     TEXTS_FAILED = "texts_failed"
     SIGHTINGS = "sightings"
+    USABLE_URLS = "usable_urls"
+    """Rows of the manifest with a URL that could be asked for."""
     WITH_TEXT = "accepted_with_text"
     """Accepted sightings that say something."""
     BECAME_LIVE = "became_live"
@@ -91,6 +93,10 @@ class Metric(StrEnum):
     """How often groups were looked up: once, and again for what flips because of what flipped before."""
     DEDUP_REACHED = "dedup.reached_groups"
     """Groups decided again without an image that came, went or moved."""
+
+
+FAILED = "failed."
+"""What the counts of failure codes begin with."""
 
 
 def changed(table: str) -> str:

@@ -64,7 +64,7 @@ class Preview:
 
 def preview(opened: OpenedJob, date: dt.date, *, force: bool) -> Preview:
     """Read the date's manifest as a night would. Raises UsageError where there is none that can be read, and for
-    whatever else the night would refuse; RunError where a second count of its rows differs."""
+    whatever else the night would refuse; RunError where a second count of its rows differs, or none has a URL."""
     outlook = look_at(opened, date, force=force)
     if outlook.manifest is None:
         raise UsageError(outlook.why)
@@ -78,6 +78,10 @@ def preview(opened: OpenedJob, date: dt.date, *, force: bool) -> Preview:
         check_hosts(opened.config.crawl, requests)
         asked = requests.agg(f.countDistinct("url_id"), f.countDistinct("host")).first()
         urls, hosts = asked or (0, 0)
+        if not urls:
+            named = opened.config.manifest.columns.get("url", "url")
+            usable = rows.where(f.col("url_id").isNotNull()).count()
+            audit.check_urls(outlook.manifest.root, named, rows, usable, total)
         return Preview(
             outlook,
             outlook.manifest.format,

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -85,6 +86,9 @@ LOCAL_PROPERTIES: dict[str, Any] = {
     "spark.ui.enabled": "false",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
+    # Its catalog's folder, in which nothing of ours lies: one that is there, where Spark would make another in the
+    # working directory.
+    "spark.sql.warehouse.dir": Path(tempfile.gettempdir()).absolute().as_uri(),
     # Python workers are forked with torch and the rest already imported: see udfs.worker_daemon.
     "spark.python.daemon.module": "udfs.worker_daemon",
     "spark.executorEnv.PYTHONPATH": str(_CODE),

@@ -7,7 +7,8 @@ import pytest
 
 from demo import run
 from demo.pictures import Picture
-from demo.run import find_pictures, main
+from demo.run import find_pictures, left_out, main
+from jobs.config.profile import load
 from jobs.config.progress import log
 from tests.lensfeed.tiny_warehouse import TinyWarehouse
 
@@ -72,3 +73,32 @@ def test_pictures_are_found_below_a_folder_by_their_endings(tmp_path: Path, pict
         (tmp_path / name).write_bytes(pictures[0].data)
     found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
     assert found == ["a.jpg", "b.PNG", "deep/er/c.webp"]
+
+
+def test_what_is_left_out_is_counted_by_ending_and_some_of_it_named(tmp_path: Path) -> None:
+    assert left_out(tmp_path, []) == ""
+    for name in ("a.jpg", *(f"deep/{number}.TIFF" for number in range(5)), "notes.txt", "README", "b.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = left_out(tmp_path, find_pictures(tmp_path))
+    assert found.startswith("5 .tiff, 1 ")
+    assert "1 no ending" in found
+    assert found.endswith("(README, b.heic, deep/0.TIFF, deep/1.TIFF, deep/2.TIFF, ...)")
+    assert "jpg" not in found
+
+
+def test_a_folders_manifest_lies_where_the_demos_profile_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "in" / "a.jpg"
+    picture.parent.mkdir()
+    picture.touch()
+    runs: list[tuple[object, ...]] = []
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "demo-output")
+    monkeypatch.setattr(run, "run_night", lambda *given: runs.append(given))
+    monkeypatch.setattr(run, "_tell_of_own", lambda _: None)
+    run.ingest_folder(picture.parent, [picture], tmp_path / "warehouse")
+    date, manifest, _ = runs[0]
+    asked = load(run.PROFILE).manifest.path.replace("{date}", str(date))
+    assert manifest == tmp_path / asked
+    assert [file.name for file in (tmp_path / asked).iterdir()] == ["pictures.jsonl"]

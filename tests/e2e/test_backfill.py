@@ -5,11 +5,14 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from demo.pictures import make_pictures
+from jobs import backfill as plans
 from jobs.backfill import Clock, main
+from jobs.config.errors import RunError
 from jobs.config.progress import log
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Ledger
@@ -68,8 +71,8 @@ def test_a_range_is_run_oldest_first_and_goes_on_where_it_was(
         ledger = Ledger(landing, 0).load()
         return [event.ingest_dates[0] for event in ledger.events if event.event == "published"]
 
-    # A plan touches nothing.
-    assert backfill(world, warehouse, "--dry-run") == 0
+    # A plan touches nothing, and says by its exit code whether it can be carried out.
+    assert backfill(world, warehouse, "--dry-run") == 1
     missing = f"manifest.path {world.folder}/manifests/{SECOND}.jsonl: there is no such file or folder for {SECOND}"
     assert said.since("plan") == [
         f"plan {FIRST} run: not published yet",
@@ -137,6 +140,19 @@ def test_a_range_is_run_oldest_first_and_goes_on_where_it_was(
 def test_a_range_that_is_none_is_bad_usage(start: str, end: str, expected: str, said: Said) -> None:
     assert main(["--profile", "conf/local.yaml", "--start", start, "--end", end]) == 2
     assert said.since("error")[0].startswith(f"error: {expected}")
+
+
+def test_a_plan_with_a_date_that_cannot_be_run_is_told_whole_and_then_fails(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = {FIRST: "run", SECOND: "fail", THIRD: "skip"}
+    monkeypatch.setattr(
+        plans, "look_at", lambda _, date, **_given: SimpleNamespace(date=date, action=actions[date], why="x")
+    )
+    with pytest.raises(RunError, match=f"1 of 3 dates cannot be run: {SECOND}; the plan says why"):
+        plans._say_plan(None, DAYS, force=False)  # type: ignore[arg-type]
+    assert said.since("plan")[-1] == "plan of 3 dates: 1 fail, 1 run, 1 skip"
+    plans._say_plan(None, [FIRST, THIRD], force=False)  # type: ignore[arg-type]
 
 
 def test_time_left_is_told_by_the_dates_that_were_run() -> None:

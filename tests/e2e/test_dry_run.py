@@ -10,6 +10,7 @@ from pyspark.sql import functions as f
 from jobs.config.progress import log
 from jobs.nightly import main
 from jobs.run.preview import MOST_SHOWN, _counted, _told
+from lensfeed.snapshot import Snapshot, SnapshotError
 from tests.e2e.small import DAYS, small_world
 
 pytestmark = pytest.mark.spark
@@ -73,6 +74,25 @@ def test_a_night_under_a_placeholder_asks_no_stranger_and_publishes_nothing(
         assert said[0].startswith("error: crawl.user_agent: expected a name, a version, ")
         assert said[0].endswith("and pictures.example.org would be asked by that")
         assert not any((warehouse / "_staging").glob("*"))
+
+
+def test_a_manifest_of_paths_is_refused_before_and_in_the_night_and_an_empty_one_is_not(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "error", lambda template, *values: said.append(template % values))
+    with small_world(tmp_path) as small:
+        small.rows[DAY] = [{"url": "/home/me/a.jpg"}, {"url": "b.jpg"}]
+        warehouse = tmp_path / "warehouse"
+        assert small.night(DAY, warehouse, "--dry-run") == 1
+        assert small.night(DAY, warehouse) == 1
+        assert all("none of its 2 rows has a usable URL" in line and "'/home/me/a.jpg'" in line for line in said)
+        assert len(said) == 2
+        assert small.site.requests_on(DAY) == {}
+        with pytest.raises(SnapshotError):
+            Snapshot.open(str(warehouse))
+        small.rows[DAY] = []
+        assert small.night(DAY, warehouse) == 0
 
 
 def test_of_many_groups_the_rest_is_counted(spark: SparkSession) -> None:

@@ -172,7 +172,7 @@ def test_nearest_to_one_query_has_no_query_axis() -> None:
 @pytest.mark.parametrize(
     ("query", "ids", "k", "message"),
     [
-        (np.ones(3), np.arange(2), 1, "expected query"),
+        (np.ones(3), np.arange(2), 1, "query has 3 numbers, vectors 2: .* Encoder.image .* Encoder.text "),
         (np.ones((1, 1, 2)), np.arange(2), 1, "expected query"),
         (np.ones(2), np.arange(3), 1, "expected query"),
         (np.ones(2), np.arange(2), 0, "k: expected at least 1, found 0"),
@@ -228,7 +228,14 @@ def test_search_in_an_empty_feed_finds_nothing_and_refuses_what_makes_no_sense(w
     assert search(snapshot, np.ones(DIMENSION, np.float32), 3)[0].tolist() == []
     with pytest.raises(ValueError, match="k: expected at least 1"):
         search(snapshot, np.ones(DIMENSION, np.float32), 0)
-    warehouse.write("index_feed", [feed_row(1)])
+
+
+def test_a_query_for_the_other_column_is_told_who_makes_the_right_one(warehouse: TinyWarehouse) -> None:
+    warehouse.write("index_feed", [feed_row(2)])
     warehouse.event("run", "published")
-    with pytest.raises(ValueError, match=r"found \(3,\), \(1,\), \(1, 8\)"):
-        search(Snapshot.open(warehouse.root), np.ones(3, np.float32), 3)
+    snapshot = Snapshot.open(warehouse.root)
+    image, text = np.ones(DIMENSION, np.float32), np.ones(TEXT_DIMENSION, np.float32)
+    with pytest.raises(ValueError, match=r"query has 8 numbers, text_vector 4: .* comes from Encoder\.text"):
+        search(snapshot, image, 3, column="text_vector")
+    with pytest.raises(ValueError, match=r"query has 4 numbers, vector 8: .* comes from Encoder\.image"):
+        search(snapshot, text, 3)

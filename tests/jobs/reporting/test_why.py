@@ -212,6 +212,44 @@ def test_what_is_not_known_is_said(known: TinyWarehouse, monkeypatch: pytest.Mon
     assert f"nothing is known of {what!r}" in errors[0]
 
 
+@pytest.mark.parametrize(
+    ("what", "urls"),
+    [
+        (image_id(1)[:8], [MIRROR, URL]),
+        (image_id(2)[:40].upper(), [URL]),
+        (URL_ID[:9], [URL]),
+        ("mirror.example", [MIRROR]),
+        ("b.jpg", [MIRROR]),
+        ("example:po", ["https://pictures.example:port/"]),
+    ],
+)
+def test_a_part_that_only_one_has_is_enough(
+    known: TinyWarehouse, capsys: pytest.CaptureFixture[str], what: str, urls: list[str]
+) -> None:
+    assert asked(known, what, "--json") == 0
+    assert sorted(url["url"] for url in json.loads(capsys.readouterr().out)["urls"]) == urls
+
+
+def test_of_a_part_that_several_have_some_are_named(
+    known: TinyWarehouse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[str] = []
+    monkeypatch.setattr(log, "error", lambda form, *values: errors.append(form % values))
+    assert asked(known, ".jpg") == 1
+    assert f"'.jpg' may mean 2: {MIRROR} (url_id " in errors[-1]
+    assert f"; {URL} (url_id {URL_ID}). Ask for one of them" in errors[-1]
+    known.write("sightings", [seen(f"https://h.example/{n:03}\u202e.jpg", 3, row_number=n) for n in range(50)])
+    known.event("run-2", "published")
+    assert asked(known, "h.example") == 1
+    assert "may mean 50: https://h.example/000\ufffd.jpg" in errors[-1]
+    assert "/009" in errors[-1]
+    assert "/010" not in errors[-1]
+    assert errors[-1].isprintable()
+    monkeypatch.setattr(stories, "MOST_MEANT", 20)
+    assert asked(known, "h.example") == 1
+    assert "may mean more than 20: " in errors[-1]
+
+
 def test_of_many_rows_the_newest_are_told_and_the_others_counted(
     known: TinyWarehouse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from jobs.run.audit import (
     check_distinct,
     check_gate_first,
     check_rows_read,
+    check_urls,
     check_vectors,
     neighbour_overlap,
 )
@@ -102,3 +103,19 @@ def test_a_representative_that_is_a_member_elsewhere_stops_the_run(spark: SparkS
     check_clusters(frame(spark, columns, sound))
     with pytest.raises(RunError, match="clusters: 1 representatives are members of another cluster"):
         check_clusters(frame(spark, columns, [*sound, ("d", "b", "insert")]))
+
+
+def test_a_manifest_of_something_else_than_urls_stops_the_run_and_shows_what_it_has(spark: SparkSession) -> None:
+    judged = "source_file string, row_number bigint, url string, bad_row string"
+    rows = frame(
+        spark, judged, [("a.txt", 1, "/b", "url: scheme"), ("a.txt", 0, "/a\x1b[2J" + "x" * 200, "url: scheme")]
+    )
+    check_urls("m", "url", rows, 1, 2)
+    check_urls("m", "url", rows.limit(0), 0, 0)
+    with pytest.raises(RunError) as raised:
+        check_urls("m", "link", rows, 0, 2)
+    said = str(raised.value)
+    assert said.startswith("manifest m: none of its 2 rows has a usable URL; the first, 'a.txt row 0' counted from 0, ")
+    assert said.isprintable()
+    assert len(said) < 330
+    assert "(url: scheme). Expected http:// or https:// URLs in 'link'" in said

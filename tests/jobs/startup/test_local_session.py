@@ -21,3 +21,9 @@ def test_buffers_of_object_stores_find_the_local_file_system_that_they_expect(
     allocator = spark._jvm.org.apache.hadoop.fs.LocalDirAllocator("test.buffers")  # type: ignore[union-attr]
     made = allocator.createTmpFileForWrite("buffer", 1, configuration)
     assert Path(str(made)).parent == tmp_path
+
+
+def test_the_catalog_leaves_no_folder_in_the_working_directory(spark: SparkSession) -> None:
+    assert spark.sql("SHOW TABLES").count() == 0
+    assert not Path("spark-warehouse").exists()
+    assert str(spark.conf.get("spark.sql.warehouse.dir")).startswith("file:/")
