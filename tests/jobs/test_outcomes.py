@@ -103,5 +103,5 @@ def test_what_is_not_published_is_said(ask: Ask) -> None:
 
 
 def test_of_too_many_rows_none_is_held_back_and_the_order_is_said(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "MOST_SORTED", 2)
+    monkeypatch.setattr("jobs.reporting.outcomes.MOST_SORTED", 2)
     assert len(ask()[1]) == 4
