@@ -82,6 +82,7 @@ DEV = [
     "mypy>=1.18",
     "pandas-stubs<3",
     "pip-audit>=2.9",
+    "polars>=1.30,<2",  # a query of docs/queries.md
     "psutil>=6,<8",
     "pytest>=8.4",
     "pytest-timeout>=2.4",

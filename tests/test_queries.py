@@ -1,4 +1,5 @@
-"""docs/queries.md: its Python runs on a small warehouse, and so does its SQL, on another engine than Spark's.
+"""docs/queries.md: its Python runs on a small warehouse, and so does its SQL, on another engine than Spark's (on Spark
+itself in tests/e2e/test_documented_queries.py).
 
 That engine, DataFusion's, comes with deltalake. What it does not have is only held against the tables' columns.
 """
@@ -161,6 +162,12 @@ def test_the_largest_clusters(warehouse: Path) -> None:
     found = run(warehouse, "clusters", "pandas")
     assert found.index.tolist() == [image_id(0)]
     assert found.iloc[0].tolist() == [2, 4, since]
+
+
+def test_the_largest_clusters_by_polars(warehouse: Path) -> None:
+    found = run(warehouse, FIRST, "polars")
+    (row,) = run(warehouse, "clusters", "pyarrow").to_pylist()
+    assert found.rows() == [(row["representative_id"], row["count_all"] - 1, row["hamming_max"])]
 
 
 def test_the_feed(warehouse: Path) -> None:
