@@ -110,7 +110,7 @@ def fetch_batches(
                 rows = list(islice(targets, SUBMIT_ROWS))
                 exhausted = len(rows) < SUBMIT_ROWS
                 engine.submit(rows)
-            for completed in _split(engine.collect(wait_for_room=exhausted or not engine.wants_rows())):
+            for completed in _split(engine.collect(rows_left=not exhausted)):
                 size = sum(len(row.body) for row in completed if row.body)
                 yield _to_batch(completed)
                 engine.release(size)
@@ -221,12 +221,14 @@ class _Engine:
         """Gives back the bytes of rows collected, once they are handed on."""
         self._loop.call_soon_threadsafe(self._crawler.release, count)
 
-    def collect(self, *, wait_for_room: bool) -> list[Fetched]:
-        """The rows completed, once they make a batch or have lingered; none otherwise.
+    def collect(self, *, rows_left: bool) -> list[Fetched]:
+        """The rows completed, once they make a batch or have lingered; none where more can be read ahead first.
 
         Args:
-            wait_for_room: wait until there is a batch or half the read-ahead is used up; else return at once.
+            rows_left: whether there are more to read: at once where the read-ahead is not full, else when half of it is
+                used up. Without, there is nothing to return for but a batch.
         """
+        at_once = rows_left and self.wants_rows()
         with self._changed:
             while True:
                 if self._error is not None:
@@ -235,7 +237,7 @@ class _Engine:
                 if self._is_ripe() or lingered >= LINGER_S:
                     completed, self._completed, self._completed_bytes = self._completed, [], 0
                     return completed
-                if not wait_for_room or self._has_room():
+                if at_once or (rows_left and self._has_room()):
                     return []
                 self._changed.wait(LINGER_S - lingered)
 

@@ -157,6 +157,15 @@ def test_a_host_never_sees_more_requests_a_second_than_configured(server: Hostil
     assert min(sum(gaps[i : i + 5]) for i in range(11)) > 5 * 0.04 - 0.03
 
 
+def test_waiting_for_a_slow_host_costs_no_cpu(server: HostileServer) -> None:
+    begun, spent = time.monotonic(), time.thread_time()
+    rows = fetch([server.url("waited.example", f"picture?{i}") for i in range(5)], having(per_host_rate=2.0))
+    cpu, waited = time.thread_time() - spent, time.monotonic() - begun
+    assert Counter(map(outcome, rows)) == {"ok": 5}
+    assert waited > 1.9
+    assert cpu < waited / 4  # a loop that spins takes all of it
+
+
 def test_limits_hold_across_the_tasks_that_share_a_host(server: HostileServer) -> None:
     def task(number: int) -> None:
         urls = [server.url("hot-shared.example", f"slow-picture?{number}-{i}") for i in range(12)]
