@@ -1,5 +1,5 @@
 """docs/queries.md: its Python runs on a small warehouse, and so does its SQL, on another engine than Spark's (on Spark
-itself in tests/e2e/test_documented_queries.py).
+itself in tests/e2e/test_nights.py).
 
 That engine, DataFusion's, comes with deltalake. What it does not have is only held against the tables' columns.
 """

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyspark.sql import SparkSession
 
 from demo.manifests import expected_outcomes
 from demo.site import DATES, misbehaving_pages
@@ -28,6 +29,7 @@ from lensfeed.feed import feed_vectors, lookup, nearest
 from lensfeed.loaders import feed_loader
 from tests import model
 from tests.e2e.conftest import Nights, World
+from tests.test_queries import FIRST, QUERIED, SECTIONS
 from udfs.assets import locate
 from udfs.gate.nsfw import keras_forward
 from udfs.images.phash import decode_small
@@ -305,6 +307,26 @@ def test_the_ledger_tells_what_happened(in_order: Nights) -> None:
     assert 0 < first["accepted_with_text"] <= first["outcome.accepted"]
     assert first["became_live"] == first["changed.clusters"]  # there was nothing before
     assert 0 < first["became_members"] < first["became_live"]
+
+
+@pytest.fixture(scope="module")
+def reading(spark: SparkSession, in_order: Nights) -> SparkSession:
+    """A session with the views that docs/queries.md makes."""
+    session = spark.newSession()
+    (block,) = [text for kind, text in SECTIONS[FIRST] if kind == "python" and "createOrReplaceTempView" in text]
+    named = block.replace('WAREHOUSE = "demo-output/warehouse"', f"WAREHOUSE = {str(in_order.warehouse)!r}")
+    assert named != block
+    exec(compile(named, "docs/queries.md", "exec"), {"spark": session})
+    return session
+
+
+@pytest.mark.parametrize("name", QUERIED)
+def test_the_sql_of_the_documents_runs_and_finds_rows(reading: SparkSession, name: str) -> None:
+    """What it finds is held against other engines in tests/test_queries.py, on a warehouse whose rows are known."""
+    (sql,) = [text for kind, text in SECTIONS[name] if kind == "sql"]
+    (some,) = reading.sql("SELECT min(feed_id) FROM index_feed").first() or ()
+    sql = sql.replace("feed_id = 42", f"feed_id = {some}")  # "42 stands for yours"
+    assert reading.sql(sql).count() > 0
 
 
 def _ledger(nights: Nights) -> list[dict[str, Any]]:
