@@ -10,7 +10,7 @@ from pyspark.sql import functions as f
 
 from jobs.manifests.count import count_rows
 from jobs.manifests.files import ManifestFiles
-from jobs.manifests.rows import read_manifest
+from jobs.manifests.rows import column_names, read_manifest
 from jobs.run import ahead, audit, contents
 from jobs.run.ahead import Ahead
 from jobs.run.context import Work
@@ -51,7 +51,7 @@ class Night:
         self.owed_rows = count_rows(work.spark, self.manifest)
         staged = work.rows(Dataset.ROWS)
         audit.check_rows_read(self.owed_rows, staged.rows)
-        named = work.config.manifest.columns.get("url", "url")
+        named = column_names(work.config.manifest)["url"]
         audit.check_urls(self.manifest.root, named, rows, staged.counted[Count.USABLE_URLS], self.owed_rows)
         # Of what the rows tell alone: before days are spent on asking for them.
         self.expectations.check({Count.SIGHTINGS: self.owed_rows}, complete=False)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as f
 
 from jobs.config.errors import UsageError
 from jobs.manifests.count import count_rows
+from jobs.manifests.rows import column_names
 from jobs.run import audit
 from jobs.run.ingest import manifest_rows
 from jobs.run.introduction import check_hosts
@@ -79,7 +80,7 @@ def preview(opened: OpenedJob, date: dt.date, *, force: bool) -> Preview:
         asked = requests.agg(f.countDistinct("url_id"), f.countDistinct("host")).first()
         urls, hosts = asked or (0, 0)
         if not urls:
-            named = opened.config.manifest.columns.get("url", "url")
+            named = column_names(opened.config.manifest)["url"]
             usable = rows.where(f.col("url_id").isNotNull()).count()
             audit.check_urls(outlook.manifest.root, named, rows, usable, total)
         return Preview(

@@ -172,7 +172,7 @@ def find_garbage(work: Work) -> Garbage:
     them. Where nobody asks, as a date is forced or taken back, it is owed a fetch first.
     """
     images, vectors, texts = (work.landing.read(name) for name in ("images", "embeddings", "text_embeddings"))
-    shown = state.shown_images(work.landing.read("url_state")).select("image_id").distinct()
+    shown = state.shown_images(work.landing.read("url_state"))
     held = images.select("image_id").unionByName(vectors.select("image_id")).distinct()
     other = vectors.where(~f.col("model_version").isin(contents.model_versions(work)))
     return Garbage(
