@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from tests.pictures import crops, encoded, names, photograph
 from udfs.assets import locate, sha256_of
 from udfs.devices import Device
 from udfs.embedding.embed import in_format, load_embedder
+from udfs.embedding.geometry import geometry
 from udfs.embedding.vision import build, describe
 from udfs.gate.nsfw import load_detector, preprocess
 
@@ -168,11 +170,11 @@ def gate_rates(device: Device, batches: int) -> Figures:
     }
 
 
-def decode_rate(settings: EmbeddingSettings, pictures: Sequence[bytes], repeats: int) -> float:
-    """Decoding and resizing alone, one process a core."""
+def decode_rate(settings: EmbeddingSettings, beside: Device, pictures: Sequence[bytes], repeats: int) -> float:
+    """Decoding and resizing alone, one process a core, as it is done beside a model on a CPU or on a GPU."""
     cores = os.cpu_count() or 1
     on_cpu = settings.model_copy(update={"device": "cpu", "dtype": "float32"})
-    work = (on_cpu, list(pictures))
+    work = (on_cpu, beside, list(pictures))
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_decode, [work] * cores, [1] * cores))  # imports, and the model that comes with the transform
         start = time.perf_counter()
@@ -180,9 +182,10 @@ def decode_rate(settings: EmbeddingSettings, pictures: Sequence[bytes], repeats:
         return cores * repeats * len(pictures) / (time.perf_counter() - start)
 
 
-def _decode(work: tuple[EmbeddingSettings, list[bytes]], repeats: int) -> None:
-    settings, pictures = work
+def _decode(work: tuple[EmbeddingSettings, Device, list[bytes]], repeats: int) -> None:
+    settings, beside, pictures = work
     embedder = load_embedder(settings)
+    embedder = replace(embedder, transform=geometry(embedder.description, beside))
     for picture in pictures * repeats:
         embedder.decode(picture)
 
@@ -224,7 +227,8 @@ def through_spark(sharings: Mapping[str, tuple[int, ...]], folder: Path, device:
     for model, tried in sharings.items():
         settings = embedding(model, folder, device)
         forward = forward_rate(settings, SECONDS)
-        decode = decode_rate(settings, pictures, max(1, rows // len(pictures) // (os.cpu_count() or 1)))
+        repeats = max(1, rows // len(pictures) // (os.cpu_count() or 1))
+        decode, by_pillow = (decode_rate(settings, beside, pictures, repeats) for beside in (device, "cpu"))
         rates = {f"{sharing} workers": end_to_end_rates(settings, sharing, table, rows) for sharing in tried}
         shares = {
             way: {part: round(rate / min(forward, decode), 3) for part, rate in both.items()}
@@ -233,6 +237,7 @@ def through_spark(sharings: Mapping[str, tuple[int, ...]], folder: Path, device:
         found[model] = {
             "forward, images/s": round(forward, 1),
             "decode, images/s": round(decode, 1),
+            "decode as beside a CPU, images/s": round(by_pillow, 1),
             "through Spark, images/s": rates,
             "of the slower of the two": shares,
             "at_least": TARGET,

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.settings import EmbeddingSettings
 from udfs.assets import locate
 from udfs.bounded import heap_kept
 from udfs.devices import Device, claim_device
+from udfs.embedding.geometry import Pixels, geometry
 from udfs.embedding.golden import Golden, GoldenError, check_golden, golden_images, tolerance
 from udfs.embedding.vectors import Embedded, FixedBatches, Pending, Vectors, embedded_batch
-from udfs.embedding.vision import EmbedderError, ModelDescription, build, describe, dimension, geometry, model_version
+from udfs.embedding.vision import EmbedderError, ModelDescription, build, describe, dimension, model_version
 
 __all__ = [
     "EMBEDDED_DDL",
@@ -40,7 +40,6 @@ __all__ = [
 EMBEDDED_DDL = "image_id string, vector array<float>, error string"
 """Spark schema of what `embed_batches` yields."""
 
-Pixels = NDArray[np.uint8]
 Row = tuple[str, bytes | None]
 """An image_id and the bytes of its canonical JPEG."""
 
@@ -56,7 +55,7 @@ class Embedder:
 
     description: ModelDescription
     device: Device
-    transform: Callable[[Image.Image], Image.Image]
+    transform: Callable[[Image.Image], Pixels]
     batches: FixedBatches[Pixels]
     dtype: str
     checked: set[Golden] = field(default_factory=set)
@@ -68,7 +67,7 @@ class Embedder:
             return Embedded(error="no pixels")
         try:
             with Image.open(io.BytesIO(pixels), formats=("JPEG",)) as image:
-                return np.asarray(self.transform(image.convert("RGB")))
+                return self.transform(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return Embedded(error=f"{type(error).__name__}: {error}")
 
@@ -92,7 +91,7 @@ class Embedder:
 
     def golden(self) -> list[Embedded]:
         """Vectors of the golden images, one each."""
-        return self.embed([np.asarray(self.transform(Image.fromarray(image))) for image in golden_images()])
+        return self.embed([self.transform(Image.fromarray(image)) for image in golden_images()])
 
     def check(self, golden: Golden) -> None:
         """Raises GoldenError unless this process makes the golden vectors, once per process."""
@@ -159,8 +158,8 @@ def _load(settings: EmbeddingSettings, device: Device) -> Embedder:
     _check_dimension(_forward(run, description, device), description, settings)
     forward = _forward(torch.compile(run) if settings.compile and device == "cuda" else run, description, device)
     size = settings.cpu_batch_size if device == "cpu" else settings.batch_size
-    transform = geometry(description)
-    sound = np.asarray(transform(Image.fromarray(golden_images()[0])))
+    transform = geometry(description, device)
+    sound = transform(Image.fromarray(golden_images()[0]))
     return Embedder(description, device, transform, FixedBatches(forward, size, sound), settings.dtype)
 
 

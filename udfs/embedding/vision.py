@@ -10,12 +10,9 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from PIL import Image, ImageOps
 
 from schemas.settings import EmbeddingSettings
 from udfs.tensors import TensorsError, read_tensors
@@ -24,7 +21,6 @@ _REVISION = 1
 """Raised whenever this module's treatment of pixels or weights changes what comes out."""
 _LISTED = 5
 """Names that an error lists before it says how many more there are."""
-_WHITE = (255, 255, 255)
 _CLIP_FAMILIES = ("clip", "pe_core")
 """In the names of models whose head may be the projection into the space of a text tower; timm says whether it is."""
 
@@ -79,29 +75,6 @@ def model_version(settings: EmbeddingSettings, canonical_version: str) -> str:
         "revision": _REVISION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def geometry(description: ModelDescription) -> Callable[[Image.Image], Image.Image]:
-    """The resize and crop before the model: RGB image of any size to RGB image of the model's input size."""
-    height, width = description.input_size
-    resampling = Image.Resampling[description.interpolation.upper()]
-    if description.fit == "pad":
-        return lambda image: ImageOps.pad(image, (width, height), method=resampling, color=_WHITE)
-    from timm.data import create_transform
-    from torchvision.transforms import Compose
-
-    steps = create_transform(
-        input_size=(3, height, width),
-        interpolation=description.interpolation,
-        mean=description.mean,
-        std=description.std,
-        crop_pct=description.crop_pct,
-        crop_mode=description.crop_mode,
-        normalize=False,
-    ).transforms
-    # The last step makes a tensor; whole batches are made into tensors at once, on the device.
-    transform: Callable[[Image.Image], Image.Image] = Compose(steps[:-1])
-    return transform
 
 
 def build(description: ModelDescription, weights: Path) -> Any:

@@ -39,7 +39,7 @@ from udfs.embedding.embed import (
 )
 from udfs.embedding.golden import Golden
 from udfs.embedding.vectors import FixedBatches, Pending, Vectors
-from udfs.embedding.vision import describe, geometry
+from udfs.embedding.vision import describe
 
 REPOSITORY = Path(__file__).parents[3]
 PACKAGED = EmbeddingSettings(
@@ -332,14 +332,6 @@ def test_a_gpu_makes_the_golden_vectors_and_embeds_every_row(
         assert (found[index]["error"] is None) == (expected["error"] is None)
         if expected["error"] is None:
             assert np.dot(found[index]["vector"], expected["vector"]) > 0.99  # type: ignore[arg-type]
-
-
-def test_padding_shows_the_whole_picture_on_white() -> None:
-    wide = Image.new("RGB", (400, 100), (200, 0, 0))
-    shown = np.asarray(geometry(describe(PACKAGED.model_copy(update={"fit": "pad"})))(wide))
-    assert shown.shape == (224, 224, 3)
-    assert (shown[:80] == 255).all()
-    assert (shown[100:120] == (200, 0, 0)).all()
 
 
 @pytest.mark.parametrize(
