@@ -38,7 +38,7 @@ from tests.pictures import crops, encoded, names, photograph
 from udfs.assets import locate, sha256_of
 from udfs.devices import Device
 from udfs.embedding.embed import in_format, load_embedder
-from udfs.embedding.geometry import geometry
+from udfs.embedding.pixels import preparation
 from udfs.embedding.vision import build, describe
 from udfs.gate.nsfw import load_detector, preprocess
 
@@ -48,7 +48,7 @@ SHIPPED = 4
 SHARINGS = {"vit_base_patch16_siglip_224.webli": (SHIPPED, 8)}
 """Python workers to the GPU to try through Spark, by model; these models are compiled too."""
 PARTS = ("spark", "forward", "gate")
-DISTINCT, ROWS, ROWS_A_FILE = 400, 20_000, 1_000
+DISTINCT, ROWS, ROWS_A_FILE = 400, 30_000, 1_000
 BATCH = 128
 SECONDS, WARM_UP, LEAST_BATCHES = 2.0, 5, 10
 SIDE_OF_PRODUCT = 8192
@@ -185,7 +185,7 @@ def decode_rate(settings: EmbeddingSettings, beside: Device, pictures: Sequence[
 def _decode(work: tuple[EmbeddingSettings, Device, list[bytes]], repeats: int) -> None:
     settings, beside, pictures = work
     embedder = load_embedder(settings)
-    embedder = replace(embedder, transform=geometry(embedder.description, beside))
+    embedder = replace(embedder, preparation=preparation(embedder.description, beside))
     for picture in pictures * repeats:
         embedder.decode(picture)
 
@@ -193,7 +193,7 @@ def _decode(work: tuple[EmbeddingSettings, Device, list[bytes]], repeats: int) -
 def end_to_end_rates(settings: EmbeddingSettings, sharing: int, folder: Path, rows: int) -> Figures:
     """Through Spark: Parquet in, vectors out; the second of two runs, with models loaded and kernels chosen. The whole,
     and the last stage by itself: what comes before deals the images out, on a cluster by executors without a GPU."""
-    threads = max(1, (os.cpu_count() or sharing) // sharing - 1)
+    threads = max(1, (os.cpu_count() or sharing) // sharing)  # a worker's own thread mostly waits
     shared = settings.model_copy(update={"decode_threads": threads})
     builder = local_builder(f"local[{sharing}]", ASSETS / "jars", "")
     logs = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -207,7 +207,9 @@ def end_to_end_rates(settings: EmbeddingSettings, sharing: int, folder: Path, ro
         embed_images(images, shared, 4 * sharing).write.format("noop").mode("overwrite").save()
         seconds = time.perf_counter() - start
     session.stop()
-    return {"whole": round(rows / seconds, 1), "stage": round(rows / seconds_of_last_stage(next(logs.iterdir())), 1)}
+    found = {"whole": round(rows / seconds, 1), "stage": round(rows / seconds_of_last_stage(next(logs.iterdir())), 1)}
+    print(f"{sharing} workers of {threads} threads: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def seconds_of_last_stage(log: Path) -> float:

@@ -26,7 +26,7 @@ from schemas.settings import AssetSettings, EmbeddingSettings, Settings
 from udfs.assets import locate
 from udfs.devices import Device, claim_device
 from udfs.embedding.embed import load_embedder
-from udfs.embedding.geometry import Pixels
+from udfs.embedding.pixels import Pixels
 from udfs.embedding.vectors import Embedded, Vectors, unit_vectors
 from udfs.embedding.vision import EmbedderError, ModelDescription, describe
 from udfs.gate.nsfw import preprocess

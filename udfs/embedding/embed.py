@@ -5,7 +5,6 @@ a CPU a vector's bits depend on its image alone, not on the rows beside it (see 
 """
 
 import functools
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +19,8 @@ from schemas.settings import EmbeddingSettings
 from udfs.assets import locate
 from udfs.bounded import heap_kept
 from udfs.devices import Device, claim_device
-from udfs.embedding.geometry import Pixels, geometry
 from udfs.embedding.golden import Golden, GoldenError, check_golden, golden_images, tolerance
+from udfs.embedding.pixels import Pixels, Preparation, preparation
 from udfs.embedding.vectors import Embedded, FixedBatches, Pending, Vectors, embedded_batch
 from udfs.embedding.vision import EmbedderError, ModelDescription, build, describe, dimension, model_version
 
@@ -55,7 +54,7 @@ class Embedder:
 
     description: ModelDescription
     device: Device
-    transform: Callable[[Image.Image], Pixels]
+    preparation: Preparation
     batches: FixedBatches[Pixels]
     dtype: str
     checked: set[Golden] = field(default_factory=set)
@@ -66,8 +65,7 @@ class Embedder:
         if not pixels:
             return Embedded(error="no pixels")
         try:
-            with Image.open(io.BytesIO(pixels), formats=("JPEG",)) as image:
-                return self.transform(image.convert("RGB"))
+            return self.preparation.decode(pixels)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return Embedded(error=f"{type(error).__name__}: {error}")
 
@@ -91,7 +89,7 @@ class Embedder:
 
     def golden(self) -> list[Embedded]:
         """Vectors of the golden images, one each."""
-        return self.embed([self.transform(Image.fromarray(image)) for image in golden_images()])
+        return self.embed(list(map(self.preparation.fit, golden_images())))
 
     def check(self, golden: Golden) -> None:
         """Raises GoldenError unless this process makes the golden vectors, once per process."""
@@ -158,9 +156,9 @@ def _load(settings: EmbeddingSettings, device: Device) -> Embedder:
     _check_dimension(_forward(run, description, device), description, settings)
     forward = _forward(torch.compile(run) if settings.compile and device == "cuda" else run, description, device)
     size = settings.cpu_batch_size if device == "cpu" else settings.batch_size
-    transform = geometry(description, device)
-    sound = transform(Image.fromarray(golden_images()[0]))
-    return Embedder(description, device, transform, FixedBatches(forward, size, sound), settings.dtype)
+    prepared = preparation(description, device)
+    sound = prepared.fit(golden_images()[0])
+    return Embedder(description, device, prepared, FixedBatches(forward, size, sound), settings.dtype)
 
 
 def in_format(model: Any, device: Device, dtype: str) -> Callable[[Any], Any]:
