@@ -330,7 +330,7 @@ class EmbeddingSettings(Settings):
     """On a cluster: 0 embeds on whatever executors there are; 1 or a fraction up to 1/2 has the stage run on executors
     with a GPU, of which several tasks may share one: each decodes for itself, so sharing feeds a GPU faster."""
     cores_per_task: int = Field(default=1, ge=1)
-    """Cores that such a task takes: for its own thread and `decode_threads`."""
+    """Cores that such a task takes: for its `decode_threads`; its own thread mostly waits."""
     executor: ExecutorSettings = ExecutorSettings()
     """What executors with a GPU are asked for, where `gpus_per_task` is not 0."""
     threads: int = Field(default=1, ge=1)
