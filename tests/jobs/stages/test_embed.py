@@ -57,10 +57,10 @@ def test_without_gpus_the_stage_runs_where_all_do(spark: SparkSession) -> None:
 def test_the_stage_asks_for_executors_with_a_gpu_and_for_its_share_of_it(spark: SparkSession) -> None:
     profile = embedding_profile(spark, PROFILE)
     assert profile is not None
-    assert {name: share.amount for name, share in profile.taskResources.items()} == {"cpus": 3.0, "gpu": 0.25}
+    assert {name: share.amount for name, share in profile.taskResources.items()} == {"cpus": 2.0, "gpu": 0.125}
     wanted = profile.executorResources
     assert {name: wanted[name].amount for name in ("cores", "memory", "memoryOverhead", "gpu")} == {
-        "cores": 12, "memory": 8 * 1024, "memoryOverhead": 24 * 1024, "gpu": 1
+        "cores": 16, "memory": 8 * 1024, "memoryOverhead": 36 * 1024, "gpu": 1
     }  # fmt: skip
     assert wanted["gpu"].discoveryScript == "./discover_gpus.sh"
 
@@ -70,7 +70,7 @@ def test_where_no_executors_can_be_started_only_the_share_is_asked_for(spark: Sp
     profile = embedding_profile(spark, PROFILE)
     assert profile is not None
     assert "gpu" not in profile.executorResources
-    assert profile.taskResources["gpu"].amount == 0.25
+    assert profile.taskResources["gpu"].amount == 0.125
 
 
 @pytest.mark.usefixtures("on_a_cluster", "dynamic")
@@ -92,7 +92,7 @@ def test_a_task_without_a_gpu_of_its_own_computes_on_the_cpu(spark: SparkSession
     ("changes", "message"),
     [
         ({"gpus_per_task": 0.75}, "gpus_per_task must be 0, 1 or at most 0.5 (Spark shares a GPU evenly), not 0.75"),
-        ({"cores_per_task": 4}, "executor.cores: a GPU is filled by 4 tasks of 4 cores, which need 16, not 12"),
+        ({"cores_per_task": 4}, "executor.cores: a GPU is filled by 8 tasks of 4 cores, which need 32, not 16"),
         ({"executor": {"memory": "8 GB"}}, "memory"),
     ],
 )
