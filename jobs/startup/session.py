@@ -227,9 +227,13 @@ def local_builder(master: str, jars: Path | None, java_option: str) -> SparkSess
 
 
 def _start_workers(spark: SparkSession) -> None:
-    """Have the worker daemon import its libraries while the driver opens tables: on two cores both go at once."""
+    """Have the worker daemon import its libraries while the driver opens tables: on two cores both go at once.
+
+    By one task: as many as there are cores would all wait for the daemon, and the driver's own tasks for them. (Tried
+    and left: a second daemon with the models' libraries. Spark starts workers under one lock: all wait for the slower.)
+    """
     with contextlib.suppress(Exception):  # whatever is wrong with workers, the first stage that needs one will say
-        spark.range(1).mapInArrow(lambda batches: batches, "id bigint").collect()
+        spark.range(0, 1, numPartitions=1).mapInArrow(lambda batches: batches, "id bigint").collect()
 
 
 def _archive_option(archive: Path | None) -> str:
