@@ -21,6 +21,7 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _PARTS = re.compile(r"//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _UNRESERVED = r"A-Za-z0-9._~\-"
 _OUTSIDE_PATH = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]]")
 _OUTSIDE_QUERY = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]?]")
@@ -163,7 +164,7 @@ def _ipv6(text: str) -> str:
 
 
 def _is_number(label: str) -> bool:
-    return label.isdigit() or re.fullmatch(r"0x[0-9a-f]*", label) is not None
+    return _NUMBER.fullmatch(label) is not None
 
 
 def _ipv4(labels: list[str]) -> str:
@@ -179,6 +180,8 @@ def _ipv4(labels: list[str]) -> str:
 
 
 def _number(label: str) -> int:
+    if not _is_number(label):  # int takes more than inet_aton does: underscores, signs, a second prefix
+        raise BadUrl("host")
     try:
         if label.startswith("0x"):
             return int(label[2:] or "0", 16)
