@@ -18,6 +18,9 @@ MAX_URL_LENGTH = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_RELATIVE_PATH = re.compile(r"(?![a-zA-Z][a-zA-Z0-9+.-]*:)[^/?#]")
+_INNER_WHITE_SPACE = re.compile(r"[\t\r\n]")
+"""Left out of a redirect's target by browsers and by urljoin."""
 _PARTS = re.compile(r"//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -82,8 +85,13 @@ def join_url(base: str, location: str) -> str:
     Raises:
         BadUrl: as `normalise_url`, and `location` for what cannot be joined.
     """
+    location = location.strip(" \t\r\n\f\v")
     try:
-        return normalise_url(urljoin(base, location.strip(" \t\r\n\f\v")))
+        if not _RELATIVE_PATH.match(location):
+            return normalise_url(urljoin(base, location))
+        # RFC 3986 section 5.2.3, by hand: urljoin makes one slash of several, which is another resource.
+        path = base.partition("?")[0]
+        return normalise_url(path[: path.rindex("/") + 1] + _INNER_WHITE_SPACE.sub("", location))
     except BadUrl:
         raise
     except ValueError as error:

@@ -255,6 +255,22 @@ def test_redirects_are_seen_from_where_they_came(location: str, target: str) -> 
     assert join_url("https://example.com/a/x", location) == target
 
 
+@pytest.mark.parametrize(
+    ("base", "location", "target"),
+    [
+        ("http://a/b//c/d", "e", "http://a/b//c/e"),
+        ("http://a/b//c/d", "../e", "http://a/b//e"),
+        ("http://a/b//c/d?x/y", "e//f?g//h", "http://a/b//c/e//f?g//h"),
+        ("http://a//b", "", "http://a//b"),
+        ("http://a/b//c", "?d", "http://a/b//c?d"),
+        ("http://a/b", "c//d", "http://a/c//d"),
+        ("http://a/b", "c\td", "http://a/cd"),
+    ],
+)
+def test_slashes_that_repeat_are_kept_as_browsers_keep_them(base: str, location: str, target: str) -> None:
+    assert join_url(base, location) == target
+
+
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "http://[half", "http://u:p@b/", "\\\\b\x00"])
 def test_redirects_that_are_no_url_have_a_reason(location: str) -> None:
     with pytest.raises(BadUrl):
