@@ -161,7 +161,8 @@ def nearest(query: Vectors, feed_ids: Ids, vectors: Vectors, k: int) -> tuple[Id
 
     `query` (D,) or (Q, D), any length but zero; `feed_ids` (N,); `vectors` (N, D), where a vector of zeros has cosine
     0 to everything. Returns ids and cosines, each (min(k, N),) or (Q, min(k, N)), best first, equal cosines by id.
-    Raises ValueError where shapes do not fit, `k` < 1, or a query is zero or holds a number that is not finite.
+    Raises ValueError where shapes do not fit, `k` < 1, a query is zero, or a query or a vector holds a number that is
+    not finite.
     """
     best = _Best(query, k)
     best.offer(feed_ids, vectors)
@@ -187,11 +188,12 @@ class _Best:
             raise ValueError(f"expected query (D,) or (Q, D), found {np.shape(query)}")
         if not np.isfinite(queries).all():
             raise ValueError(f"query: expected finite numbers, found {int((~np.isfinite(queries)).sum())} that are not")
-        lengths: Vectors = np.linalg.norm(queries, axis=1, keepdims=True)
+        # In float64, which holds the squares of any float32: else a long query would count as one of zeros.
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
         if not lengths.all():
             raise ValueError(f"query: expected no zero vector, found {int((lengths == 0).sum())}")
         self._single = np.ndim(query) == 1
-        self._queries = queries / lengths
+        self._queries: Vectors = (queries / lengths).astype(np.float32)
         self._k = k
         self._column = column
         self._ids: Ids = np.empty((len(queries), 0), np.int64)
@@ -213,7 +215,13 @@ class _Best:
             block = vectors[start : start + rows]
             block_ids = np.broadcast_to(feed_ids[start : start + rows], (len(queries), len(block)))
             ids = np.concatenate([self._ids, block_ids], axis=1)
-            cosines = np.concatenate([self._cosines, _cosines(queries, block)], axis=1)
+            offered = _cosines(queries, block)
+            if not np.isfinite(offered).all():
+                wrong = feed_ids[start : start + rows][~np.isfinite(offered).all(axis=0)]
+                raise ValueError(
+                    f"{self._column}: expected finite numbers, found others at the ids {wrong[:10].tolist()}"
+                )
+            cosines = np.concatenate([self._cosines, offered], axis=1)
             self._ids, self._cosines = _best(ids, cosines, self._k)
 
     def found(self) -> tuple[Ids, Vectors]:
@@ -224,8 +232,9 @@ def _cosines(queries: Vectors, vectors: Vectors) -> Vectors:
     """Cosines (Q, B) of unit queries (Q, D) to vectors (B, D)."""
     lengths = np.linalg.norm(vectors, axis=1)
     lengths[lengths == 0] = 1
-    cosines: Vectors = queries @ vectors.T
-    cosines /= lengths
+    with np.errstate(invalid="ignore"):  # what is not finite is refused with its ids
+        cosines: Vectors = queries @ vectors.T
+        cosines /= lengths
     return cosines
 
 

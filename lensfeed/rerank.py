@@ -113,12 +113,12 @@ def load_weights(path: Path) -> Weights:
         read = yaml.safe_load(path.read_text())
         weights = Weights.model_validate(read["weights"])
         expected = read["version"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, ("weights", *first["loc"])))
         raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:  # a ValueError: no UTF-8
+        raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     if weights.version != expected:
         raise RerankError(f"{path}: version expected {expected}, found {weights.version}")
     return weights

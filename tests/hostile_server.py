@@ -334,6 +334,7 @@ HANDLERS: dict[str, Handler] = {
     "slow-body": endless(PLAIN + b"Content-Length: 100000\r\n\r\n", b"x", pause_s=0.05),
     "stalled-body": endless(PLAIN + b"Content-Length: 100000\r\n\r\n" + bytes(4096), b"", pause_s=0.05),
     "continue-flood": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", pause_s=0.001),
+    "continue-torrent": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000),
     # broken HTTP
     "empty": answer(200, b""),
     "short-body": answer(200, PICTURE, length=len(PICTURE) + 100),

@@ -6,6 +6,7 @@ What is fetched is the URL as given; its `url_id` is that one's.
 """
 
 import re
+from typing import NamedTuple
 
 from udfs.urls import BadUrl, normalise_url
 
@@ -19,8 +20,19 @@ _ALONE = r"(?<![^\s\"'(<=])"
 """Nothing before it that could be part of the same word: where a URL without a scheme may begin."""
 
 
-def _nested(stop: str) -> tuple[re.Pattern[str], ...]:
-    """URLs inside of something, up to the end of their user information; the first group is what stays.
+class _Nested(NamedTuple):
+    """One way in which URLs stand inside of something. Each pattern matches from the same place on."""
+
+    start: re.Pattern[str]
+    """What stays."""
+    run: re.Pattern[str]
+    """The start, and all that could be user information."""
+    whole: re.Pattern[str]
+    """The start, and what is user information."""
+
+
+def _nested(stop: str) -> tuple[_Nested, ...]:
+    """URLs inside of something, up to the end of their user information.
 
     `stop`: what ends a URL besides its own delimiters. An `&` ends one where `name=` follows. Each pattern takes what
     follows it too, as long as that could be taken for user information once the first is gone: redacting twice changes
@@ -32,19 +44,21 @@ def _nested(stop: str) -> tuple[re.Pattern[str], ...]:
     coded = rf"(?:(?!%(?P=depth){delimiter})[^/?#\\&{stop}]|{parameter})*"
     starts = {
         literal: (
-            r":(?:[/\\]|%5[Cc]){2,}",
+            r":(?:[/\\]|%5[Cc]){2,}+",
             # Without a scheme there is a colon between name and password, or `//logo@2x.png` would be one.
-            rf"{_ALONE}[/\\]{{2,}}(?=[^/?#\\&@{stop}]*:)",
+            rf"{_ALONE}[/\\]{{2,}}+(?=[^/?#\\&@{stop}]*:)",
         ),
         coded: (
-            rf"%(?P<depth>(?:25)*)3[Aa]{_SLASH}{{2,}}",
-            rf":%(?P<depth>(?:25)*)2[Ff]{_SLASH}+",
-            rf"{_ALONE}%(?P<depth>(?:25)*)2[Ff]{_SLASH}+"
+            rf"%(?P<depth>(?:25)*)3[Aa]{_SLASH}{{2,}}+",
+            rf":%(?P<depth>(?:25)*)2[Ff]{_SLASH}++",
+            rf"{_ALONE}%(?P<depth>(?:25)*)2[Ff]{_SLASH}++"
             rf"(?=(?:(?!%(?P=depth){delimiter})[^/?#\\&@{stop}])*?%(?P=depth)3[Aa])",
         ),
     }
     return tuple(
-        re.compile(rf"({start}){run}{_AT}(?:{_SLASH}*{run}{_AT})*") for run, some in starts.items() for start in some
+        _Nested(*map(re.compile, (start, start + run, rf"{start}{run}{_AT}(?:{_SLASH}*+{run}{_AT})*")))
+        for run, some in starts.items()
+        for start in some
     )
 
 
@@ -72,7 +86,26 @@ def redact_url(url: str) -> str:
     return redacted
 
 
-def _removed(patterns: tuple[re.Pattern[str], ...], text: str) -> str:
-    for pattern in patterns:
-        text = pattern.sub(r"\1", text)
+def _removed(nested: tuple[_Nested, ...], text: str) -> str:
+    for one in nested:
+        text = _removed_of(one, text)
     return text
+
+
+def _removed_of(nested: _Nested, text: str) -> str:
+    kept: list[str] = []
+    taken = at = 0
+    # By depth, up to where no start finds user information: each looking for itself would take quadratic time.
+    in_vain: dict[str, int] = {}
+    while (start := nested.start.search(text, at)) is not None:
+        at = start.end()
+        depth = "".join(start.groups())
+        if at <= in_vain.get(depth, 0):
+            continue
+        whole = nested.whole.match(text, start.start())
+        if whole is not None:
+            kept += (text[taken : start.start()], start[0])
+            taken = at = whole.end()
+        elif (run := nested.run.match(text, start.start())) is not None:
+            in_vain[depth] = run.end()
+    return "".join((*kept, text[taken:]))

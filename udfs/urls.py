@@ -18,9 +18,13 @@ MAX_URL_LENGTH = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_RELATIVE_PATH = re.compile(r"(?![a-zA-Z][a-zA-Z0-9+.-]*:)[^/?#]")
+_INNER_WHITE_SPACE = re.compile(r"[\t\r\n]")
+"""Left out of a redirect's target by browsers and by urljoin."""
 _PARTS = re.compile(r"//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _UNRESERVED = r"A-Za-z0-9._~\-"
 _OUTSIDE_PATH = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]]")
 _OUTSIDE_QUERY = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]?]")
@@ -81,8 +85,13 @@ def join_url(base: str, location: str) -> str:
     Raises:
         BadUrl: as `normalise_url`, and `location` for what cannot be joined.
     """
+    location = location.strip(" \t\r\n\f\v")
     try:
-        return normalise_url(urljoin(base, location.strip(" \t\r\n\f\v")))
+        if not _RELATIVE_PATH.match(location):
+            return normalise_url(urljoin(base, location))
+        # RFC 3986 section 5.2.3, by hand: urljoin makes one slash of several, which is another resource.
+        path = base.partition("?")[0]
+        return normalise_url(path[: path.rindex("/") + 1] + _INNER_WHITE_SPACE.sub("", location))
     except BadUrl:
         raise
     except ValueError as error:
@@ -163,7 +172,7 @@ def _ipv6(text: str) -> str:
 
 
 def _is_number(label: str) -> bool:
-    return label.isdigit() or re.fullmatch(r"0x[0-9a-f]*", label) is not None
+    return _NUMBER.fullmatch(label) is not None
 
 
 def _ipv4(labels: list[str]) -> str:
@@ -179,6 +188,8 @@ def _ipv4(labels: list[str]) -> str:
 
 
 def _number(label: str) -> int:
+    if not _is_number(label):  # int takes more than inet_aton does: underscores, signs, a second prefix
+        raise BadUrl("host")
     try:
         if label.startswith("0x"):
             return int(label[2:] or "0", 16)

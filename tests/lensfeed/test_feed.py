@@ -199,6 +199,21 @@ def test_a_query_that_is_not_finite_is_refused() -> None:
             nearest(np.array([1, value, 0], np.float32), np.arange(3), vectors, 1)
 
 
+def test_a_query_may_have_any_length_that_float32_can_hold() -> None:
+    for length in (1e-40, 1e-30, 1e30, 3e38):
+        query = np.array([length, 0, 0], np.float32)
+        found, cosines = nearest(query, np.array([4, 5, 6]), np.eye(3, dtype=np.float32), 1)
+        assert (found.tolist(), cosines.tolist()) == ([4], [1.0])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_vector_that_is_not_finite_is_refused_by_its_id(k: int) -> None:
+    for value in (np.nan, np.inf):
+        vectors = np.array([[1, 0], [value, 1], [0, 1]], np.float32)
+        with pytest.raises(ValueError, match=r"vectors: expected finite numbers, found others at the ids \[5\]"):
+            nearest(np.ones(2, np.float32), np.array([4, 5, 6]), vectors, k)
+
+
 @pytest.mark.parametrize("column", ["vector", "text_vector"])
 def test_search_streams_the_feed_and_finds_what_all_of_it_in_memory_gives(
     warehouse: TinyWarehouse, column: Literal["vector", "text_vector"]

@@ -232,11 +232,12 @@ def test_a_file_without_a_version_is_refused(tmp_path: Path) -> None:
         ("weights: {depth: 0}", r"weights\.depth: Input should be greater"),
         ("[]", "TypeError"),
         ("other: 1", "KeyError"),
+        ("\xff", "UnicodeDecodeError"),
     ],
 )
 def test_a_wrong_file_of_weights_is_refused_with_what_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "weights.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(RerankError, match=problem):
         load_weights(path)
 

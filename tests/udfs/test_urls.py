@@ -99,6 +99,10 @@ def test_spellings_of_one_resource_are_one(raw: str, normalised: str) -> None:
         ("http://1.2.3.4.5/", "host"),
         ("http://09.1.1.1/", "host"),
         ("http://4294967296/", "host"),
+        ("http://0x-1.0.0.1/", "host"),
+        ("http://0x0x7f.0.0.1/", "host"),
+        ("http://0o177.0.0.1/", "host"),
+        ("http://12_7.0.0.1/", "host"),
         ("http://0x/../", None),
         ("http://example.0x1g/", None),
         ("http://[::1", "host"),
@@ -249,6 +253,22 @@ def _bracketed(normalised: str) -> str:
 )
 def test_redirects_are_seen_from_where_they_came(location: str, target: str) -> None:
     assert join_url("https://example.com/a/x", location) == target
+
+
+@pytest.mark.parametrize(
+    ("base", "location", "target"),
+    [
+        ("http://a/b//c/d", "e", "http://a/b//c/e"),
+        ("http://a/b//c/d", "../e", "http://a/b//e"),
+        ("http://a/b//c/d?x/y", "e//f?g//h", "http://a/b//c/e//f?g//h"),
+        ("http://a//b", "", "http://a//b"),
+        ("http://a/b//c", "?d", "http://a/b//c?d"),
+        ("http://a/b", "c//d", "http://a/c//d"),
+        ("http://a/b", "c\td", "http://a/cd"),
+    ],
+)
+def test_slashes_that_repeat_are_kept_as_browsers_keep_them(base: str, location: str, target: str) -> None:
+    assert join_url(base, location) == target
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "http://[half", "http://u:p@b/", "\\\\b\x00"])

@@ -258,6 +258,8 @@ class _BodyReader:
 
 
 MAX_CODINGS = 3
+MAX_STREAMS = 10_000
+"""That a body may be packed as, one after the other: empty ones take time and come to no bytes."""
 _INFLATABLE = frozenset({"gzip", "x-gzip", "deflate"})
 _OTHER_CODINGS = frozenset({"aes128gcm", "br", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress", "zstd"})
 """The rest of IANA's content codings."""
@@ -305,7 +307,8 @@ class Inflating:
         """What comes out of the next bytes.
 
         Raises:
-            FetchError: `DECODE` where they are broken, `BOMB` where more than `limit` bytes come out in all.
+            FetchError: `DECODE` where they are broken, `BOMB` where more than `limit` bytes come out in all, or they
+                are packed as more than `MAX_STREAMS` streams.
         """
         for piece in self._own_pieces(chunk):
             yield from (piece,) if self._inner is None else self._inner.pieces(piece)
@@ -333,6 +336,8 @@ class Inflating:
                 if self._has_ended:
                     return
                 self._streams += 1
+                if self._streams > MAX_STREAMS:
+                    raise FetchError(FailureCode.BOMB, f"{self._name} in more than {MAX_STREAMS} streams")
                 self._inflater = zlib.decompressobj(_window_bits(chunk, self._name))
             try:
                 piece = self._inflater.decompress(chunk, PIECE)

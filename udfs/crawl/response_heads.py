@@ -10,7 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_HEAD = 256 * 2**10
-"""Bytes of a response's status line and fields together; Chrome's limit."""
+"""Bytes of a response's status line and fields together; Chrome's limit. Interim responses before it count, too."""
 
 MAX_FIELDS = 1000
 
@@ -45,10 +45,12 @@ class _ForgivingHandler(ResponseHandler):
 
     _head: bytearray | None = None
     """What has come of the head that is being read; null while a body is."""
+    _passed = 0
+    """Bytes of the interim responses before it."""
 
     def set_response_params(self, **params: Any) -> None:
         """A request was sent: a head comes next."""
-        self._head = bytearray()
+        self._head, self._passed = bytearray(), 0
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -58,15 +60,20 @@ class _ForgivingHandler(ResponseHandler):
             return
         searched = max(0, len(self._head) - 3)
         self._head += data
-        while (found := _END.search(self._head, searched)) is not None and found.end() <= MAX_HEAD:
-            head, rest = bytes(self._head[: found.end()]), bytes(self._head[found.end() :])
+        begin, limit = 0, MAX_HEAD - self._passed
+        while (found := _END.search(self._head, searched)) is not None and found.end() <= limit:
+            head = bytes(self._head[begin : found.end()])
             if not _INTERIM.match(head):
+                rest = bytes(self._head[found.end() :])
                 self._head = None
                 super().data_received(put_right(head) + rest)
                 return
             super().data_received(head)  # such as 100 Continue: the response itself is yet to come
-            self._head, searched = bytearray(rest), 0
-        if len(self._head) > MAX_HEAD:
+            begin = searched = found.end()
+        # Taken off once, not with each of the interim responses: there may be thousands.
+        del self._head[:begin]
+        self._passed += begin
+        if self._passed + len(self._head) > MAX_HEAD:
             self._refuse()
         elif not self._head.startswith(b"HTTP/"[: len(self._head)]):
             head, self._head = bytes(self._head), None

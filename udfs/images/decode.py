@@ -223,6 +223,7 @@ def decoding(name: str | None) -> Iterator[None]:
 
 
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_TEXT_PIECE = 2**16
 
 
 def _without_texts(data: bytes) -> bytes:
@@ -256,10 +257,15 @@ def _unpacked_size(kind: bytes, chunk: bytes, limit: int) -> int:
         packed = chunk[keyword_end + 3 :].split(b"\0", 2)[-1]
     if not packed:
         return min(len(chunk), limit)
+    inflater, unpacked = zlib.decompressobj(), 0
     try:
-        return len(zlib.decompressobj().decompress(packed, limit))
+        while unpacked < limit and (piece := inflater.decompress(packed, _TEXT_PIECE)):
+            unpacked += len(piece)
+            packed = inflater.unconsumed_tail
     except zlib.error:
-        return 0
+        # How much was unpacked before it broke is not told, and took its time: deflate makes 1032 of a byte at most.
+        unpacked += min(_TEXT_PIECE, 1032 * len(packed))
+    return min(unpacked, limit)
 
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd7]")

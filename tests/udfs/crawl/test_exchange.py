@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.outcomes import FailureCode
 from tests.hostile_server import GZIP_BOMB
-from udfs.crawl.exchange import MAX_CODINGS, PIECE, FetchError, decoder, printable, retry_after_s
+from udfs.crawl.exchange import MAX_CODINGS, MAX_STREAMS, PIECE, FetchError, decoder, printable, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,16 @@ def test_a_coding_that_cannot_be_undone_is_refused(encoding: str) -> None:
     with pytest.raises(FetchError, match="was not asked for") as caught:
         decoder(encoding, 100)
     assert caught.value.code is FailureCode.DECODE
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])
+def test_empty_streams_without_end_are_a_bomb(encoding: str) -> None:
+    packed = gzip.compress(b"") * MAX_STREAMS
+    assert undone(encoding, packed if encoding == "gzip" else gzip.compress(packed)) == b""
+    packed += gzip.compress(b"")
+    with pytest.raises(FetchError, match="streams") as caught:
+        undone(encoding, packed if encoding == "gzip" else gzip.compress(packed))
+    assert caught.value.code is FailureCode.BOMB
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])

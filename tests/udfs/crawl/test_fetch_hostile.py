@@ -54,6 +54,7 @@ OUTCOMES = {
     "slow-body": "timeout",
     "stalled-body": "timeout",
     "continue-flood": "timeout",
+    "continue-torrent": "connect",
     "empty": "decode",
     "short-body": "connect",
     "long-body": "connect",

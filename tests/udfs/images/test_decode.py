@@ -306,6 +306,14 @@ def test_texts_that_together_unpack_to_more_than_is_sound_are_a_bomb() -> None:
     assert failure(png(8, 8, *[chunk] * 17, rows=bytes(72))).code is FailureCode.BOMB
 
 
+@pytest.mark.parametrize("size", [60_000, 1_000_000])
+def test_texts_that_break_after_they_were_unpacked_count_for_what_they_cost(size: int) -> None:
+    broken = zlib.compress(bytes(size))[:-4] + b"sum!"
+    chunk = png_chunk(b"zTXt", b"Comment\0\0" + broken)
+    load(open_image(png(8, 8, chunk, rows=bytes(72)), LIMITS))
+    assert failure(png(8, 8, *[chunk] * 300, rows=bytes(72))).code is FailureCode.BOMB
+
+
 def test_pixels_beyond_pillows_own_limit_are_for_ours_to_refuse() -> None:
     open_image(png(20_000, 20_000), CrawlSettings(max_pixels=400_000_000))
 
