@@ -42,10 +42,13 @@ LANGUAGES = frozenset(_LANGUAGE_CODES.split())
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A last label that makes an IPv4 address of a host, in whatever spelling."""
+
 
 def _comparable_host(value: str) -> str:
     """Any other spelling would never match the host of a normalised URL, and let through what it was meant to stop."""
-    is_name = _HOST.fullmatch(value) and not value.rpartition(".")[2].isdigit()
+    is_name = _HOST.fullmatch(value) and not _NUMBER.fullmatch(value.rpartition(".")[2])
     if is_name or _is_address(value):
         return value
     raise ValueError(
@@ -55,9 +58,10 @@ def _comparable_host(value: str) -> str:
 
 def _is_address(value: str) -> bool:
     try:
-        return str(ipaddress.ip_address(value)) == value
+        address = ipaddress.ip_address(value)
     except ValueError:
         return False
+    return str(address) == value and getattr(address, "ipv4_mapped", None) is None
 
 
 def _visible(value: str) -> str:

@@ -116,9 +116,23 @@ def host_of(normalised: str) -> str:
     return netloc.partition(":")[0]
 
 
+def named_host(host: str) -> str:
+    """The host as rules name it: an IPv4 address that is written as an IPv6 one is itself (RFC 4291, section 2.5.5.2).
+    What a request goes to, and is checked for, stays as its URL spells it."""
+    return str(ipaddress.IPv6Address(host).ipv4_mapped or host) if host.startswith("::ffff:") else host
+
+
+def hosts_named(domain: str) -> tuple[str, ...]:
+    """What `host_of` gives of the host itself: of an IPv4 address two spellings, else the one."""
+    try:
+        return domain, str(ipaddress.IPv6Address(f"::ffff:{ipaddress.IPv4Address(domain)}"))
+    except ValueError:
+        return (domain,)
+
+
 def matches_domain(host: str, domains: frozenset[str]) -> str | None:
     """The entry of `domains` (lower-case, punycode) that is `host` or a parent domain of it, the longest first."""
-    candidate = host
+    candidate = named_host(host)
     while candidate:
         if candidate in domains:
             return candidate

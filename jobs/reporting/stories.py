@@ -21,7 +21,7 @@ from lensfeed.snapshot import Snapshot
 from schemas.policy import HASH_BYTES, Policy
 from schemas.tables import TABLES
 from udfs.credentials import redact_text, redact_url
-from udfs.urls import BadUrl, host_of, normalise_url, url_id
+from udfs.urls import BadUrl, host_of, named_host, normalise_url, url_id
 
 MOST = 50
 """Rows of one kind that a story tells: of sightings, fetches and decisions the newest, of others the first."""
@@ -446,5 +446,5 @@ def _is_near(takedown: Row, hashes: Sequence[Row]) -> bool:
 
 def _domains(host: str | None) -> set[str]:
     """The host and the domains above it."""
-    labels = host.split(".") if host else []
+    labels = named_host(host).split(".") if host else []
     return {".".join(labels[start:]) for start in range(len(labels))}

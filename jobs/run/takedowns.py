@@ -22,6 +22,7 @@ from schemas.policy import Policy
 from schemas.tables import SIGHTINGS, TAKEDOWNS
 from udfs.gate.rules import ContentSignals, MissingScore, judge_content
 from udfs.gate.takedowns import MIN_QUALITY, PERCEPTUAL, Takedown, taken_down_alone
+from udfs.urls import hosts_named
 
 Known = Mapping[tuple[str, str], tuple[Takedown, bool]]
 """By kind and subject what was ever asked for, and whether it is in force."""
@@ -145,7 +146,7 @@ def _concerned(work: Work, asked: Sequence[Takedown]) -> DataFrame:
 def _is_at(asked: Sequence[Takedown]) -> Column:
     """Of rows of `sightings`: whether their URL is one of these, or of one of these domains."""
     urls = [one.subject for one in asked if one.kind == "url"]
-    domains = [one.subject for one in asked if one.kind == "domain"]
+    domains = [host for one in asked if one.kind == "domain" for host in hosts_named(one.subject)]
     parts = f.split("host", r"\.")
     above = f.transform(
         f.sequence(f.lit(1), f.size(parts)), lambda n: f.array_join(f.slice(parts, n, f.size(parts)), ".")

@@ -13,8 +13,10 @@ from udfs.urls import (
     MAX_URL_LENGTH,
     BadUrl,
     host_of,
+    hosts_named,
     join_url,
     matches_domain,
+    named_host,
     normalise_url,
     origin_of,
     url_id,
@@ -283,6 +285,16 @@ def test_ids_hosts_and_origins() -> None:
     assert (host_of(url), origin_of(url)) == ("example.com", "http://example.com:8080")
     assert (host_of("http://[::1]:8080/"), origin_of("http://[::1]:8080/")) == ("::1", "http://[::1]:8080")
     assert host_of("http://example.com/") == "example.com"
+
+
+def test_an_ipv4_address_is_one_host_to_rules_however_it_is_spelled() -> None:
+    """What is connected to stays as it is spelled: it is checked as such."""
+    hosts = [host_of(normalise_url(url)) for url in ("http://93.184.216.34/", "http://[::FFFF:93.184.216.34]/")]
+    assert tuple(hosts) == hosts_named("93.184.216.34")
+    assert [matches_domain(host, frozenset({"93.184.216.34"})) for host in hosts] == ["93.184.216.34"] * 2
+    for other in ("example.com", "2001:db8::1", "1.2.3"):
+        assert hosts_named(other) == (other,)
+        assert named_host(other) == other
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from schemas.policy import (
     UrlRule,
 )
 from udfs.credentials import redact_url
-from udfs.urls import BadUrl, host_of, normalise_url
+from udfs.urls import BadUrl, host_of, named_host, normalise_url
 
 KINDS = ("url", "domain", "image", "phash256", "pdq")
 """What a takedown may name."""
@@ -115,7 +115,7 @@ def _host(domain: str) -> str:
     if not set("/?#@*\\").isdisjoint(authority) or (":" in authority and not authority.endswith("]")):
         raise TakedownError(told)
     try:
-        host = host_of(normalise_url(f"http://{authority}/"))
+        host = named_host(host_of(normalise_url(f"http://{authority}/")))
         _rules([Takedown("domain", host)])
     except ValueError:  # of both, a URL that is none and a host that no rule could name
         raise TakedownError(told) from None

@@ -572,7 +572,7 @@ def test_a_bad_rule_is_refused_by_number_and_field(tmp_path: Path, fields: dict[
 @pytest.mark.parametrize(
     "host",
     ["Example.com", "münchen.de", ".example.com", "example.com.", "https://example.com", "example.com:80", "a/b", "",
-     "127.1", "[::1]", "::0001", "exam ple.com", "*.example.com"],
+     "127.1", "1.0x7f", "[::1]", "::0001", "::ffff:5db8:d822", "exam ple.com", "*.example.com"],
 )  # fmt: skip
 def test_a_domain_that_could_never_match_a_normalised_host_is_refused(tmp_path: Path, host: str) -> None:
     assert "rules.0.domains.0: expected a host name" in policy_refusal(

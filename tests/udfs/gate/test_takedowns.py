@@ -40,6 +40,8 @@ def reasons(policy: Policy, url: str) -> tuple[str, ...]:
         ("domain", "127.0.0.1", "http://127.0.0.1:8080/x"),
         ("domain", "2001:DB8::1", "http://[2001:db8:0::1]/x"),
         ("domain", "[2001:db8::1]", "http://[2001:db8::1]/x"),
+        ("domain", "93.184.216.34", "http://[::ffff:5db8:d822]/x"),
+        ("domain", "::ffff:93.184.216.34", "http://0x5db8d822/x"),
     ],
 )
 def test_an_address_matches_however_it_is_written(kind: str, written: str, url: str) -> None:
