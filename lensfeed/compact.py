@@ -53,8 +53,10 @@ class Int8Calibration:
         return hashlib.sha256(self.model_version.encode() + b"\n" + scales).hexdigest()
 
     def encode(self, vectors: Vectors) -> NDArray[np.int8]:
-        """Vectors (N, D) as int8 in [-127, 127]; CompactError for another D."""
+        """Vectors (N, D) as int8 in [-127, 127]; CompactError for another D and for numbers that are not finite."""
         self._check(vectors)
+        if unsound := int((~np.isfinite(vectors)).any(axis=1).sum()):
+            raise CompactError(f"vectors: expected finite numbers, found others in {unsound} of {len(vectors)} rows")
         codes: NDArray[np.int8] = np.rint(vectors / self.scales).clip(-_STEPS, _STEPS).astype(np.int8)
         return codes
 
@@ -80,11 +82,11 @@ class Int8Calibration:
         try:
             described = json.loads(path.read_text())
             calibration = cls(described["model_version"], np.array(described["scales"], np.float32))
-            expected = described["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            expected, found = described["version"], calibration.version
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CompactError(f"{path}: not a calibration: {type(error).__name__}: {error}") from error
-        if calibration.version != expected:
-            raise CompactError(f"{path}: version expected {expected}, found {calibration.version}")
+        if found != expected:
+            raise CompactError(f"{path}: version expected {expected}, found {found}")
         return calibration
 
     def _check(self, rows: NDArray[np.float32] | NDArray[np.int8]) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -284,7 +284,7 @@ def csv_rows(names: Mapping[str, str], line_end: bytes) -> ReadBatches:
             header, _, _ = next(records, ([], None, False))
             places = _places(header, names)
             first = 0
-            while part := list(islice(records, _ROWS_A_BATCH)):
+            for part in _parts(records):
                 rows = _Rows()
                 for record in part:
                     rows.add(*_csv_row(record, len(header), places))
@@ -293,6 +293,20 @@ def csv_rows(names: Mapping[str, str], line_end: bytes) -> ReadBatches:
                 first += len(part)
 
     return run
+
+
+def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """So many that a batch has `_ROWS_A_BATCH` at most, and no more once its fields have `FIELD_LIMIT` characters."""
+    part: list[Record] = []
+    held = 0
+    for record in records:
+        part.append(record)
+        held += sum(map(len, record[0]))
+        if len(part) == _ROWS_A_BATCH or held >= FIELD_LIMIT:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
 def _places(header: list[str], names: Mapping[str, str]) -> dict[str, int]:

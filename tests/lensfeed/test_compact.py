@@ -62,6 +62,9 @@ def test_a_changed_calibration_is_refused(vectors: Vectors, tmp_path: Path) -> N
     path.write_text(path.read_text().replace('"model"', '"other"'))
     with pytest.raises(CompactError, match="version expected"):
         Int8Calibration.load(path)
+    path.write_text('{"version": "v", "model_version": 1, "scales": [1.0]}')
+    with pytest.raises(CompactError, match="not a calibration: AttributeError"):
+        Int8Calibration.load(path)
     path.write_text("{}")
     with pytest.raises(CompactError, match="not a calibration: KeyError"):
         Int8Calibration.load(path)
@@ -80,9 +83,12 @@ def test_a_quantile_that_is_none_is_refused(quantile: float) -> None:
         Int8Calibration.of(np.ones((2, 3), np.float32), "model", quantile)
 
 
-def test_a_sample_with_numbers_that_are_not_finite_is_refused() -> None:
+def test_numbers_that_are_not_finite_are_refused_in_a_sample_and_in_vectors() -> None:
+    unsound = np.array([[1, np.nan], [1, 1], [np.inf, 1]], np.float32)
     with pytest.raises(CompactError, match="expected finite numbers"):
-        Int8Calibration.of(np.array([[1, np.nan]], np.float32), "model")
+        Int8Calibration.of(unsound, "model")
+    with pytest.raises(CompactError, match="found others in 2 of 3 rows"):
+        Int8Calibration.of(unsound[1:2], "model").encode(unsound)
 
 
 @pytest.mark.parametrize(("queries", "k"), [([], 1), ([4], 1), ([-1], 1), ([0], 0)])

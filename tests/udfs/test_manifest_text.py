@@ -109,6 +109,20 @@ def test_a_csv_field_beyond_the_limit_costs_its_record_and_no_other(monkeypatch:
     assert [row["malformed"] for row in unclosed] == [None, too_long]
 
 
+def test_rows_of_long_fields_come_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 1,024 rows of the longest fields would be more than a column of text can hold."""
+    monkeypatch.setattr(manifest_text, "FIELD_LIMIT", 50)
+    lengths = [30, 10, 45, 1, 1, 1, 1]
+    raw = b"url\n" + b"".join(b"x" * length + b"\n" for length in lengths)
+    try:
+        batches = list(csv_rows({}, b"\n")(as_batches("f", split(raw, b"\n"), 2)))
+    finally:
+        csv.field_size_limit(131072)
+    assert [batch.num_rows for batch in batches] == [3, 4]
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [(row["row_number"], len(row["url"])) for row in rows] == list(enumerate(lengths))
+
+
 @pytest.mark.parametrize(
     ("field", "tags"),
     [
