@@ -43,9 +43,9 @@ from udfs.embedding.vision import build, describe
 from udfs.gate.nsfw import load_detector, preprocess
 
 ASSETS = Path(".assets")
-SHIPPED = 4
+SHIPPED = 8
 """Python workers to the GPU in conf/nightly-gpu.yaml."""
-SHARINGS = {"vit_base_patch16_siglip_224.webli": (SHIPPED, 8)}
+SHARINGS = {"vit_base_patch16_siglip_224.webli": (SHIPPED, 4)}
 """Python workers to the GPU to try through Spark, by model; these models are compiled too."""
 PARTS = ("spark", "forward", "gate")
 DISTINCT, ROWS, ROWS_A_FILE = 400, 30_000, 1_000

@@ -18,7 +18,7 @@ from schemas.settings import EmbeddingSettings
 from udfs.tensors import TensorsError, read_tensors
 
 _REVISION = 1
-"""Raised whenever this module's treatment of pixels or weights changes what comes out."""
+"""Raised whenever another treatment of pixels (`udfs.embedding.pixels`) or weights changes what comes out."""
 _LISTED = 5
 """Names that an error lists before it says how many more there are."""
 _CLIP_FAMILIES = ("clip", "pe_core")

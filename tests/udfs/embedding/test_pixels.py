@@ -1,7 +1,5 @@
 """Beside a GPU pixels are torch's and torchvision's: held to Pillow's and timm's, which a CPU keeps to the bit."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,9 +43,7 @@ def described(**changes: object) -> ModelDescription:
 
 
 def saved(mode: str = "RGB", **options: object) -> bytes:
-    stream = io.BytesIO()
-    photograph("coffee.png").convert(mode).save(stream, "JPEG", **options)
-    return stream.getvalue()
+    return encoded(photograph("coffee.png").convert(mode), **options)
 
 
 def apart(one: Pixels, other: Pixels) -> NDArray[np.int64]:
@@ -72,7 +68,8 @@ def test_pixels_for_a_gpu_are_those_for_a_cpu_to_a_level_or_two(
         return
     found = apart(on_gpu.fit(image), expected)
     assert found.max(initial=0) <= 2
-    assert (found > 0).mean() < 0.05
+    # A strip of a few pixels that is drawn out to a square is made of few values: where one rounds otherwise, many do.
+    assert (found > 0).mean() < (0.05 if min(width, height) >= 8 else 0.25)
     assert (found > 1).mean() < 0.001
 
 
