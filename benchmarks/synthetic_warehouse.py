@@ -18,11 +18,11 @@ from pyspark.sql import types as t
 
 from jobs.config.profile import Config
 from jobs.stages import dedup
-from jobs.stages.feed import row_digest
+from jobs.stages.feed import row_digest, row_ids
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger, Versions
-from schemas.tables import INDEX_FEED, TABLES
+from schemas.tables import INDEX_FEED, ROW_ID, TABLES
 from udfs.embedding.embed import dimension
 from udfs.embedding.text import text_dimension
 from udfs.gate.content import gate_version
@@ -212,7 +212,7 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
 def _digested(feed: DataFrame) -> DataFrame:
     """Feed rows with their digest as jobs.stages.feed makes it: a night that meets one finds it unchanged."""
     complete = _complete(INDEX_FEED.name, feed)
-    return complete.withColumn("row_digest", row_digest())
+    return complete.withColumn("row_digest", row_digest()).withColumn(ROW_ID, row_ids(0))
 
 
 def _with_noise(rows: DataFrame, wanted: Mapping[str, tuple[int, int]]) -> DataFrame:

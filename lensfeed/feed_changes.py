@@ -1,14 +1,14 @@
 """What turns the feed of one published run into that of a later one: the net upserts and deletes.
 
 `changes` reads the commits of `index_feed` between the versions that the two runs published, and in them only the rows
-that changed: change data where Delta wrote some, else the files that came and went. What happened in between does not
-show: a row that was changed there and back, or that compaction only moved, is no change. Change data does not live for
-ever: after contents were taken out for good it is gone at once (ChangesGoneError). `changes_to` needs none: it holds
-what a consumer has, ids and row digests, against a snapshot.
+that changed: change data where Delta wrote some, else the rows that came and went, with their file or out of one that
+stays. What happened in between does not show: a row that was changed there and back, or that compaction only moved, is
+no change. What went does not stay on disk for ever: after contents were taken out for good it is gone at once
+(ChangesGoneError). `changes_to` needs none of it: it holds ids and row digests that a consumer has against a snapshot.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -18,10 +18,20 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError, arrow_schema, checked_batch, scanned_file
+from lensfeed.dead_rows import ALL, Positions, live_positions
+from lensfeed.snapshot import (
+    Snapshot,
+    SnapshotError,
+    SnapshotGoneError,
+    arrow_schema,
+    checked_batch,
+    open_delta,
+    scanned_file,
+)
 from schemas.tables import INDEX_FEED
 
 Ids = NDArray[np.int64]
@@ -77,6 +87,8 @@ class _File(NamedTuple):
     path: str
     side: int | None
     """What all of its rows are; null for change data, whose rows say so themselves."""
+    positions: Positions = ALL
+    """Which of its rows the commit is about."""
 
 
 def changes(snapshot: Snapshot | str | PathLike[str], since_run: str) -> Changes:
@@ -98,7 +110,7 @@ def changes(snapshot: Snapshot | str | PathLike[str], since_run: str) -> Changes
         )
     place = snapshot.filesystem(INDEX_FEED.name)
     with _gone(since, snapshot):
-        files = [file for version in range(first + 1, last + 1) for file in _commit(place, version)]
+        files = [file for version in range(first + 1, last + 1) for file in _commit(snapshot, place, version)]
         ids, steps, digests = _events(place, files)
     firsts, lasts = _ends(ids)
     was, now = steps[firsts] % 2 == _BEFORE, steps[lasts] % 2 == _AFTER
@@ -168,7 +180,7 @@ def _gone(since: Snapshot, snapshot: Snapshot) -> Iterator[None]:
     """Say in words what to do where a commit or a file of it is no longer there."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DeltaError) as error:
         raise ChangesGoneError(
             f"what changed in index_feed between the runs {since.run_id!r} and {snapshot.run_id!r} is no longer on "
             "disk: contents were taken out for good since, or maintenance removed it. Take a new snapshot and build "
@@ -176,21 +188,33 @@ def _gone(since: Snapshot, snapshot: Snapshot) -> Iterator[None]:
         ) from error
 
 
-def _commit(place: fs.FileSystem, version: int) -> Iterator[_File]:
+def _commit(snapshot: Snapshot, place: fs.FileSystem, version: int) -> Iterator[_File]:
     """The files in which a commit's changes are: its change data, or else what it adds and removes."""
     with place.open_input_stream(f"_delta_log/{version:020}.json") as log:
         actions = [json.loads(line) for line in log.read().splitlines() if line.strip()]
     if data := [action["cdc"] for action in actions if "cdc" in action]:
         yield from (_File(version, unquote(file["path"]), None) for file in data)
         return
-    for action in actions:
-        for kind, side in (("remove", _BEFORE), ("add", _AFTER)):
-            file = action.get(kind)
-            if file is None or not file["dataChange"]:
+    removed, added = (
+        {action[kind]["path"]: action[kind] for action in actions if kind in action and action[kind]["dataChange"]}
+        for kind in ("remove", "add")
+    )
+    before, after = (_live(snapshot, at, files) for at, files in ((version - 1, removed), (version, added)))
+    for path in sorted(before.keys() | after.keys()):
+        sides = {_BEFORE: before.get(path), _AFTER: after.get(path)}
+        for side, live in sides.items():
+            if live is None:
                 continue
-            if file.get("deletionVector"):
-                raise SnapshotError(f"index_feed version {version}: expected no deletion vectors, found {file['path']}")
-            yield _File(version, unquote(file["path"]), side)
+            other = sides[1 - side]  # of a file that is in both only what differs: other rows of it are dead, or back
+            yield _File(version, unquote(path), side, live if other is None else live.less(other))
+
+
+def _live(snapshot: Snapshot, version: int, files: Mapping[str, Any]) -> dict[str, Positions]:
+    """Where the live rows of each of these files are at a version of the feed."""
+    if not any(file.get("deletionVector") for file in files.values()):
+        return dict.fromkeys(files, ALL)
+    delta = open_delta(f"{snapshot.warehouse}/{INDEX_FEED.name}", version, snapshot.storage_options)
+    return dict.fromkeys(files, ALL) | live_positions(delta, files)
 
 
 def _events(place: fs.FileSystem, files: Sequence[_File]) -> tuple[Ids, Ids, NDArray[np.bytes_]]:
@@ -235,7 +259,7 @@ def _rows(
 def _scan(place: fs.FileSystem, file: _File, names: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     more = [pa.field(_CHANGE_TYPE, pa.string())] if file.side is None else []
     schema = pa.schema([*arrow_schema(INDEX_FEED), *more])
-    return scanned_file(place, file.path, schema, [*names, *(one.name for one in more)])
+    return file.positions.of(scanned_file(place, file.path, schema, [*names, *(one.name for one in more)]))
 
 
 def _sides(file: _File, batch: pa.RecordBatch) -> Ids:

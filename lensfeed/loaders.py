@@ -1,9 +1,9 @@
 """Petastorm over exactly the live rows of a published feed, and a torch loader on top.
 
 Petastorm, like every plain Parquet reader, knows nothing of Delta's log: pointed at the folder of `index_feed` it also
-returns rows that were deleted or overwritten. It is given the snapshot's own list of files instead, and only columns
-that it and torch can hold: numbers, flags and vectors, never null. Joining the rest by feed_id is for
-`lensfeed.feed.lookup`.
+returns rows that were deleted or overwritten. It is given the snapshot's own list of files instead, with the names of
+rows in them that are dead, and only columns that it and torch can hold: numbers, flags and vectors, never null. Joining
+the rest by feed_id is for `lensfeed.feed.lookup`.
 
 Both libraries come with the extra `lensfeed[torch]`, and are imported when a reader or a loader is opened: the rest of
 `lensfeed` does without them.
@@ -20,10 +20,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlparse
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lensfeed.snapshot import Snapshot, SnapshotError, named_columns
-from schemas.tables import INDEX_FEED
+from schemas.tables import INDEX_FEED, ROW_ID
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 FIXED_WIDTH = frozenset({"int", "bigint", "double", "boolean", "array<float>"})
@@ -78,10 +82,12 @@ def feed_reader(
         raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
     shuffled = seed is not None
     files, plain = _addresses(snapshot)
+    dead = snapshot.dead_row_ids(INDEX_FEED.name)
     try:
         reader = make_batch_reader(
             files,
-            schema_fields=[f"^{name}$" for name in columns],
+            schema_fields=[f"^{name}$" for name in dict.fromkeys([*columns, *([ROW_ID] if len(dead) else [])])],
+            transform_spec=_leaving_out(dead, keep_ids=ROW_ID in columns) if len(dead) else None,
             reader_pool_type="thread" if workers else "dummy",
             workers_count=max(1, workers),
             num_epochs=epochs,
@@ -100,6 +106,25 @@ def feed_reader(
     # There is no cache here; what this would do is print a line to standard output.
     reader.cleanup_cache = _nothing
     return reader
+
+
+def _leaving_out(dead: NDArray[np.int64], *, keep_ids: bool) -> Any:
+    """A petastorm `TransformSpec` that leaves out dead rows.
+
+    Not a predicate of petastorm's, which sets rows that it leaves out to null first: whole numbers become floats by
+    that, and ids above 2**53 become others.
+    """
+    from petastorm.transform import TransformSpec
+
+    gone = np.sort(dead)
+
+    def leave_out(rows: "pd.DataFrame") -> "pd.DataFrame":
+        ids = rows[ROW_ID].to_numpy()
+        is_live = gone[np.minimum(np.searchsorted(gone, ids), len(gone) - 1)] != ids
+        live: pd.DataFrame = rows.loc[is_live]
+        return live
+
+    return TransformSpec(leave_out, removed_fields=[] if keep_ids else [ROW_ID])
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A warehouse is read through its ledger (table `runs`) only: the newest `published` event names the Delta version of
 every table, so that a reader never sees half a run. Parquet readers that are pointed at a table's folder see rows that
-Delta has long removed; here delta-rs gives the list of live files and pyarrow reads just those.
+Delta has long removed; here delta-rs gives the list of live files, and of the rows in them that are dead, and pyarrow
+reads just the others.
 """
 
 import datetime as dt
@@ -15,22 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
+from numpy.typing import NDArray
 from pyarrow import fs
 
+from lensfeed.dead_rows import ALL, FEATURE, Positions, live_positions
 from schemas.arrow import arrow_type
-from schemas.tables import RUNS, TABLES, Table
+from schemas.tables import ROW_ID, RUNS, TABLES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
-"""Delta reader features under which a live file's rows are the table's rows, by their own column names."""
+READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", FEATURE})
+"""Delta reader features under which a live file's rows, but for those that are marked as dead, are the table's rows, by
+their own column names."""
 
 NEWEST_SHOWN = 5
 """Published runs that an error message lists."""
@@ -88,13 +93,72 @@ class Portion:
     bytes: int
     of_bytes: int
     rows: int
-    """By the statistics in Delta's log, in which a file without any counts nothing."""
+    """Live ones by the statistics in Delta's log, in which a file without any counts nothing."""
     of_rows: int
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing was left out."""
         return len(self.paths) == self.of_files
+
+
+@dataclass(frozen=True)
+class _LiveFiles:
+    """The files of a table at a version."""
+
+    dataset: ds.FileSystemDataset
+    positions: Mapping[str, Positions]
+    """Where the live rows of a file are, by its path; all of them in a file that is not here."""
+
+    @property
+    def dead_rows(self) -> int:
+        return sum(positions.missing for positions in self.positions.values())
+
+    def batches(
+        self, columns: Sequence[str], where: ds.Expression | None, *, use_threads: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """The live rows that meet `where`, file by file."""
+        whole: list[ds.ParquetFileFragment] = []
+
+        def scan() -> Iterator[pa.RecordBatch]:
+            dataset, filesystem = self.dataset, self.dataset.filesystem
+            some = ds.FileSystemDataset(whole, dataset.schema, dataset.format, filesystem) if whole else None
+            whole.clear()
+            if some is not None:
+                options = {"use_threads": use_threads, **_LITTLE_AT_ONCE}
+                yield from some.to_batches(columns=list(columns), filter=where, **options)
+
+        for fragment in self.dataset.get_fragments():
+            positions = self.positions.get(fragment.path)
+            if positions is None:
+                whole.append(fragment)
+                continue
+            yield from scan()
+            yield from self._masked(fragment, positions, columns, where, use_threads=use_threads)
+        yield from scan()
+
+    def _masked(
+        self,
+        fragment: ds.ParquetFileFragment,
+        positions: Positions,
+        columns: Sequence[str],
+        where: ds.Expression | None,
+        *,
+        use_threads: bool,
+    ) -> Iterator[pa.RecordBatch]:
+        # A filter of Arrow's would shift positions: whether a row meets the condition is read as one more column.
+        asked = {name: pc.field(name) for name in columns} | ({} if where is None else {_MEETS: where})
+        scan = fragment.to_batches(
+            schema=self.dataset.schema, columns=asked, use_threads=use_threads, **_LITTLE_AT_ONCE
+        )
+        for batch in positions.of(scan):
+            if where is None:
+                yield batch
+            elif (meeting := batch.filter(batch.column(_MEETS))).num_rows:
+                yield meeting.select(list(columns))
+
+
+_MEETS = "_meets"
 
 
 @dataclass(frozen=True)
@@ -183,15 +247,15 @@ class Snapshot:
         schema = arrow_schema(_known(table), columns)
         if where is not None and not isinstance(where, ds.Expression):
             raise SnapshotError(f"where: expected a pyarrow expression, as pc.field('feed_id') < 10, found {where!r}")
-        dataset = self._dataset_of(_known(table), portion)
-        if dataset is None:
+        files = self._live(_known(table), portion)
+        if files is None:
             return iter(())
         try:
-            dataset.scanner(columns=schema.names, filter=where)
+            files.dataset.scanner(columns=schema.names, filter=where)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             names, problem = list(TABLES[table].column_names), str(error).split("\n")[0]
             raise SnapshotError(f"where: table {table} cannot be asked {where}: {problem}; it has {names}") from error
-        return self._scanned(table, dataset, schema, _both(where, self._until(table)))
+        return self._scanned(table, files, schema, _both(where, self._until(table)))
 
     def pandas(
         self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
@@ -204,10 +268,34 @@ class Snapshot:
         frame: pd.DataFrame = self.rows(table, columns, where).to_pandas()
         return frame
 
-    def dataset(self, table: str) -> ds.FileSystemDataset | None:
-        """The table's live files as an Arrow dataset, for DuckDB, Polars and the like; None where the table did not
-        exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`."""
-        return self._dataset_of(_known(table), None)
+    def dataset(self, table: str) -> ds.Dataset | None:
+        """The table's live rows as an Arrow dataset, for DuckDB, Polars and the like; None where the table did not
+        exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`.
+
+        Where files have dead rows (of `index_feed`), those are left out by a condition on `row_id` that the dataset
+        carries: it can be scanned, and not taken apart into its fragments.
+        """
+        files = self._live(_known(table), None)
+        if files is None:
+            return None
+        if not files.positions:
+            return files.dataset
+        return files.dataset.filter(~pc.field(ROW_ID).isin(pa.array(self._dead_ids(table, files))))
+
+    def dead_row_ids(self, table: str) -> NDArray[np.int64]:
+        """The `row_id`s (N,) of rows that lie in the files of `files`, and are no rows of the table any more."""
+        files = self._live(_known(table), None)
+        return np.empty(0, np.int64) if files is None else self._dead_ids(table, files)
+
+    def _dead_ids(self, table: str, files: _LiveFiles) -> NDArray[np.int64]:
+        found = [np.empty(0, np.int64)]
+        for path, live in files.positions.items():
+            try:
+                scan = scanned_file(files.dataset.filesystem, path, files.dataset.schema, [ROW_ID])
+                found += [batch.column(ROW_ID).to_numpy() for batch in ALL.less(live).of(scan)]
+            except FileNotFoundError as error:
+                raise self.gone(table, error) from error
+        return np.concatenate(found)
 
     def filesystem(self, folder: str) -> fs.FileSystem:
         """The file system whose root is a folder of the warehouse, a table's mostly."""
@@ -218,13 +306,10 @@ class Snapshot:
         return pc.field("seq") <= self.seq if table == RUNS.name else None
 
     def _scanned(
-        self, table: str, dataset: ds.FileSystemDataset, schema: pa.Schema, where: ds.Expression | None
+        self, table: str, files: _LiveFiles, schema: pa.Schema, where: ds.Expression | None
     ) -> Iterator[pa.RecordBatch]:
         try:
-            scan = dataset.to_batches(
-                columns=schema.names, filter=where, use_threads=_is_local(self.warehouse), **_LITTLE_AT_ONCE
-            )
-            for batch in scan:
+            for batch in files.batches(schema.names, where, use_threads=_is_local(self.warehouse)):
                 if batch.num_rows:
                     yield checked_batch(table, batch, schema)
         except FileNotFoundError as error:
@@ -232,18 +317,20 @@ class Snapshot:
 
     def row_count(self, table: str) -> int:
         """Number of rows at the published version."""
-        dataset, until = self.dataset(table), self._until(table)
+        files, until = self._live(_known(table), None), self._until(table)
+        if files is None:
+            return 0
         try:
-            return (
-                0 if dataset is None else int(dataset.count_rows(filter=until, use_threads=_is_local(self.warehouse)))
-            )
+            held = files.dataset.count_rows(filter=until, use_threads=_is_local(self.warehouse))
+            return int(held) - files.dead_rows
         except FileNotFoundError as error:
             raise self.gone(table, error) from error
 
     def files(self, table: str) -> list[str]:
         """Paths (URIs where the warehouse is one) of exactly the Parquet files that hold the table's rows, sorted.
 
-        Partition columns are not in the files; `rows` restores them. Those of `runs` hold what came later, too.
+        Partition columns are not in the files; `rows` restores them. Those of `runs` hold what came later, too, and
+        those of `index_feed` may hold rows that are dead: `dead_row_ids` says which.
         """
         delta = self._delta(_known(table).name)
         return [] if delta is None else [f"{self.warehouse}/{table}/{action['path']}" for action in _live_files(delta)]
@@ -271,14 +358,21 @@ class Snapshot:
             if chosen and size > most_bytes:
                 break
             chosen.append(action)
+        paths = [action["path"] for action in actions]
+        dead = {} if delta is None else self._positions(table, delta, paths)
+
+        def rows(of: list[dict[str, Any]]) -> int:
+            live = ((one.get("num_records") or 0, dead.get(one["path"])) for one in of)
+            return sum(held and held - (positions.missing if positions else 0) for held, positions in live)
+
         return Portion(
             table=table,
             paths=frozenset(action["path"] for action in chosen),
             of_files=len(actions),
             bytes=sum(action["size_bytes"] for action in chosen),
             of_bytes=sum(action["size_bytes"] for action in actions),
-            rows=sum(action.get("num_records") or 0 for action in chosen),
-            of_rows=sum(action.get("num_records") or 0 for action in actions),
+            rows=rows(chosen),
+            of_rows=rows(actions),
         )
 
     def _delta(self, table: str) -> DeltaTable | None:
@@ -302,11 +396,21 @@ class Snapshot:
         _check_columns(TABLES[table], delta)
         return delta
 
-    def _dataset_of(self, table: Table, portion: Portion | None) -> ds.FileSystemDataset | None:
+    def _live(self, table: Table, portion: Portion | None) -> _LiveFiles | None:
         if portion is not None and portion.table != table.name:
             raise SnapshotError(f"expected a portion of table {table.name}, found one of {portion.table}")
         delta = self._delta(table.name)
-        return None if delta is None else _dataset(table, delta, self.filesystem(table.name), portion)
+        if delta is None:
+            return None
+        dataset = _dataset(table, delta, self.filesystem(table.name), portion)
+        return _LiveFiles(dataset, self._positions(table.name, delta, dataset.files))
+
+    def _positions(self, table: str, delta: DeltaTable, paths: Sequence[str]) -> dict[str, Positions]:
+        """`live_positions` of files of the table. Raises SnapshotGoneError where what says so was removed."""
+        try:
+            return live_positions(delta, paths)
+        except (DeltaError, OSError) as error:
+            raise self.gone(table, error) from error
 
     def gone(self, table: str, error: Exception) -> SnapshotGoneError:
         """What to raise where the table's log or files turn out to be missing at the published version."""
@@ -349,11 +453,12 @@ def open_delta(place: str, version: int | None = None, storage_options: Mapping[
     if unquote(place) == place and "\\" not in place:
         return DeltaTable(place, version=version, storage_options=options)
     # delta-rs decodes local paths twice (50%20 is read as "50 ") and takes a backslash for a slash, however either is
-    # written: it gets a folder of a plain name, in which it finds the log.
+    # written: it gets a folder of a plain name, in which it finds the log and the deletion vectors.
     folder = tempfile.TemporaryDirectory(prefix="lensfeed-")
     log = Path(place) / "_delta_log"
     if log.is_dir():
-        (Path(folder.name) / "_delta_log").symlink_to(log.absolute())
+        for file in (log, *log.parent.glob("deletion_vector_*.bin")):
+            (Path(folder.name) / file.name).symlink_to(file.absolute())
     delta = DeltaTable(folder.name, version=version, storage_options=options)
     weakref.finalize(delta, folder.cleanup)
     return delta

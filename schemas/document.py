@@ -88,7 +88,12 @@ def _facts(table: Table) -> Iterator[str]:
     if table.partition_by:
         yield f"Partitioned by {_codes(table.partition_by)}."
     if table.change_data_feed:
-        yield "Its change data feed is on; deletion vectors are off."
+        yield "Its change data feed is on."
+    if table.keeps_files:
+        yield (
+            "Deletion vectors are on: its files may hold rows that are dead. Spark, Polars, DataFusion and `lensfeed` "
+            "leave them out; a plain Parquet reader does not."
+        )
     if table.purged:
         yield "Its old files are deleted as soon as a run takes contents out of the warehouse."
     if not table.digested:

@@ -52,6 +52,11 @@ class Table:
     """Whether the table holds what was said about images beside evidence of them: its old files leave the disk where a
     takedown of contents has erased that."""
 
+    keeps_files: bool = False
+    """Whether a file stays as it is when a row in it changes or goes: the row is marked as dead, by a deletion vector,
+    and written anew elsewhere. For a wide table of which little changes; who reads its files has to leave dead rows
+    out, and each of them has to have a name of its own (`ROW_ID`)."""
+
     sorted_by: str | None = None
     """The column by which rows are sorted within each file that is appended: a small run then finds single rows of a
     large file without reading the rest (`jobs.warehouse.history`)."""
@@ -89,6 +94,9 @@ class Table:
 def _id(name: str, comment: str, nullable: bool = False) -> Column:
     return Column(name, "string", comment, nullable)
 
+
+ROW_ID = "row_id"
+"""Column of a table that keeps its files: no two rows that were ever written have the same."""
 
 _RUN_ID = Column("run_id", "string", "run that wrote the row", nullable=False, volatile=True)
 _OUTCOMES = "('accepted', 'review', 'blocked', 'failed', 'deferred')"
@@ -438,6 +446,7 @@ INDEX_FEED = Table(
     keys=("feed_id",),
     purged=True,
     change_data_feed=True,
+    keeps_files=True,
     columns=(
         Column(
             "feed_id",
@@ -484,6 +493,14 @@ INDEX_FEED = Table(
             "string",
             "SHA-256 of the row's contents: a row is rewritten only where it differs",
             False,
+        ),
+        Column(
+            ROW_ID,
+            "bigint",
+            "of this row as it was written: of what was written later it is greater, and a row that is written anew "
+            "gets another; files may hold rows that are dead, and this tells them apart",
+            nullable=False,
+            volatile=True,
         ),
     ),
     constraints={"feed_id_positive": "feed_id >= 0"},

@@ -85,7 +85,8 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write("sightings", [sighting(5, dt.date(2025, 12, 31), "accepted")])
     tiny.write("images", [image_row(n) for n in range(3)])
     tiny.write("clusters", [cluster(0, 0, 0), cluster(1, 0, 4), cluster(2, 2, 0)])
-    tiny.write("index_feed", [feed_row(n) for n in (42, 43, 44)])
+    tiny.write("index_feed", [feed_row(n) for n in (41, 42, 43, 44)])
+    tiny.kill("index_feed", [41])
     tiny.write("feed_members", [member_row(42, 1, "https://b.example/1.jpg", hamming=4)])
     tiny.write(
         "feed_members", [member_row(42, 42, "https://a.example/42.jpg"), member_row(43, 43, "https://c.example/")]

@@ -53,6 +53,8 @@ class Work:
     metrics: dict[str, float] = field(default_factory=dict)
     remark: str | None = None
     """What the ledger is to say of the run."""
+    number: int = 0
+    """Of the run in the warehouse, greater than those of all that were published before: given as it begins."""
     crawlers: int = 1
     """How many runs of this driver may ask hosts at the same time: this one has its part of each host's limits."""
 
@@ -156,6 +158,14 @@ class Work:
     def plan_files(self, table: str, most_small: int) -> None:
         """Plan that a table's small files are put together where a partition has more than so many."""
         self.plan.append(StagedTable(table, "", 0, most_small=most_small))
+
+    def plan_moves(self, table: str, source: str) -> None:
+        """Plan that rows of a table that keeps its files go from their files, which then are written anew."""
+        self.plan.append(StagedTable(table, source, self.rows(source).rows, moves=True))
+
+    def plan_rewrite(self, table: str) -> None:
+        """Plan that all files of a table in which rows are dead are written anew."""
+        self.plan.append(StagedTable(table, "", 0, rewrites=True))
 
     def after(self, table: str, changed: DataFrame) -> DataFrame:
         """A keyed table as it will be once the staged changes are applied."""

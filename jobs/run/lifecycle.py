@@ -120,6 +120,7 @@ class Warehouse:
                 rolled_back_to=rolled_back_to,
             )
         )
+        work.number = started.seq
         try:
             inputs = stage()
         except Exception as error:

@@ -203,6 +203,8 @@ def _collect(hold: Hold, done: Upkeep) -> bool:
                 work.counts[counted] = work.rows(name).rows
                 for table in tables:
                     work.plan_removal(table, name, counted, "true")
+            # Nothing says later that such a content was here: it must not lie in a file as a dead row.
+            work.plan_rewrite("index_feed")
             work.write_plan()
 
         if warehouse.publish(work, stage, keep=lambda: any(work.counts.values())) is None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.tables import FEED_MEMBERS, INDEX_FEED
+from schemas.tables import FEED_MEMBERS, INDEX_FEED, ROW_ID
 from udfs.embedding.alignment import Alignment, cosine_udf
 
 
@@ -62,7 +62,7 @@ def feed_rows(
 OF_VECTORS = ("vector", "text_vector", "image_text_cosine")
 """Columns that are functions of (image_id, model_version), of (text_id, text_model_version), and of both with
 alignment_version: naming those in the row's digest is enough, and no vector is read for a row that stays."""
-DESCRIBED = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest"}]
+DESCRIBED = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest", ROW_ID}]
 """The others, which the digest is made of."""
 
 
@@ -78,8 +78,10 @@ def with_vectors(
     *,
     text_dimension: int,
     alignment: Alignment | None,
+    run_number: int,
 ) -> DataFrame:
-    """Rows of `feed_rows` with the columns `OF_VECTORS`; a row without `has_text` gets zeros for the text's vector.
+    """Rows of `feed_rows` with the columns `OF_VECTORS` and a `row_id`; a row without `has_text` gets zeros for the
+    text's vector. To be evaluated once: another time the ids of rows are others.
 
     `vectors` (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models.
     """
@@ -90,8 +92,26 @@ def with_vectors(
     made = joined.withColumn("image_text_cosine", cosine).withColumn(
         "text_vector", f.when(f.col("has_text"), f.col("_text_vector")).otherwise(zeros)
     )
+    made = made.withColumn(ROW_ID, row_ids(run_number))
     others = [name for name in rows.columns if name not in INDEX_FEED.column_names]
     return made.select(*INDEX_FEED.column_names, *others)
+
+
+_RUN_BITS, _PARTITION_BITS, _ROW_BITS = 20, 17, 25
+"""Of a row's id, with one for `moved`: a million runs, 131,072 partitions, 33 million rows in each."""
+
+
+def row_ids(run_number: int, *, moved: bool = False) -> Column:
+    """An id for each row of a frame that is evaluated once: ascending with the run, whose number is its alone.
+
+    `moved` tells the two frames apart that a run may have. Raises ValueError for a number that is no number of a run.
+    """
+    if not 0 <= run_number < 2**_RUN_BITS:
+        raise ValueError(f"number of a run: expected 0 to {2**_RUN_BITS - 1}, found {run_number}")
+    place = f.monotonically_increasing_id()  # partition << 33 | row
+    partition = f.shiftleft(f.shiftright(place, 33), _ROW_BITS)
+    of_run = (run_number << 1 | moved) << _PARTITION_BITS + _ROW_BITS
+    return f.lit(of_run) + partition + place.bitwiseAND(2**33 - 1)
 
 
 def natural_feed_ids(image_ids: DataFrame) -> DataFrame:

@@ -6,7 +6,8 @@ that names what goes into which table, then the ledger says `prepared`. From the
 
 * dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
 * content tables and logs: appended; what is no longer wanted is deleted by key;
-* derived tables and requests: new keys are appended; where others change or go, a MERGE by key comes before.
+* derived tables and requests: new keys are appended; where others change or go, a MERGE by key comes before. A wide
+  table keeps its files: what changes or goes is marked as dead there, by key, and what is written is appended.
 
 Each of these writes goes under an application id of its own (run, table, dataset, kind), which Delta takes once: a
 repeated one is skipped, and so is that of a driver that was stopped in the middle of a run, and woken when another had
@@ -74,17 +75,25 @@ _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryM
 SMALL_FILE, LARGE_FILE = 32 * 2**20, 128 * 2**20
 """Bytes: files below the one are put together, into files of up to the other."""
 
-TABLE_PROPERTIES: dict[str, str] = {
-    # Consumers of change data must see rows as written; deletion vectors would hide deletes from plain readers.
-    "delta.enableDeletionVectors": "false",
-    "delta.checkpointInterval": "20",
-}
+NAMED_AT_ONCE = 20_000
+"""Keys that one DELETE names. It reads the keys of all files that may hold one, and of these nothing else."""
+MOST_NAMED = 200_000
+"""Keys that are named at all: of more a MERGE is cheaper, which reads files whole."""
+
+MOST_DEAD = 0.05
+"""Share of dead rows in a large file above which all that have some are written anew, by upkeep."""
+
+TABLE_PROPERTIES: dict[str, str] = {"delta.checkpointInterval": "20"}
 
 
 def _properties(table: Table) -> dict[str, str]:
     """Delta properties of the table, constraints aside."""
-    properties = TABLE_PROPERTIES | {"delta.dataSkippingStatsColumns": ",".join(table.measured)}
-    return properties | {"delta.enableChangeDataFeed": str(table.change_data_feed).lower()}
+    return TABLE_PROPERTIES | {
+        "delta.dataSkippingStatsColumns": ",".join(table.measured),
+        "delta.enableChangeDataFeed": str(table.change_data_feed).lower(),
+        # Off, a file's rows are the table's rows, for us too: `read` has Spark read the files without asking Delta.
+        "delta.enableDeletionVectors": str(table.keeps_files).lower(),
+    }
 
 
 def _layout_of(names: Iterable[str]) -> str:
@@ -127,6 +136,11 @@ class StagedTable:
     most_small: int = 0
     """Where it is not 0 the line is about files and no rows: the table's small ones are put together where a partition
     has more than so many."""
+    moves: bool = False
+    """Whether the rows are the table's own, and go from their files into others: what is left of those is written
+    anew, without the rows in them that are dead."""
+    rewrites: bool = False
+    """Whether the line is about files and no rows: all with dead rows are written anew without those."""
 
 
 class Landing:
@@ -202,17 +216,24 @@ class Landing:
         """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any.
 
         The version's list of live files is asked for once: a night looks at its history in dozens of queries, and
-        Delta would work the list out for each of them anew. A query is compiled, and has its other settings too, as the
-        frame that it begins with says: what joins or adds to history begins with history.
+        Delta would work the list out for each of them anew. (Not of a table that keeps its files: there Delta leaves
+        dead rows out.) A query is compiled, and has its other settings too, as the frame that it begins with says: what
+        joins or adds to history begins with history.
         """
         pinned = self.version(table) if version is None else version
         if pinned <= 0:
             return self._no_rows(struct_type(TABLES[table]))
         if (table, pinned) not in self._read:
-            delta = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(table))
+            delta = self._at_version(self.spark, table, pinned)
             spark = self._compiling if _is_large(delta) else self.spark
-            self._read[table, pinned] = self._rows_in(table, delta.inputFiles(), spark)
+            if TABLES[table].keeps_files:
+                self._read[table, pinned] = self._at_version(spark, table, pinned)
+            else:
+                self._read[table, pinned] = self._rows_in(table, delta.inputFiles(), spark)
         return self._read[table, pinned]
+
+    def _at_version(self, spark: SparkSession, table: str, version: int) -> DataFrame:
+        return spark.read.format("delta").option("versionAsOf", version).load(self.path(table))
 
     def read_dates(self, table: str, version: int, dates: Sequence[dt.date]) -> DataFrame:
         """The rows of some dates of a dated table as they were at a version. No file of another date is looked for.
@@ -223,14 +244,14 @@ class Landing:
         if version <= 0 or not folders:
             return self._no_rows(struct_type(TABLES[table]))
         try:
-            delta = self.spark.read.format("delta").option("versionAsOf", version).load(self.path(table))
+            delta = self._at_version(self.spark, table, version)
             files = [name for name in delta.inputFiles() if name.split("/")[-2] in folders]
         except AnalysisException as error:
-            raise RunError(f"{self._gone(table, version, dates)} ({cause_of(error)})") from error
+            raise RunError(f"{self._left_the_disk(table, version, dates)} ({cause_of(error)})") from error
         there = {(folder, name) for folder in folders for name in self.storage.names(table, folder)}
         missing = [name for name in files if tuple(name.split("/")[-2:]) not in there]
         if missing:
-            raise RunError(f"{self._gone(table, version, dates)} ({len(missing)} of {len(files)} files)")
+            raise RunError(f"{self._left_the_disk(table, version, dates)} ({len(missing)} of {len(files)} files)")
         return self._rows_in(table, files)
 
     def _rows_in(self, table: str, files: Sequence[str], spark: SparkSession | None = None) -> DataFrame:
@@ -239,19 +260,24 @@ class Landing:
         reader = (spark or self.spark).read.schema(schema).option("basePath", self.path(table))
         return read_parquet(reader, files).select(*schema.fieldNames()) if files else self._no_rows(schema)
 
-    def _gone(self, table: str, version: int, dates: Sequence[dt.date]) -> str:
+    def _left_the_disk(self, table: str, version: int, dates: Sequence[dt.date]) -> str:
         return (
             f"version {version} of the table {table} has left the disk, by maintenance or for what was taken down: "
             f"{', '.join(map(str, dates[:3]))}{', ...' if len(dates) > 3 else ''} cannot be had as they were then"
         )
 
-    def files(self, table: str) -> DataFrame:
-        """`read` of the table's newest version with one more column, `file`: where the row lies."""
-        return self.read(table).withColumn("file", f.input_file_name())
+    def files(self, table: str, *, with_dead: bool = False) -> DataFrame:
+        """`read` of the table's newest version with one more column, `file`: where the row lies. `with_dead`: rows of
+        its files that are dead, too."""
+        rows = self.read(table)
+        if with_dead and TABLES[table].keeps_files and (version := self.version(table)) > 0:
+            rows = self._rows_in(table, self._at_version(self.spark, table, version).inputFiles())
+        # Spark spells a local file in one way where it has read it for Delta, and in another where not.
+        return rows.withColumn("file", f.regexp_replace(f.input_file_name(), "^file:/+", "file:/"))
 
     def read_files(self, table: str, files: Sequence[str]) -> DataFrame:
         """The rows that lie in those files, as `files` names them; no other file is opened. Not for tables with
-        partitions, whose columns are not in their files."""
+        partitions, whose columns are not in their files, or that keep files with dead rows in them."""
         schema = struct_type(TABLES[table])
         paths = [unquote(name) for name in files]  # Spark names files as URLs, and takes them as paths
         return read_parquet(self.spark.read.schema(schema), paths).select(*schema.fieldNames())
@@ -299,30 +325,42 @@ class Landing:
         return True
 
     def crowded(self, table: str, most_small: int) -> tuple[int, int]:
-        """The files smaller than `SMALL_FILE` of partitions that have more than so many: how many, and their bytes."""
+        """The files that `put_together` would write anew, small ones and such with dead rows: how many, and their
+        bytes."""
+        by_place = self._to_write_anew(table, most_small)
+        return sum(files for _, files, _ in by_place), sum(size for _, _, size in by_place)
+
+    def _to_write_anew(self, table: str, most_small: int) -> list[tuple[str, int, int]]:
+        """By partition: why (`small` or `dead`), how many files, their bytes."""
         if self.version(table) < 0:
-            return 0, 0
+            return []
         jvm: Any = self.spark._jvm
         log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
         files = DataFrame(log.unsafeVolatileSnapshot().allFiles().toDF(), self.spark)
-        by_place = files.where(f.col("size") < SMALL_FILE).groupBy(f.to_json("partitionValues"))
-        small = by_place.agg(f.count("*").alias("files"), f.sum("size").alias("bytes"))
-        found = small.where(f.col("files") > most_small).agg(f.sum("files"), f.sum("bytes")).first()
-        return (int(found[0] or 0), int(found[1] or 0)) if found else (0, 0)
+        rows = f.get_json_object("stats", "$.numRecords").cast("bigint")
+        why = f.when(f.col("size") < SMALL_FILE, "small")
+        why = why.when(f.col("deletionVector.cardinality") > MOST_DEAD * rows, "dead")
+        by_place = files.groupBy(f.to_json("partitionValues"), why.alias("why"))
+        counted = by_place.agg(f.count("*").alias("files"), f.sum("size").alias("bytes"))
+        chosen = counted.where(f"why = 'dead' or why = 'small' and files > {most_small}")
+        return [(row.why, int(row.files), int(row.bytes)) for row in chosen.collect()]
 
     def put_together(self, table: str, most_small: int) -> None:
-        """Put a table's small files together where a partition has more than so many. No row changes, and no consumer
-        of change data sees anything of it.
+        """Put a table's small files together where a partition has more than so many, and write large ones anew where
+        more than `MOST_DEAD` of the rows of one are dead. No row changes, and no consumer of changes sees any of it.
 
         What is large enough stays as it is, so that what this costs follows what was written since the last time. Runs
         of rows that are sorted by key stay such inside the new file: a page of it is found as well as a file was. May
         be killed anywhere and called again.
         """
-        if self.crowded(table, most_small)[0]:
-            session = self.spark.newSession()
+        reasons = {why for why, _, _ in self._to_write_anew(table, most_small)}
+        session = self.spark.newSession()
+        if "small" in reasons:
             session.conf.set("spark.databricks.delta.optimize.minFileSize", str(SMALL_FILE))
             session.conf.set("spark.databricks.delta.optimize.maxFileSize", str(LARGE_FILE))
             DeltaTable.forPath(session, self.path(table)).optimize().executeCompaction()
+        if "dead" in reasons:  # it would leave one alone that it has nothing to put together with
+            self._rewrite(TABLES[table], session)
 
     def vacuum(self, table: str, retention_hours: float) -> tuple[int, int]:
         """Delete what no version of the table of the last hours needs; how many files that were, and their bytes."""
@@ -519,26 +557,58 @@ class Landing:
         """The commits of one line, each by what it is told apart from the table's others by, in a session of its own.
 
         What a run changes in a keyed table takes two, for a MERGE that inserts too would have Spark exchange every row
-        of the files that it touches, whole: what is there already is merged, what is new is appended.
+        of the files that it touches, whole: what is there already is merged, what is new is appended. In a table that
+        keeps its files no MERGE is made of few rows, for it reads the files that it touches whole.
         """
         table = TABLES[line.table]
-        if line.most_small:
-            return {"files": partial(self.put_together, table.name, line.most_small)}
+        if line.most_small or line.rewrites:
+            together = partial(self.put_together, table.name, line.most_small)
+            return {"files": partial(self._rewrite, table, session) if line.rewrites else together}
         if line.rows == 0 and (table.kind != "dated" or line.changes):
             return {}
         rows = self._planned(run_id, line, session)
         if line.removes:
             keys = rows.select(*[name for name in rows.columns if name in table.column_names])
             return {line.source: partial(self._remove, table, keys)}
+        if line.moves:
+            found = self._gone(session, table, rows, f"{line.source}/gone", keeps_files=False)
+            return found | {f"{line.source}/written": partial(self._write, table, rows)}
         if not line.changes:
             dates = line.dates if table.kind == "dated" else None
             return {line.source: partial(self._write, table, rows, dates)}
+        return self._change(session, table, rows, line)
+
+    def _change(
+        self, session: SparkSession, table: Table, rows: DataFrame, line: StagedTable
+    ) -> dict[str, Callable[[], None]]:
         found: dict[str, Callable[[], None]] = {}
+        if table.keeps_files and line.rows - line.inserts <= MOST_NAMED:
+            if line.inserts < line.rows:
+                known = rows.where(f"{CHANGE} != 'insert'")
+                found = self._gone(session, table, known, f"{line.source}/gone", keeps_files=True)
+            found[f"{line.source}/written"] = partial(self._write, table, rows.where(f"{CHANGE} != 'delete'"))
+            return found
         if line.inserts < line.rows:
             found[line.source] = partial(self._merge, table, rows.where(f"{CHANGE} != 'insert'"), line.dates)
         if line.inserts:
             found[f"{line.source}/new"] = partial(self._write, table, rows.where(f"{CHANGE} = 'insert'"))
         return found
+
+    def _gone(
+        self, session: SparkSession, table: Table, rows: DataFrame, name: str, *, keeps_files: bool
+    ) -> dict[str, Callable[[], None]]:
+        """Commits by which the rows with these keys, which are numbers, leave the table. They are there: for keys that
+        may not be see `_remove`."""
+        (key,) = table.keys
+        keys = sorted(row[0] for row in rows.select(key).collect())
+
+        def delete(some: Sequence[int]) -> None:
+            session.conf.set("spark.databricks.delta.delete.deletionVectors.persistent", str(keeps_files).lower())
+            target = DeltaTable.forPath(session, self.path(table.name))
+            target.delete(f"{key} in ({', '.join(map(str, some))})")
+
+        starts = range(0, len(keys), NAMED_AT_ONCE)
+        return {f"{name}/{start}": partial(delete, keys[start : start + NAMED_AT_ONCE]) for start in starts}
 
     def _write(self, table: Table, rows: DataFrame, dates: Sequence[str] | None = None) -> None:
         """Append rows, or put them in the place of all that the table has of these dates."""
@@ -576,6 +646,11 @@ class Landing:
             .execute()
         )
 
+    def _rewrite(self, table: Table, session: SparkSession) -> None:
+        """Write files with dead rows anew without them. No row changes, and no consumer of changes sees anything of it.
+        Commits nothing where there is no such file. May be killed anywhere and called again."""
+        session.sql(f"reorg table delta.`{self.path(table.name).replace('`', '``')}` apply (purge)")
+
     def _remove(self, table: Table, keys: DataFrame) -> None:
         # By MERGE, for a DELETE that finds nothing commits nothing: its application id would then still be good later.
         target = DeltaTable.forPath(keys.sparkSession, self.path(table.name))
@@ -584,7 +659,8 @@ class Landing:
 
     def purge(self, tables: Iterable[str] = PURGED) -> None:
         """Delete from disk all that no live row of these tables needs: old files, change data, what killed writers
-        left.
+        left. Of tables that keep their files, a run has written those anew before in which rows are dead that have to
+        go (`StagedTable.moves`).
 
         No table changes by it, and its published versions with the newest rows stay readable; older ones do not. May be
         killed anywhere and called again. For the holder of the lease, when it has nothing unfinished: a file that is

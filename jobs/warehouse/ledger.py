@@ -129,7 +129,7 @@ class Ledger:
     def owing(self) -> list[Event]:
         """The `published` events of runs whose removals are still owed to the disk, oldest first."""
         last = {event.run_id: event for event in self.events if event.event in {"published", "purged"}}
-        owing = [e for e in last.values() if e.event == "published" and _owes(e)]
+        owing = [e for e in last.values() if e.event == "published" and owes(e.counts or {})]
         return sorted(owing, key=lambda event: event.seq)
 
     def last_published(self) -> Event | None:
@@ -195,5 +195,6 @@ def standing_nights(published: Sequence[tuple[str, bool, str | None]], until: st
     return standing if until is None else at[until]
 
 
-def _owes(published: Event) -> bool:
-    return any((published.counts or {}).get(name) for name in (*REMOVED, TEXTS_ERASED))
+def owes(counts: Mapping[str, int]) -> bool:
+    """Whether a run that has counted these takes out what has to leave the disk."""
+    return any(counts.get(name) for name in (*REMOVED, TEXTS_ERASED))

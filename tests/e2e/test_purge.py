@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
 from demo.pictures import Picture
+from jobs import takedown
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Ledger
 from lensfeed import ChangesGoneError, changes, changes_to
@@ -121,6 +123,40 @@ def test_a_date_that_is_forced_after_a_page_withdrew_leaves_nothing_of_it(
     ledger = Ledger(Landing(spark, str(warehouse)), 0).load()
     assert [event.event for event in ledger.events[-4:]] == ["started", "prepared", "published", "purged"]
     assert ledger.events[-2].table_versions == ledger.landing.versions()
+
+
+def test_what_lies_dead_in_a_file_of_the_feed_leaves_the_disk_and_costs_no_other_file(
+    world: World, small: SmallWorld, warehouse: Path
+) -> None:
+    """A row of the feed that is written anew stays, dead, in the file that it was in. What is taken down later may lie
+    there, too."""
+    path, image = fill(small, world.pictures, warehouse)
+    small.page("/again", small.answers[path](FIRST, 0))
+    small.row(SECOND, "/again")
+    fresh = next(one for one in reversed(world.pictures) if one.name == one.original)
+    small.picture(fresh, dates=[SECOND])
+    assert small.night(SECOND, warehouse) == 0
+    before = Snapshot.open(warehouse)
+    (row,) = before.rows("index_feed", ["url_count", "feed_id"], pc.field("image_id") == image).to_pylist()
+    assert row["url_count"] == 2
+    assert len(before.dead_row_ids("index_feed")) == 1
+    held = {
+        path: pq.read_table(path, columns=["feed_id"])["feed_id"].to_pylist() for path in before.files("index_feed")
+    }
+    assert sum(row["feed_id"] in ids for ids in held.values()) == 2
+    known = {one["feed_id"]: one["row_digest"] for one in before.rows("index_feed").to_pylist()}
+
+    assert takedown.main([*small.arguments(warehouse), "--reference", "CASE", "--image", image]) == 0
+    now = Snapshot.open(warehouse)
+    after = {path: pq.read_table(path) for path in (warehouse / "index_feed").glob("*.parquet")}
+    for path, rows in after.items():
+        assert image not in rows["image_id"].to_pylist(), path
+        assert PLANTED not in repr(rows["title"].to_pylist()), path
+    assert {Path(path) for path, ids in held.items() if row["feed_id"] not in ids} <= after.keys()
+    assert image not in contents_on_disk(warehouse)
+    assert len(now.dead_row_ids("index_feed")) == 0
+    assert known.pop(row["feed_id"])
+    assert {one["feed_id"]: one["row_digest"] for one in now.rows("index_feed").to_pylist()} == known
 
 
 @pytest.mark.slow

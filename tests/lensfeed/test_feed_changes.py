@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
@@ -138,12 +139,44 @@ def test_rows_that_are_removed_before_they_are_read_say_so(night: TinyWarehouse)
         list(rows)
 
 
-def test_deletion_vectors_are_refused_and_not_misread(night: TinyWarehouse) -> None:
-    night.write("index_feed", [feed_row(6)])
+def test_rows_that_died_in_files_that_stay_are_told(night: TinyWarehouse) -> None:
+    night.kill("index_feed", [1, 2])
+    night.write("index_feed", [other(2, "anew")])
+    night.kill("index_feed", [3, 4])
+    night.write("index_feed", [feed_row(4)])
     night.event("second", "published")
-    log = night.root / "index_feed" / "_delta_log" / f"{2:020}.json"
-    log.write_text(log.read_text().replace('"dataChange": true', '"dataChange": true, "deletionVector": {"a": 1}'))
-    with pytest.raises(SnapshotError, match=r"version 2: expected no deletion vectors, found part-"):
+    found = changes(night.root, "first")
+    assert told(found) == ([], [2], [1, 3])
+    assert [row["title"] for row in upserts(found)] == ["anew"]
+    night.kill("index_feed", [5])  # where another is dead already
+    night.event("third", "published")
+    assert told(changes(night.root, "second")) == ([], [], [5])
+    night.write("index_feed", [], overwrite=True)  # files with dead rows go
+    night.event("fourth", "published")
+    assert told(changes(night.root, "third")) == ([], [], [2, 4])
+    assert told(changes(night.root, "first")) == ([], [], [1, 2, 3, 4, 5])
+
+
+def test_rows_that_come_back_with_their_file_as_it_was_are_told(night: TinyWarehouse) -> None:
+    path = Snapshot.open(night.root).files("index_feed")[0]
+    night.kill("index_feed", [1, 3, 4])
+    night.event("second", "published")
+    night.revive("index_feed", Path(path).name)
+    night.event("third", "published")
+    back = [n for n in (1, 3, 4) if n in pq.read_table(path)["feed_id"].to_pylist()]
+    found = changes(night.root, "second")
+    assert told(found) == (back, [], [])
+    assert [row["feed_id"] for row in upserts(found)] == back
+    assert told(changes(night.root, "first")) == ([], [], sorted({1, 3, 4} - set(back)))
+
+
+def test_a_deletion_vector_that_cannot_be_read_any_more_says_to_take_a_new_snapshot(night: TinyWarehouse) -> None:
+    night.kill("index_feed", [1])
+    night.event("second", "published")
+    night.kill("index_feed", [2])
+    night.event("third", "published")
+    (night.root / "index_feed" / "_delta_log" / f"{0:020}.json").unlink()
+    with pytest.raises(ChangesGoneError, match="Take a new snapshot"):
         changes(night.root, "first")
 
 
@@ -170,21 +203,33 @@ STATES = st.dictionaries(st.integers(0, 7), st.integers(0, 2), max_size=6)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(states=st.lists(STATES, min_size=2, max_size=5), compacted=st.integers(0, 5), data=st.data())
+@given(
+    states=st.lists(STATES, min_size=2, max_size=5),
+    compacted=st.integers(0, 5),
+    keeping=st.lists(st.booleans(), min_size=5, max_size=5),
+    data=st.data(),
+)
 def test_the_old_feed_with_the_changes_is_the_new_feed(
-    tmp_path_factory: pytest.TempPathFactory, states: list[dict[int, int]], compacted: int, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    states: list[dict[int, int]],
+    compacted: int,
+    keeping: list[bool],
+    data: st.DataObject,
 ) -> None:
+    """Whether a night rewrites files and tells of it in change data, or marks rows as dead (`keeping`)."""
     warehouse = TinyWarehouse(tmp_path_factory.mktemp("w") / "a%20 b")
     now: dict[int, int] = {}
     warehouse.write("index_feed", [])
     for number, state in enumerate(states):
         row = {key: other(key, str(value)) for key, value in state.items()}
-        warehouse.merge(
-            "index_feed",
-            deleted=sorted(now.keys() - state.keys()),
-            changed=[row[key] for key in sorted(now.keys() & state.keys()) if now[key] != state[key]],
-        )
-        warehouse.write("index_feed", [row[key] for key in sorted(state.keys() - now.keys())])
+        gone, changed = now.keys() - state.keys(), {key for key in now.keys() & state.keys() if now[key] != state[key]}
+        written = state.keys() - now.keys()
+        if keeping[number]:
+            warehouse.kill("index_feed", gone | changed)
+            written = written | changed
+        else:
+            warehouse.merge("index_feed", deleted=sorted(gone), changed=[row[key] for key in sorted(changed)])
+        warehouse.write("index_feed", [row[key] for key in sorted(written)])
         if number == compacted:
             warehouse.compact("index_feed")
         now = state

@@ -86,6 +86,32 @@ def test_a_second_pass_over_the_loader_reads_the_same_rows(snapshot: Snapshot) -
     assert first == second
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_that_are_dead_in_files_that_stay_are_read_by_no_epoch(warehouse: TinyWarehouse, workers: int) -> None:
+    high = 2**62  # a float has no room for such an id
+    warehouse.write("index_feed", [feed_row(high + n) for n in range(7)])
+    warehouse.write("index_feed", [feed_row(n) for n in (7, 8)])
+    warehouse.kill("index_feed", [high + n for n in (0, 2, 3, 5)])
+    warehouse.write("index_feed", [feed_row(high + 2, width=9)])
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(warehouse.root)
+    live = [7, 8, *(high + n for n in (1, 2, 4, 6))]
+    vectors = dict(zip(*(column.tolist() for column in feed_vectors(snapshot)), strict=True))
+    for columns in (["feed_id", "vector", "has_text", "width"], ["feed_id", "row_id", "vector", "has_text", "width"]):
+        with feed_loader(snapshot, 4, columns, epochs=2, workers=workers, shuffle_seed=3) as loader:
+            batches = list(loader)
+        assert all(set(batch) == set(columns) for batch in batches)
+        rows = [
+            (int(n), int(width), bool(flag), vector.tolist())
+            for batch in batches
+            for n, width, flag, vector in zip(
+                batch["feed_id"], batch["width"], batch["has_text"], batch["vector"], strict=True
+            )
+        ]
+        expected = [(n, 9 if n == high + 2 else 512, n % 2 == 0, vectors[n]) for n in live]
+        assert sorted(rows) == sorted(expected * 2)
+
+
 def test_shuffling_is_reproducible_and_loses_nothing(snapshot: Snapshot) -> None:
     def order(seed: int) -> list[int]:
         torch.manual_seed(seed)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -55,6 +56,64 @@ def test_rows_are_the_live_rows_and_not_what_lies_on_disk(warehouse: TinyWarehou
     assert feed_ids(snapshot) == [0, 1, 3]
     assert snapshot.row_count("index_feed") == 3
     assert sum(parquet.read_table(path).num_rows for path in snapshot.files("index_feed")) == 3
+
+
+@pytest.fixture
+def killed(warehouse: TinyWarehouse) -> Snapshot:
+    """A feed of nine live rows, some in files in which others are dead, one of those wholly; and one row in a file of
+    its own that was dead in another before."""
+    warehouse.write("index_feed", [feed_row(n) for n in range(8)])
+    warehouse.write("index_feed", [feed_row(n) for n in (8, 9)])
+    warehouse.write("index_feed", [feed_row(n) for n in (10, 11)])
+    warehouse.kill("index_feed", [1, 2])
+    warehouse.kill("index_feed", [7, 10, 11])
+    warehouse.write("index_feed", [feed_row(2, title="anew")])
+    warehouse.event("run", "published")
+    warehouse.kill("index_feed", [9])
+    return Snapshot.open(warehouse.root)
+
+
+KILLED = [0, 2, 3, 4, 5, 6, 8, 9]
+
+
+def test_rows_that_are_dead_in_files_that_stay_are_left_out(killed: Snapshot) -> None:
+    assert feed_ids(killed) == KILLED
+    assert killed.row_count("index_feed") == len(KILLED)
+    (anew,) = killed.rows("index_feed", ["title"], pc.field("feed_id") == 2).to_pylist()
+    assert anew == {"title": "anew"}
+    on_disk = [parquet.read_table(path, columns=["feed_id", "row_id"]) for path in killed.files("index_feed")]
+    rows = [row for table in on_disk for row in table.to_pylist()]
+    dead = {row["row_id"] for row in rows} - set(killed.rows("index_feed", ["row_id"])["row_id"].to_pylist())
+    assert len(rows) == 13
+    assert sorted(killed.dead_row_ids("index_feed").tolist()) == sorted(dead)
+    assert sorted(row["feed_id"] for row in rows if row["row_id"] in dead) == [1, 2, 7, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (pc.field("feed_id") < 5, [0, 2, 3, 4]),
+        (pc.field("feed_id").isin([1, 7, 10]), []),
+        (pc.field("title").is_null(), [3, 5, 9]),
+        (pc.field("text_id") == "x", []),
+        (pc.field("row_id") > 0, KILLED),
+    ],
+)
+def test_a_condition_is_asked_of_live_rows_only(killed: Snapshot, where: Any, expected: list[int]) -> None:
+    for columns in (["feed_id"], ["feed_id", "vector"], ["width", "feed_id"]):
+        found = killed.rows("index_feed", columns, where)
+        assert found.column_names == columns
+        assert sorted(found["feed_id"].to_pylist()) == expected
+
+
+def test_the_dataset_of_a_table_with_dead_rows_has_the_live_ones(killed: Snapshot) -> None:
+    dataset = killed.dataset("index_feed")
+    assert dataset is not None
+    assert sorted(dataset.to_table(columns=["feed_id"])["feed_id"].to_pylist()) == KILLED
+    few = dataset.to_table(columns=["title"], filter=pc.field("feed_id") < 3)
+    assert sorted(few["title"].to_pylist()) == ["anew", "picture 0"]
+    assert dataset.count_rows() == len(KILLED)
+    assert pl.scan_pyarrow_dataset(dataset).select(pl.col("feed_id").sort()).collect()["feed_id"].to_list() == KILLED
 
 
 def test_the_newest_published_run_is_opened_with_its_facts(warehouse: TinyWarehouse) -> None:
@@ -337,9 +396,9 @@ def test_writer_features_do_not_keep_readers_out(warehouse: TinyWarehouse, write
     ("protocol", "named"),
     [
         (
-            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"]}
-            | {"writerFeatures": ["deletionVectors"]},
-            "deletionVectors",
+            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["columnMapping", "deletionVectors"]}
+            | {"writerFeatures": ["columnMapping", "deletionVectors"]},
+            "columnMapping",
         ),
         ({"minReaderVersion": 2, "minWriterVersion": 5}, "columnMapping"),
     ],

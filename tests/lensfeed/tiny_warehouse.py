@@ -1,8 +1,12 @@
 """Small warehouses written without Spark, as jobs write them: Parquet files, a Delta log, a ledger of events."""
 
+import base64
 import datetime as dt
 import hashlib
+import itertools
 import json
+import string
+import struct
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -56,8 +60,12 @@ def feed_row(number: int, **given: Any) -> dict[str, Any]:
         "height": 384,
         "sharpness": 1.5,
         "row_digest": f"digest {number}",
+        "row_id": next(_row_ids),
     }
     return row | given
+
+
+_row_ids = itertools.count(2**40)
 
 
 def member_row(representative: int, member: int, url: str, **given: Any) -> dict[str, Any]:
@@ -103,6 +111,8 @@ class TinyWarehouse:
         self.root = root
         self._live: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._versions: dict[str, int] = {}
+        self._stored: dict[str, list[dict[str, Any]]] = {}
+        self._dead: dict[str, frozenset[int]] = {}
         self._events = 0
 
     def write(self, table: str, rows: Iterable[Mapping[str, Any]], overwrite: bool = False) -> int:
@@ -116,6 +126,31 @@ class TinyWarehouse:
         removed = [path for path, rows in live.items() if any(row[column] == value for row in rows)]
         kept = [row for path in removed for row in live[path] if row[column] != value]
         return self._commit(table, removed, self._files(table, kept))
+
+    def kill(self, table: str, ids: Iterable[Any]) -> int:
+        """Delete rows by key as a DELETE with deletion vectors does: the files stay, the log says which of their rows
+        are dead. Also those that were dead already."""
+        key, gone = TABLES[table].keys[0], set(ids)
+        touched = [path for path, rows in self._live[table].items() if any(row[key] in gone for row in rows)]
+        before = {path: self._add(table, path) for path in touched}
+        for path in touched:
+            dead = {at for at, row in enumerate(self._stored[path]) if row[key] in gone}
+            self._dead[path] = self._dead.get(path, frozenset()) | dead
+            self._live[table][path] = [row for row in self._live[table][path] if row[key] not in gone]
+        return self._replaced(table, before)
+
+    def revive(self, table: str, path: str) -> int:
+        """Take a file's deletion vector away, as a RESTORE to before it does."""
+        before = {path: self._add(table, path)}
+        del self._dead[path]
+        self._live[table][path] = list(self._stored[path])
+        return self._replaced(table, before)
+
+    def _replaced(self, table: str, before: Mapping[str, Mapping[str, Any]]) -> int:
+        """Commit that files have other deletion vectors now."""
+        removed = [{"remove": {"dataChange": True, "deletionTimestamp": 1} | add} for add in before.values()]
+        added = [{"add": self._add(table, path)} for path in before]
+        return self._commit(table, [], {}, more=[*removed, *added])
 
     def merge(self, table: str, deleted: Iterable[Any] = (), changed: Iterable[Mapping[str, Any]] = ()) -> int:
         """Delete rows by key and update others, as a MERGE into a table with a change data feed does: files with such a
@@ -151,7 +186,7 @@ class TinyWarehouse:
 
     def vacuum(self, table: str) -> None:
         """Remove from disk the files that the newest version does not hold."""
-        for file in (self.root / table).rglob("*.parquet"):
+        for file in (self.root / table).rglob("*.parquet"):  # deletion vectors are in the log
             if str(file.relative_to(self.root / table)) not in self._live[table]:
                 file.unlink()
 
@@ -209,10 +244,12 @@ class TinyWarehouse:
     ) -> int:
         live = self._live.setdefault(table, {})
         version = self._versions.get(table, -1) + 1
-        actions = [] if version else [{"protocol": PROTOCOL}, {"metaData": delta_metadata(TABLES[table])}]
+        protocol = KEEPING_FILES if TABLES[table].keeps_files else PROTOCOL
+        actions = [] if version else [{"protocol": protocol}, {"metaData": delta_metadata(TABLES[table])}]
         removal = {"dataChange": data_change, "deletionTimestamp": 1}
-        actions += [{"remove": {"path": path, **removal}} for path in removed]
-        actions += [{"add": self._add(table, path, rows) | {"dataChange": data_change}} for path, rows in added.items()]
+        actions += [{"remove": self._add(table, path) | removal} for path in removed]
+        self._stored |= {path: list(rows) for path, rows in added.items()}
+        actions += [{"add": self._add(table, path) | {"dataChange": data_change}} for path in added]
         actions += more
         for path in removed:
             del live[path]
@@ -223,8 +260,10 @@ class TinyWarehouse:
         self._versions[table] = version
         return version
 
-    def _add(self, table: str, path: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
+    def _add(self, table: str, path: str) -> dict[str, Any]:
+        rows = self._stored[path]
+        vector = {"deletionVector": deletion_vector(self._dead[path])} if path in self._dead else {}
+        return vector | {
             "path": path,
             "partitionValues": {name: str(rows[0][name]) for name in TABLES[table].partition_by},
             "size": (self.root / table / path).stat().st_size,
@@ -236,11 +275,36 @@ class TinyWarehouse:
 
 PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 4}
 """What CHECK constraints and a change data feed ask for."""
+KEEPING_FILES = {
+    "minReaderVersion": 3,
+    "minWriterVersion": 7,
+    "readerFeatures": ["deletionVectors"],
+    "writerFeatures": ["deletionVectors", "changeDataFeed", "checkConstraints", "appendOnly", "invariants"],
+}
+"""And deletion vectors besides."""
+
+_Z85 = string.digits + string.ascii_lowercase + string.ascii_uppercase + ".-:+=^!/*?&<>()[]{}@%$#"
+_RFC_1924 = string.digits + string.ascii_uppercase + string.ascii_lowercase + "!#$%&()*+-;<=>?@^_`{|}~"
+
+
+def deletion_vector(positions: Iterable[int]) -> dict[str, Any]:
+    """A deletion vector in the log itself, of fewer than 4,096 positions below 65,536: a RoaringBitmapArray of one
+    bitmap of one array container (Delta's PROTOCOL.md, "Deletion Vector Format"; RoaringFormatSpec)."""
+    values = sorted(positions)
+    bitmap = struct.pack("<IIHHI", 12346, 1, 0, len(values) - 1, 16) + struct.pack(f"<{len(values)}H", *values)
+    raw = struct.pack("<IQI", 1681511377, 1, 0) + bitmap
+    encoded = base64.b85encode(raw + bytes(-len(raw) % 4)).decode().translate(str.maketrans(_RFC_1924, _Z85))
+    return {
+        "storageType": "i",
+        "pathOrInlineDv": encoded,
+        "sizeInBytes": len(raw),
+        "cardinality": len(values),
+    }
 
 
 def delta_metadata(table: Table, **configuration: str) -> dict[str, Any]:
     """The `metaData` action with which jobs create the table."""
-    properties = {"delta.enableDeletionVectors": "false"}
+    properties = {"delta.enableDeletionVectors": str(table.keeps_files).lower()}
     properties |= {f"delta.constraints.{name}": text for name, text in table.constraints.items()}
     properties |= {"delta.enableChangeDataFeed": "true"} if table.change_data_feed else {}
     fields = [

@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import types as t
 
 from schemas.spark import spark_type, struct_type
-from schemas.tables import MANIFEST_COLUMNS, PUBLISHED, PURGED, TABLES, Column, Table
+from schemas.tables import MANIFEST_COLUMNS, PUBLISHED, PURGED, ROW_ID, TABLES, Column, Table
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERY_TABLE = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -25,6 +25,7 @@ def rendered(table: Table) -> str:
         f"keys {' '.join(table.keys)}",
         f"partition_by {' '.join(table.partition_by)}",
         f"change_data_feed {table.change_data_feed}",
+        f"keeps_files {table.keeps_files}",
         f"digested {table.digested}",
         *(f"column {rendered_column(column)}" for column in table.columns),
         *(f"constraint {name}: {condition}" for name, condition in table.constraints.items()),
@@ -106,6 +107,15 @@ def test_measures_have_their_unit_in_their_comment_or_name(table: Table) -> None
 
 
 @EVERY_TABLE
+def test_a_table_that_keeps_its_files_has_one_number_as_key_and_names_its_rows(table: Table) -> None:
+    if table.keeps_files:
+        assert [table.column(key).type for key in table.keys] == ["bigint"]
+        assert (table.column(ROW_ID).type, table.column(ROW_ID).nullable) == ("bigint", False)
+        assert not table.partition_by
+    assert table.keeps_files == (ROW_ID in table.column_names)
+
+
+@EVERY_TABLE
 def test_what_differs_between_equal_runs_is_volatile(table: Table) -> None:
     for column in table.columns:
         if table.digested and (column.name == "run_id" or column.type == "timestamp"):
@@ -114,8 +124,10 @@ def test_what_differs_between_equal_runs_is_volatile(table: Table) -> None:
 
 @EVERY_TABLE
 def test_a_derived_table_does_not_depend_on_which_run_derived_it(table: Table) -> None:
-    if table.kind == "derived":
-        assert not any(column.volatile for column in table.columns)
+    if table.kind == "derived":  # but for the names by which rows of files are told apart
+        assert {column.name for column in table.columns if column.volatile} == (
+            {ROW_ID} if table.keeps_files else set()
+        )
         assert "run_id" not in table.column_names
 
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids, with_vectors
-from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED
+from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids, row_ids, with_vectors
+from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED, ROW_ID
 from tests.jobs.frames import frame, table_frame
 from udfs.embedding.alignment import Alignment, Calibration, Projections
 
@@ -181,9 +182,23 @@ def feed_of(
     vectors = frame(
         spark, "image_id string, vector array<float>", [(fact["image_id"], [0.6, 0.8, 0.0]) for fact in facts]
     )
-    rows = with_vectors(rows, vectors, spoken, text_dimension=3, alignment=alignment)
+    rows = with_vectors(rows, vectors, spoken, text_dimension=3, alignment=alignment, run_number=7)
     assert rows.columns == list(INDEX_FEED.column_names)
-    return {row.image_id: row for row in rows.collect()}
+    return {row.image_id: row for row in rows.drop(ROW_ID).collect()}  # two evaluations differ in it
+
+
+def test_every_row_that_is_written_has_an_id_of_its_own(spark: SparkSession) -> None:
+    written = [
+        [row[0] for row in spark.range(0, 1000, 1, 7).select(row_ids(run, moved=moved)).collect()]
+        for run in (0, 1, 2, 2**20 - 1)
+        for moved in (False, True)
+    ]
+    assert all(max(earlier) < min(later) for earlier, later in itertools.pairwise(written))
+    ids = [one for run in written for one in run]
+    assert len(ids) == len(set(ids))
+    assert all(0 <= one < 2**63 for one in ids)
+    with pytest.raises(ValueError, match="number of a run: expected 0 to 1048575, found 1048576"):
+        row_ids(2**20)
 
 
 def test_members_are_the_urls_that_show_a_live_image_of_a_cluster(spark: SparkSession) -> None:

@@ -13,12 +13,13 @@ import pytest
 from delta.exceptions import ConcurrentAppendException, ConcurrentTransactionException
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import StructField, StructType
 
 from jobs.config.errors import RunError, UsageError
 from jobs.warehouse.landing import CHANGE, Landing, StagedTable, changes
+from lensfeed.snapshot import Snapshot, SnapshotGoneError
 from schemas.spark import struct_type
 from schemas.tables import TABLES, Column, Table
 from tests.jobs.frames import frame, local_copy, table_frame
@@ -95,6 +96,7 @@ def feed(number: int, row_digest: str) -> dict[str, Any]:
         "height": 1,
         "sharpness": 0.5,
         "row_digest": row_digest,
+        "row_id": hash((number, row_digest)) % 2**63,
     }
     return row | dict.fromkeys(names, False)
 
@@ -197,10 +199,10 @@ def test_a_run_applied_in_part_and_again_and_again_leaves_what_once_would(
     change_data = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", 2)
     seen = change_data.load(tables.path("index_feed")).select("_change_type", "feed_id", "row_digest").collect()
     assert sorted(map(tuple, seen)) == [
+        ("delete", 1, "one"),
         ("delete", 2, "one"),
+        ("insert", 1, "two"),
         ("insert", 4, "one"),
-        ("update_postimage", 1, "two"),
-        ("update_preimage", 1, "one"),
     ]
 
 
@@ -254,7 +256,152 @@ def test_what_is_asked_of_a_large_table_is_compiled(
         assert contents(large, name) == wanted(spark, name, AFTER_BOTH[name]), name
 
 
-def test_rows_with_an_equal_digest_are_not_rewritten(spark: SparkSession, tables: Landing) -> None:
+def files_of(landing: Landing, table: str) -> dict[str, int]:
+    """The table's live files, with how many rows of each are dead."""
+    jvm: Any = landing.spark._jvm
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(landing.spark._jsparkSession, landing.path(table))
+    files = DataFrame(log.unsafeVolatileSnapshot().allFiles().toDF(), landing.spark)
+    return {row.path: row.dead or 0 for row in files.selectExpr("path", "deletionVector.cardinality as dead").collect()}
+
+
+@pytest.mark.parametrize(
+    ("most_named", "at_once"), [(200_000, 20_000), (200_000, 1), (0, 1)], ids=["named", "one by one", "merged"]
+)
+def test_a_wide_table_keeps_the_files_in_which_rows_change_or_go(
+    spark: SparkSession,
+    tables: Landing,
+    warehouse: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most_named: int,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr("jobs.warehouse.landing.MOST_NAMED", most_named)
+    monkeypatch.setattr("jobs.warehouse.landing.NAMED_AT_ONCE", at_once)
+    many = [feed(number, "one") for number in range(40)]
+    tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", row) for row in many])])
+    first = tables.apply("r1")["index_feed"]
+    before = files_of(tables, "index_feed")
+    fed = [
+        ("update", feed(1, "two")),
+        ("delete", feed(2, "one")),
+        ("update", feed(3, "two")),
+        ("insert", feed(90, "x")),
+    ]
+    tables.write_plan("r2", [stage_changes(tables, "r2", "index_feed", fed)])
+
+    def killed(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.MonkeyPatch.context() as between:  # what goes is gone, what comes is not there yet
+        between.setattr(Landing, "_write", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            tables.apply("r2")
+    for _ in range(2):
+        versions = Landing(spark, str(warehouse)).apply("r2")
+    expected = [
+        *(row for row in many if row["feed_id"] not in (1, 2, 3)),
+        feed(1, "two"),
+        feed(3, "two"),
+        feed(90, "x"),
+    ]
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", expected)
+    after = files_of(tables, "index_feed")
+    assert before.keys() <= after.keys()
+    assert sum(after.values()) == 3
+    written = [pq.read_table(warehouse / "index_feed" / path).num_rows for path in after.keys() - before.keys()]
+    assert sum(written) == 3
+
+    # Every reader of ours leaves dead rows out, and reads an older version as it was.
+    for version, rows in ((versions["index_feed"], expected), (first, many)):
+        assert sorted(map(repr, tables.read("index_feed", version).collect())) == wanted(spark, "index_feed", rows)
+        snapshot = feed_at(warehouse, version)
+        live = {row["row_id"] for row in rows}
+        assert snapshot.row_count("index_feed") == len(rows)
+        assert set(snapshot.rows("index_feed", ["row_id"])["row_id"].to_pylist()) == live
+        on_disk = [pq.read_table(file, columns=["row_id"])["row_id"] for file in snapshot.files("index_feed")]
+        dead = {one for column in on_disk for one in column.to_pylist()} - live
+        assert set(snapshot.dead_row_ids("index_feed").tolist()) == dead
+    tables.restore(versions | {"index_feed": first})
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", many)
+    for file in (warehouse / "index_feed").glob("*.bin"):
+        file.unlink()
+    gone = feed_at(warehouse, versions["index_feed"])
+    for read in (gone.rows, gone.row_count, gone.dataset):
+        with pytest.raises(SnapshotGoneError, match=f"index_feed at version {versions['index_feed']}"):
+            read("index_feed")
+
+
+def feed_at(warehouse: Path, version: int) -> Snapshot:
+    """What a reader has of the feed at a version."""
+    names = ("policy", "model", "text_model", "rule", "canonical", "alignment")
+    none: dict[str, Any] = {f"{name}_version": None for name in names}
+    now = dt.datetime.now(dt.UTC)
+    return Snapshot(str(warehouse), "run", 1, "nightly", now, (), {"index_feed": version}, **none)
+
+
+def test_rows_that_are_moved_take_what_is_dead_out_of_their_files(
+    spark: SparkSession, tables: Landing, warehouse: Path
+) -> None:
+    """And out of no others: what a night takes out costs what it touches."""
+    for number, run in ((0, "a"), (10, "b"), (20, "c")):  # a file or two for each run
+        rows = [("insert", feed(number + n, "one")) for n in range(5)]
+        tables.write_plan(run, [stage_changes(tables, run, "index_feed", rows)])
+        tables.apply(run)
+        tables.put_together("index_feed", 1000)
+    changed = [("update", feed(1, "two")), ("delete", feed(2, "one")), ("update", feed(12, "two"))]
+    tables.write_plan("r", [stage_changes(tables, "r", "index_feed", changed)])
+    tables.apply("r")
+    lying = tables.files("index_feed", with_dead=True)
+    assert sorted(row[0] for row in lying.select("feed_id").collect()) == sorted(
+        [*range(5), *range(10, 15), *range(20, 25), 1, 12]
+    )
+    assert tables.files("index_feed").count() == 14
+    (holds,) = {row.file for row in lying.where("feed_id = 2").collect()}
+    beside = [row.feed_id for row in tables.files("index_feed").where(f.col("file") == holds).collect()]
+    before = files_of(tables, "index_feed")
+    moved = stage_table(tables, "m", "index_feed", [feed(beside[0], "one") | {"row_id": 5}], moves=True)
+    for _ in range(2):
+        tables.write_plan("m", [moved])
+        versions = Landing(spark, str(warehouse)).apply("m")
+    after = files_of(tables, "index_feed")
+    assert before.keys() - after.keys() == {holds.rpartition("/")[2]}
+    assert 2 not in {row.feed_id for row in tables.files("index_feed", with_dead=True).collect()}
+    assert sum(after.values()) == sum(before.values()) - before[holds.rpartition("/")[2]]
+    live = [n for n in (*range(5), *range(10, 15), *range(20, 25)) if n != 2]
+    rows = {n: feed(n, "two" if n in (1, 12) else "one") for n in live} | {
+        beside[0]: feed(beside[0], "one") | {"row_id": 5}
+    }
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", rows.values())
+    tables.purge(["index_feed"])
+    assert 2 not in ids_on_disk(warehouse / "index_feed", "feed_id")
+    assert tables.versions() == versions
+
+
+def test_files_in_which_many_rows_are_dead_are_written_anew_with_the_small_ones(
+    spark: SparkSession, tables: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [feed(number, "one") for number in range(40)]
+    tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", row) for row in many])])
+    tables.apply("r1")
+    tables.put_together("index_feed", 1)
+    (large,) = files_of(tables, "index_feed")
+    monkeypatch.setattr("jobs.warehouse.landing.SMALL_FILE", 1)  # so that it is no small one
+    for number, crowded in ((0, 0), (1, 0), (2, 1)):  # up to two of forty rows are few
+        tables.write_plan(f"d{number}", [stage_changes(tables, f"d{number}", "index_feed", [("delete", many[number])])])
+        tables.apply(f"d{number}")
+        assert tables.crowded("index_feed", 7)[0] == crowded
+        tables.put_together("index_feed", 7)
+    assert tables.crowded("index_feed", 7) == (0, 0)
+    files = files_of(tables, "index_feed")
+    assert large not in files
+    assert set(files.values()) == {0}
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", many[3:])
+
+
+def test_rows_with_an_equal_digest_are_not_rewritten_by_a_merge(
+    spark: SparkSession, tables: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.warehouse.landing.MOST_NAMED", 0)
     tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", feed(1, "one"))])])
     tables.apply("r1")
     tables.write_plan("r2", [stage_changes(tables, "r2", "index_feed", [("update", feed(1, "one") | {"width": 9})])])
@@ -336,14 +483,15 @@ def test_what_is_removed_leaves_the_table_and_by_a_purge_the_disk(
     removal = StagedTable("text_embeddings", "gone", 2, where="text_id is not null", removes=True)
     joining = stage_table(tables, "r2", "text_embeddings", [texts[1] | {"text_id": digest("7")}])
     left = [("delete", feed(1, "one")), ("update", feed(2, "two"))]
+    rewritten = StagedTable("index_feed", "", 0, rewrites=True)
     for _ in range(2):
-        tables.write_plan("r2", [removal, joining, stage_changes(tables, "r2", "index_feed", left)])
+        tables.write_plan("r2", [removal, joining, stage_changes(tables, "r2", "index_feed", left), rewritten])
         versions = tables.apply("r2")
     expected = [*(texts[n] for n in (0, 2, 3)), texts[1] | {"text_id": digest("7")}]
     assert contents(tables, "text_embeddings") == wanted(spark, "text_embeddings", expected)
     assert digest("1") in ids_on_disk(warehouse / "text_embeddings", "text_id")
     assert digest("1") in ids_on_disk(warehouse / "index_feed", "image_id")
-    assert (warehouse / "index_feed" / "_change_data").exists()
+    assert list((warehouse / "index_feed").glob("*.bin"))
     abandoned = warehouse / "index_feed" / "part-0-of-a-writer-that-was-killed.parquet"
     pq.write_table(pq.read_table(next((warehouse / "index_feed").glob("*.parquet"))), abandoned)
 
@@ -354,7 +502,7 @@ def test_what_is_removed_leaves_the_table_and_by_a_purge_the_disk(
         assert ids_on_disk(warehouse / "index_feed", "feed_id") == {0, 2, 3}
         assert ids_on_disk(warehouse / "index_feed", "row_digest") == {"one", "two"}
         assert not abandoned.exists()
-        assert not list((warehouse / "index_feed").glob("_change_data/**/*.parquet"))
+        assert not list((warehouse / "index_feed").glob("*.bin"))
         # No row and no version is another than the published ones.
         assert tables.versions() == versions
         assert {name: contents(tables, name) for name in before} == before
