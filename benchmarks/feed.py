@@ -6,7 +6,9 @@ beside others and raw `.npy` as the limit.
 Made-up rows of `index_feed` are put through `Landing`'s own write into a warehouse per layout. Of each layout: seconds
 of that write, bytes per row on disk, files and row groups; then vectors per second, the best of three passes, into one
 numpy array (`lensfeed.feed_vectors`), into torch tensors (`lensfeed.loaders.feed_loader`, petastorm below it, batches
-of 4,096), and into Arrow (`Snapshot.batches`), all by one process. Files are in the page cache.
+of 4,096), and into Arrow (`Snapshot.batches`), all by one process; the same of numbers and flags alone, without the
+vectors; and of the first layout once more with a row in a thousand dead in files that stay. Files are in the page
+cache.
 
 `raw`: the same vectors as one `.npy` file, read whole, and mapped and copied in blocks of 4,096: the limit. `bytes`:
 Parquet whose vectors are binary values of a fixed length, by pyarrow alone, which no table of ours has: what giving up
@@ -17,14 +19,16 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
 from benchmarks.report import environment, publish
@@ -55,6 +59,7 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
 """By name: what a session is told before it writes."""
 
 BATCH = 4096
+NARROW = ("feed_id", "width", "height", "sharpness", "has_text")
 PASSES = 3
 VERSIONS = Versions("policy", "gate", "model", "text model", "rule", "canonical")
 
@@ -82,6 +87,9 @@ def main() -> None:
             shutil.rmtree(root, ignore_errors=True)
             report["layouts"][name] = measured(spark, staged, root, told)
             print(name, report["layouts"][name], flush=True)
+            if not told:
+                report["one row in a thousand dead"] = with_dead_rows(spark, root)
+                print("dead", report["one row in a thousand dead"], flush=True)
         vectors = feed_vectors(open_feed(root))[1]
         report["raw"] = raw(vectors, Path(folder))
         report["bytes"] = as_bytes(vectors, Path(folder))
@@ -98,9 +106,7 @@ def measured(spark: SparkSession, staged: Path, root: Path, told: Mapping[str, s
     begun = time.perf_counter()
     landing._write(INDEX_FEED, session.read.parquet(str(staged)))
     wrote = time.perf_counter() - begun
-    ledger = Ledger(landing, lease_generation=1).load()
-    event = Event("run", "nightly", "published", (), 1, table_versions={INDEX_FEED.name: 1}, **asdict(VERSIONS))
-    ledger.append(replace(event, counts={}, metrics={}))
+    publish_feed(landing, "run")
     snapshot = open_feed(root)
     files = [Path(path) for path in snapshot.files(INDEX_FEED.name)]
     count = snapshot.row_count(INDEX_FEED.name)
@@ -112,10 +118,34 @@ def measured(spark: SparkSession, staged: Path, root: Path, told: Mapping[str, s
         "row_groups": sum(one.num_row_groups for one in metadata),
         "encoding": sorted({e for one in metadata for e in vector_column(one).encodings}),
         "codec": vector_column(metadata[0]).compression,
-        "numpy_per_s": rate(count, lambda: len(feed_vectors(snapshot)[0])),
-        "arrow_per_s": rate(count, lambda: scanned(snapshot)),
-        "torch_per_s": rate(count, lambda: loaded(snapshot)),
+        **rates(snapshot),
     }
+
+
+def rates(snapshot: Snapshot) -> dict[str, int]:
+    """Rows a second, with vectors and without."""
+    count = snapshot.row_count(INDEX_FEED.name)
+    found = {"numpy_per_s": rate(count, lambda: len(feed_vectors(snapshot)[0]))}
+    for kind, columns in (("", ("feed_id", "vector")), ("narrow_", NARROW)):
+        found[f"{kind}arrow_per_s"] = rate(count, partial(scanned, snapshot, columns))
+        found[f"{kind}torch_per_s"] = rate(count, partial(loaded, snapshot, columns))
+    return found
+
+
+def with_dead_rows(spark: SparkSession, root: Path) -> dict[str, Any]:
+    """Mark one row in a thousand as dead, as a night does it, and publish that; how fast the others are read."""
+    landing = Landing(spark, str(root))
+    DeltaTable.forPath(spark, landing.path(INDEX_FEED.name)).delete("feed_id % 1000 = 0")
+    publish_feed(landing, "next")
+    snapshot = open_feed(root)
+    return {"dead": len(snapshot.dead_row_ids(INDEX_FEED.name)), **rates(snapshot)}
+
+
+def publish_feed(landing: Landing, run_id: str) -> None:
+    """Say in the ledger that the feed is published as it is."""
+    ledger, versions = Ledger(landing, lease_generation=1).load(), {INDEX_FEED.name: landing.version(INDEX_FEED.name)}
+    event = Event(run_id, "nightly", "published", (), 1, table_versions=versions, **asdict(VERSIONS))
+    ledger.append(replace(event, counts={}, metrics={}))
 
 
 def vector_column(metadata: pq.FileMetaData) -> pq.ColumnChunkMetaData:
@@ -125,15 +155,15 @@ def vector_column(metadata: pq.FileMetaData) -> pq.ColumnChunkMetaData:
     return next(column for column in columns if column.path_in_schema.startswith("vector."))
 
 
-def scanned(snapshot: Snapshot) -> int:
-    """Read the vectors as Arrow has them; how many."""
-    return sum(batch.num_rows for batch in snapshot.batches(INDEX_FEED.name, ["feed_id", "vector"]))
+def scanned(snapshot: Snapshot, columns: Sequence[str]) -> int:
+    """Read columns as Arrow has them; how many rows."""
+    return sum(batch.num_rows for batch in snapshot.batches(INDEX_FEED.name, columns))
 
 
-def loaded(snapshot: Snapshot) -> int:
-    """Read the vectors into tensors; how many."""
-    with feed_loader(snapshot, BATCH, ("feed_id", "vector")) as loader:
-        return sum(len(batch["vector"]) for batch in loader)
+def loaded(snapshot: Snapshot, columns: Sequence[str]) -> int:
+    """Read columns into tensors; how many rows."""
+    with feed_loader(snapshot, BATCH, columns) as loader:
+        return sum(len(batch["feed_id"]) for batch in loader)
 
 
 def raw(vectors: np.ndarray[Any, Any], folder: Path) -> dict[str, Any]:
