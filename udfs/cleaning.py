@@ -158,7 +158,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _boundary(element: LexborNode) -> str:
-    return " " if element.tag in _SEPARATING else ""
+    """Between what is before or inside an element and what follows; what is hidden takes no place of its own."""
+    return " " if element.tag in _SEPARATING and not _is_hidden(element) else ""
 
 
 def _is_hidden(element: LexborNode) -> bool:

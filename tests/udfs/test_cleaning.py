@@ -93,6 +93,9 @@ def test_a_text_is_named_by_its_digest() -> None:
         ("bad<template>x</template>word", "badword"),
         ("bad<noscript>x</noscript>word", "badword"),
         ("bad<span hidden>x</span>word", "badword"),
+        ("bad<div hidden>x</div>word", "badword"),
+        ("bad<br hidden>word", "badword"),
+        ("one<div>two<p hidden>x</p></div>three", "one two three"),
         ("bad<table>word</table>", "badword"),  # what is no cell is shown before the table
         ("one<br>two<br/>three</br>four", "one two three four"),
         ("one<p>two</p>three<div>four</div>five", "one two three four five"),
