@@ -150,6 +150,8 @@ def test_a_text_on_which_the_parser_fails_is_kept_as_it_stands(monkeypatch: pyte
         ("one<b>two</b>", ("one two", "onetwo")),
         ("<p>one</p><p>two", ("one two",)),
         ("one<td>two", ("one two", "onetwo")),
+        ("bad&#1;word", ("badword", "bad word")),
+        ("b<i>ad\x01wo</i>rd", ("b ad wo rd", "badword", "bad word")),
         ("&lt;one&gt;", ("<one>", "")),  # a browser shows it; whoever unwraps once more, does not
         ("＜&#111;ne＞", ("<one>", "")),
         ("&amp;lt;i&amp;gt;one", ("&lt;i&gt;one", "<i>one", "one")),
