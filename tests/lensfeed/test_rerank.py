@@ -242,6 +242,18 @@ def test_a_wrong_file_of_weights_is_refused_with_what_is_wrong(tmp_path: Path, t
         load_weights(path)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["visual", "domains", "mean", "deviation"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, number: float) -> None:
+    """With one of them all scores are NaN, and nothing is put in order."""
+    given = VISUAL_ONLY.model_dump()
+    (given["visual_scale"] if name in given["visual_scale"] else given)[name] = number
+    path = tmp_path / "weights.yaml"
+    path.write_text(yaml.safe_dump({"version": "-", "weights": given}))
+    with pytest.raises(RerankError, match=rf"weights\.\S*{name}: Input should be a finite number"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize(("count", "pairs"), [(0, 10), (1, 10), (3, 0)])
 def test_a_scale_of_nothing_is_refused(count: int, pairs: int) -> None:
     with pytest.raises(RerankError, match="expected two or more vectors and a pair"):
