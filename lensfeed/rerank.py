@@ -222,7 +222,7 @@ def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
 
 
 def _standardised(name: str, query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
-    if query is None:
+    if query is None or not len(vectors):  # no vectors have no length
         return np.zeros(len(vectors), np.float32)
     if query.shape != vectors.shape[1:]:
         raise RerankError(

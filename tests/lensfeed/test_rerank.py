@@ -175,6 +175,13 @@ def test_an_empty_feed_has_no_signals(warehouse: TinyWarehouse) -> None:
     assert len(feed_ids) == len(signals.members) == len(signals.sharpness) == 0
 
 
+def test_where_an_index_finds_nothing_nothing_is_reordered(warehouse: TinyWarehouse) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("run", "published")
+    snapshot, found = Snapshot.open(str(warehouse.root)), np.array([-1, -1])
+    assert rerank_ids(QUERY, found, *feed_signals(snapshot, found), VISUAL_ONLY).tolist() == []
+
+
 def for_models(visual: str, text: str) -> Weights:
     scales = {
         "visual_scale": VISUAL_ONLY.visual_scale.model_copy(update={"model_version": visual}),
