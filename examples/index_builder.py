@@ -131,7 +131,10 @@ def bring_up_to_date(warehouse: str, folder: Path) -> tuple[Snapshot, dict[Colum
     """The indices of the newest run: from those in the folder and what has changed since, or else built anew."""
     snapshot = open_feed(warehouse)
     note = folder / "receipt.json"
-    before = json.loads(note.read_text()) if note.exists() else {}
+    try:
+        before = json.loads(note.read_text())
+    except (FileNotFoundError, ValueError):  # a ValueError: it was not written to its end
+        before = {}
     models = {"model_version": snapshot.model_version, "text_model_version": snapshot.text_model_version}
     indices: dict[Column, Index] = {}
     try:
@@ -174,7 +177,10 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     snapshot, indices = bring_up_to_date(options.warehouse, options.index)
     print((options.index / "receipt.json").read_text(), end="")
-    print(f"recall of 10 against exact search: {recall(indices['vector'], snapshot):.3f}")
+    if indices["vector"].ntotal:
+        print(f"recall of 10 against exact search: {recall(indices['vector'], snapshot):.3f}")
+    else:
+        print("the feed is empty, and so is the index")
     column: Column = "vector" if options.image or not options.text else "text_vector"
     if "text_vector" not in indices:
         print("no index of texts: no row of the feed has one")

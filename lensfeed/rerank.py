@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors, vector_matrix
 from lensfeed.snapshot import Snapshot
@@ -35,6 +35,8 @@ class RerankError(Exception):
 class Scale(Settings):
     """Cosines of unrelated pairs of one model."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     model_version: str
     mean: float
     deviation: float = Field(gt=0)
@@ -42,6 +44,8 @@ class Scale(Settings):
 
 class Weights(Settings):
     """What each signal counts, and the scales of the cosines."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     SIGNALS: ClassVar[tuple[str, ...]] = ("visual", "text", "sharpness", "members", "domains")
 
@@ -218,7 +222,7 @@ def query_features(query: Query, items: Signals, weights: Weights) -> Floats:
 
 
 def _standardised(name: str, query: Vectors | None, vectors: Vectors, scale: Scale) -> NDArray[np.floating[Any]]:
-    if query is None:
+    if query is None or not len(vectors):  # no vectors have no length
         return np.zeros(len(vectors), np.float32)
     if query.shape != vectors.shape[1:]:
         raise RerankError(

@@ -157,8 +157,8 @@ class TextTest(Settings):
     """What is asked of a sighting's text: that one of `fields` holds one of `words` or of `patterns`.
 
     Texts are compared without case, compatibility variants and invisible characters, every run of white space being
-    one space, and percent-encoding undone in URLs. A text that holds markup is looked at as given, as a browser shows
-    it, and with every tag for white space.
+    one space, and percent-encoding undone in URLs, whose hosts are looked at in punycode and in their own script. A
+    text that holds markup is looked at as given, as a browser shows it, and with every tag for white space.
     """
 
     words: tuple[Phrase, ...] = Field(default=(), min_length=1)

@@ -108,6 +108,29 @@ def test_an_index_is_built_anew_where_changes_are_gone_or_the_receipt_is(
     assert len(builder.ids_in(builder.bring_up_to_date(str(nights.root), folder)[1]["vector"])) == 22
 
 
+def test_an_index_is_built_anew_where_its_receipt_was_not_written_to_its_end(
+    builder: ModuleType, nights: TinyWarehouse, tmp_path: Path
+) -> None:
+    folder = tmp_path / "index"
+    builder.bring_up_to_date(str(nights.root), folder)
+    (folder / "receipt.json").write_text('{"run_id": "fi')
+    assert len(builder.ids_in(builder.bring_up_to_date(str(nights.root), folder)[1]["vector"])) == 16
+
+
+def test_an_index_is_emptied_with_the_feed(
+    builder: ModuleType,
+    nights: TinyWarehouse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    builder.bring_up_to_date(str(nights.root), tmp_path / "index")
+    nights.merge("index_feed", deleted=[one.feed_id for one in pictures()[:16]])
+    nights.event("second", "published", **versions())
+    code, out = called(builder, capsys, monkeypatch, nights.root, tmp_path / "index")
+    assert (code, "the feed is empty" in out) == (0, True)
+
+
 def test_a_receipt_is_refused_to_an_index_of_other_rows(builder: ModuleType, nights: TinyWarehouse) -> None:
     first = open_feed(nights.root)
     index = builder.build(first)

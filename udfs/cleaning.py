@@ -76,8 +76,9 @@ def spellings(raw: str | None) -> tuple[str, ...]:
 
     Cleaned: markup resolved, Unicode NFKC, control and invisible characters dropped, white space collapsed; and that
     again, as long as it makes a difference, for what was escaped more than once. Before it stands what each round
-    showed: its text, and that text with every tag for white space. Whoever looks for words looks in all of them. No
-    more than the first 20,000 characters are looked at.
+    showed: its text, and that text with every tag for white space; where markup has brought about control characters,
+    which some browsers show as nothing, also without them. Whoever looks for words looks in all of them. No more than
+    the first 20,000 characters are looked at.
     """
     text = (raw or "")[:_MAX_RAW_CHARACTERS]
     shown: dict[str, None] = {}
@@ -85,7 +86,11 @@ def spellings(raw: str | None) -> tuple[str, ...]:
         tags_apart = _TAG.sub(r" \g<0>", text)
         if tags_apart != text:
             shown[_plain(_shown(tags_apart))] = None
-        cleaned = _plain(_shown(text) if _MARKUP.search(text) else text)
+        has_markup = _MARKUP.search(text) is not None
+        whole = _shown(text) if has_markup else text
+        if has_markup and _CONTROLS.search(whole):
+            shown[_plain(_CONTROLS.sub("", whole))] = None
+        cleaned = _plain(whole)
         shown[cleaned] = None
         if cleaned == text:
             break
@@ -158,7 +163,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _boundary(element: LexborNode) -> str:
-    return " " if element.tag in _SEPARATING else ""
+    """Between what is before or inside an element and what follows; what is hidden takes no place of its own."""
+    return " " if element.tag in _SEPARATING and not _is_hidden(element) else ""
 
 
 def _is_hidden(element: LexborNode) -> bool:

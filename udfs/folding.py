@@ -15,6 +15,8 @@ CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
 """For a character class: control characters that are not white space."""
 
 _UNSEEN = re.compile(f"[{INVISIBLE}{CONTROLS}]")
+_PUNYCODE = re.compile("(?<![a-z0-9-])xn--([a-z0-9-]{1,59})(?![a-z0-9-])", re.IGNORECASE | re.ASCII)
+"""A label of a host (RFC 5890); to decode a longer one takes time quadratic in its length."""
 _MOST_MARKS = 30
 """After one letter: what Unicode's Stream-Safe Text Format allows (UAX 15, section 13). Natural text has up to six."""
 _SHORT = 1000
@@ -37,9 +39,21 @@ def folded_text(text: str) -> str:
     return " ".join(folded(text).split())
 
 
-def folded_url(url: str) -> str:
-    """The same of a URL, percent-encoding undone."""
-    return folded_text(unquote(url))
+def folded_urls(url: str) -> set[str]:
+    """The same of a URL, percent-encoding undone: as it is, and with names in punycode in their own script, as browsers
+    show hosts."""
+    text = unquote(url)
+    return {folded_text(text), folded_text(_PUNYCODE.sub(_in_own_script, text))}
+
+
+def _in_own_script(label: re.Match[str]) -> str:
+    """A name in punycode (RFC 3492) decoded; what is none, as it stands."""
+    try:
+        decoded = label[1].encode().decode("punycode")
+        decoded.encode()  # the decoder lets surrogates through, which no text may hold
+    except UnicodeError:
+        return label[0]
+    return decoded
 
 
 def compatible(text: str) -> str:

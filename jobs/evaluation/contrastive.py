@@ -196,7 +196,8 @@ class _Fit:
             image, text = self._projected(deltas or self.deltas, slice(None), 0.0)
             similarities = image @ text.T
         own = similarities.diagonal()
-        ranks = [(scores >= own[:, None]).sum(dim=1) for scores in (similarities, similarities.T)]
+        # What is no number counts as better, as in `matched_ranks`: else a fit that ran away would rank best of all.
+        ranks = [(~(scores < own[:, None])).sum(dim=1) for scores in (similarities, similarities.T)]
         return float(sum((1 / rank).mean() for rank in ranks) / len(ranks))
 
     def _loss(self, batch: Any) -> Any:

@@ -76,9 +76,10 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def matched_ranks(similarities: NDArray[np.float32], matches: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rank (Q,), from 1, of each query's match, column `matches` (Q,) of its row (Q, N); ties count against it."""
+    """Rank (Q,), from 1, of each query's match, column `matches` (Q,) of its row (Q, N); ties count against it, and so
+    does what is no number."""
     own = np.take_along_axis(similarities, matches[:, None], axis=1)
-    ranks: NDArray[np.int64] = (similarities >= own).sum(axis=1)
+    ranks: NDArray[np.int64] = (~(similarities < own)).sum(axis=1)
     return ranks
 
 

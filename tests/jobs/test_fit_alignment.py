@@ -303,6 +303,15 @@ def test_the_contrastive_loss_improves_on_a_poor_start() -> None:
     assert figures["reciprocal_rank"] > 1.1 * figures["reciprocal_rank_at_start"]
 
 
+def test_a_fit_that_runs_away_keeps_the_start() -> None:
+    images, texts = pairs_of(3, 60)
+    settings = Settings(dimension=6, shrinkages=(1.0,), epochs=3, learning_rate=1e30)
+    projections, figures = fit(images, texts, np.arange(60), settings)
+    assert figures["epochs_kept"] == 0
+    assert figures["reciprocal_rank"] == figures["reciprocal_rank_at_start"] <= 1
+    assert all(np.isfinite(array).all() for array in projections.values())
+
+
 def test_the_shrinkage_is_the_one_under_which_unseen_pairs_are_told_apart_best() -> None:
     images, texts = pairs_of(3, 600)
     fits = {

@@ -175,6 +175,13 @@ def test_an_empty_feed_has_no_signals(warehouse: TinyWarehouse) -> None:
     assert len(feed_ids) == len(signals.members) == len(signals.sharpness) == 0
 
 
+def test_where_an_index_finds_nothing_nothing_is_reordered(warehouse: TinyWarehouse) -> None:
+    warehouse.write("index_feed", [feed_row(1)])
+    warehouse.event("run", "published")
+    snapshot, found = Snapshot.open(str(warehouse.root)), np.array([-1, -1])
+    assert rerank_ids(QUERY, found, *feed_signals(snapshot, found), VISUAL_ONLY).tolist() == []
+
+
 def for_models(visual: str, text: str) -> Weights:
     scales = {
         "visual_scale": VISUAL_ONLY.visual_scale.model_copy(update={"model_version": visual}),
@@ -239,6 +246,18 @@ def test_a_wrong_file_of_weights_is_refused_with_what_is_wrong(tmp_path: Path, t
     path = tmp_path / "weights.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(RerankError, match=problem):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["visual", "domains", "mean", "deviation"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, number: float) -> None:
+    """With one of them all scores are NaN, and nothing is put in order."""
+    given = VISUAL_ONLY.model_dump()
+    (given["visual_scale"] if name in given["visual_scale"] else given)[name] = number
+    path = tmp_path / "weights.yaml"
+    path.write_text(yaml.safe_dump({"version": "-", "weights": given}))
+    with pytest.raises(RerankError, match=rf"weights\.\S*{name}: Input should be a finite number"):
         load_weights(path)
 
 

@@ -93,6 +93,9 @@ def test_a_text_is_named_by_its_digest() -> None:
         ("bad<template>x</template>word", "badword"),
         ("bad<noscript>x</noscript>word", "badword"),
         ("bad<span hidden>x</span>word", "badword"),
+        ("bad<div hidden>x</div>word", "badword"),
+        ("bad<br hidden>word", "badword"),
+        ("one<div>two<p hidden>x</p></div>three", "one two three"),
         ("bad<table>word</table>", "badword"),  # what is no cell is shown before the table
         ("one<br>two<br/>three</br>four", "one two three four"),
         ("one<p>two</p>three<div>four</div>five", "one two three four five"),
@@ -147,6 +150,8 @@ def test_a_text_on_which_the_parser_fails_is_kept_as_it_stands(monkeypatch: pyte
         ("one<b>two</b>", ("one two", "onetwo")),
         ("<p>one</p><p>two", ("one two",)),
         ("one<td>two", ("one two", "onetwo")),
+        ("bad&#1;word", ("badword", "bad word")),
+        ("b<i>ad\x01wo</i>rd", ("b ad wo rd", "badword", "bad word")),
         ("&lt;one&gt;", ("<one>", "")),  # a browser shows it; whoever unwraps once more, does not
         ("＜&#111;ne＞", ("<one>", "")),
         ("&amp;lt;i&amp;gt;one", ("&lt;i&gt;one", "<i>one", "one")),

@@ -8,7 +8,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.folding import CONTROLS, INVISIBLE, folded, folded_text, folded_url
+from udfs.folding import CONTROLS, INVISIBLE, folded, folded_text, folded_urls
 
 EVERYTHING = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
 
@@ -52,7 +52,17 @@ def test_white_space_of_any_kind_is_one_space(white: str) -> None:
 
 
 def test_percent_encoding_in_a_url_is_undone() -> None:
-    assert folded_url("http://a.example/B%C3%81D%E2%80%8Bword") == "http://a.example/bádword"
+    assert folded_urls("http://a.example/B%C3%81D%E2%80%8Bword") == {"http://a.example/bádword"}
+
+
+@pytest.mark.parametrize(
+    "label", ["xn--", "xn--99999999999", "xn--a-ecp", "axn--t-9fab", "xn--bb0c", "xn--" + "9" * 5000]
+)
+def test_what_is_no_punycode_stays_as_it_is(label: str) -> None:
+    given = f"http://{label}.example/"
+    assert given in folded_urls(given)
+    for text in folded_urls(given):
+        text.encode()
 
 
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\uff9e\u0301", "\u0f73\u0f74"])

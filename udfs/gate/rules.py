@@ -23,7 +23,7 @@ from schemas.policy import (
     UrlRule,
 )
 from udfs.credentials import redact_url
-from udfs.folding import folded_text, folded_url
+from udfs.folding import folded_text, folded_urls
 from udfs.gate.hash_lists import any_within, hash_index, is_listed
 from udfs.gate.patterns import any_of, comparable_word
 from udfs.urls import host_of, matches_domain
@@ -155,7 +155,7 @@ class _Comparable:
         self.facts = facts
         self.url = facts.text.get("url", "")
         self.texts = {
-            name: {folded_url(text)} if name in _URL_FIELDS else {*map(folded_text, (text, *facts.shown.get(name, ())))}
+            name: folded_urls(text) if name in _URL_FIELDS else {*map(folded_text, (text, *facts.shown.get(name, ())))}
             for name, text in facts.text.items()
         }
 

@@ -27,6 +27,12 @@ MOST_ANIMATED = 8
 """An animation is decoded up to its last frame only while all frames together have at most this many times
 `crawl.max_pixels`: a small file holds hundreds of large frames, and each must be decoded to reach the last."""
 
+_SCREEN_GAMMA = 2.2
+"""What browsers show a PNG for that states its own (libpng's `png_set_gamma`)."""
+_GAMMA_TOLERANCE = 0.05
+"""Share by which the two may differ and nothing is shown otherwise: libpng's PNG_GAMMA_THRESHOLD."""
+_MOST_GAMMA = 21_474.83
+"""A PNG that states more states none."""
 _BORDER_TOLERANCE = 24
 """Grey levels by which a border may differ from the image's corner: JPEG's ringing, and fine gradients."""
 _TRIM_SIDE = 256
@@ -103,8 +109,8 @@ def _frames(image: Image.Image, gate: GateSettings, limits: CrawlSettings) -> It
 
 
 def _renderings(image: Image.Image, shown: Image.Image, gate: GateSettings) -> Iterator[tuple[str, Image.Image]]:
-    """The loaded frame as it is stored, on white; where transparency makes a difference also on black; and its
-    bare pixels, where colour profile, transparency or orientation make a difference."""
+    """The loaded frame as it is stored, on white; where transparency makes a difference also on black; its bare pixels,
+    where colour profile, transparency or orientation make a difference; and as the gamma of a PNG has it."""
     yield "", shown
     others: dict[str, Image.Image] = {}
     with decoding(image.format):
@@ -112,7 +118,20 @@ def _renderings(image: Image.Image, shown: Image.Image, gate: GateSettings) -> I
             others["black"] = _on_black(image)
         if "plain" in gate.views and shown is not image:
             others["plain"] = image.convert("RGB")
+        if "plain" in gate.views and (levels := _levels_by_gamma(image)) is not None:
+            others["gamma"] = shown.point(levels * 3)
     yield from ((name, other) for name, other in others.items() if not _same(other, shown))
+
+
+def _levels_by_gamma(image: Image.Image) -> list[int] | None:
+    """What browsers show of each level of a PNG that states a gamma; None where that is the level itself.
+
+    By another gamma an image may be all black or white in its bytes, and anything at all in a browser.
+    """
+    gamma = image.info.get("gamma") if image.format == "PNG" else None
+    if gamma is None or not 0 < gamma <= _MOST_GAMMA or abs(gamma * _SCREEN_GAMMA - 1) < _GAMMA_TOLERANCE:
+        return None
+    return [round(255 * (level / 255) ** (1 / (gamma * _SCREEN_GAMMA))) for level in range(256)]
 
 
 def _on_black(image: Image.Image) -> Image.Image:

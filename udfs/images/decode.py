@@ -176,6 +176,8 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
     with decoding(name):
         image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
         frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
+    if name == "png":
+        _check_transparent_colour(data, image)
     check_size(image.size, limits)
     if frames > limits.max_frames:
         raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
@@ -220,6 +222,20 @@ def decoding(name: str | None) -> Iterator[None]:
         is_bomb = isinstance(error, ValueError) and "MAX_TEXT" in str(error)
         code = FailureCode.BOMB if is_bomb else FailureCode.DECODE
         raise ImageError(code, f"{name}: {type(error).__name__}: {error}"[:200]) from error
+
+
+def _check_transparent_colour(data: bytes, image: Image.Image) -> None:
+    """Raises ImageError, `DECODE`, for a PNG one colour of which is transparent, and not to Pillow: that keeps 8 bits
+    of 16, and compares the colour with levels that it has spread from 2 or 4 bits to 8.
+
+    Browsers would show another image: dots of a grey and the next, of which one is transparent, are all one grey here.
+    """
+    depth, colour_type, key = data[24], data[25], image.info.get("transparency")
+    if key is None or colour_type not in {0, 2}:  # grey, or red, green and blue
+        return
+    # Of the fewer bits black is found, and white is white on white.
+    if depth == 16 or (depth in {2, 4} and key not in {0, 2**depth - 1}):
+        raise ImageError(FailureCode.DECODE, f"png: one colour of {depth} bits is transparent, which is not decoded")
 
 
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})

@@ -52,7 +52,8 @@ def bands_needed(hamming: int, rows: int, target_recall: float) -> int:
         raise ValueError(f"target recall: expected a number between 0 and 1, found {target_recall}")
     if not 0 <= hamming < HASH_BITS:
         raise ValueError(f"distance: expected 0 to {HASH_BITS - 1} bits, found {hamming}")
-    one = recall(hamming, 1, rows)
+    # Not by `recall`, which takes it from 1 twice: of less than 1e-16 nothing would be left to divide by.
+    one = ((HASH_BITS - hamming) / (HASH_BITS + hamming)) ** rows
     if one >= 1:
         return 1
     found = ceil(log1p(-target_recall) / log1p(-one))

@@ -80,6 +80,11 @@ def test_a_rank_counts_the_match_and_whatever_is_as_good() -> None:
     assert matched_ranks(similarities, np.array([0, 1, 2])).tolist() == [2, 1, 3]
 
 
+def test_a_similarity_that_is_no_number_is_the_worst_rank_and_never_the_best() -> None:
+    similarities = np.array([[np.nan, 0.5, 0.4], [np.nan, np.nan, np.nan]], np.float32)
+    assert matched_ranks(similarities, np.array([0, 1])).tolist() == [3, 3]
+
+
 def test_ndcg_is_one_for_the_ideal_order_and_what_was_worked_by_hand_else() -> None:
     ideal = np.array([[0.0, 2.0, 1.0]])
     assert ndcg(np.array([[2.0, 1.0, 0.0]]), ideal, 2) == pytest.approx([1])

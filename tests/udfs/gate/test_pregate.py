@@ -404,6 +404,7 @@ EVASIONS = [
     "<b>ba&#100;</b>word", "child&nbsp;abuse", "child<br>abuse", "child<p>abuse", "child<b> </b>abuse",
     "child<b>abuse</b>", "child<td>abuse", "child<img>abuse", "child\u3000abuse", "<li>child<li>abuse",
     "child&#10;abuse", "child<!-- --> abuse", "ch&#105;ld <i>abuse</i>",
+    "bad&#7;word", "bad<b>\x07</b>word", "bad&amp;#7;word", "bad<div hidden>x</div>word",
 ]  # fmt: skip
 
 

@@ -261,6 +261,14 @@ def test_percent_encoding_hides_nothing_in_addresses() -> None:
     assert matches(sighting(page_url="https://a.example/%67ore"), in_addresses)
 
 
+@pytest.mark.parametrize("word", ["été", "xn--t-9fab"])
+@pytest.mark.parametrize("field", ["url", "page_url"])
+def test_a_host_is_found_by_its_name_in_its_own_script_and_in_punycode(word: str, field: str) -> None:
+    in_addresses = rule("text", words=[word], fields=["url", "page_url"])
+    for url in ("https://xn--t-9fab.example/1", "https://a.XN--T-9FAB/", "https://xn%2D-t-9fab.example/"):
+        assert matches(sighting(**{field: url}), in_addresses)
+
+
 @pytest.mark.parametrize(("language", "matched"), [("fr", True), ("de", True), ("en", False), (None, True)])
 def test_a_rule_for_languages_matches_in_those_and_where_the_language_is_not_clear(
     language: str | None, matched: bool

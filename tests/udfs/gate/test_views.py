@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from jobs.config.profile import load, load_policy
 from schemas.outcomes import FailureCode
@@ -101,6 +101,14 @@ def under_full_transparency() -> bytes:
     return encoded(hidden, "PNG")
 
 
+def washed_out_but_for_its_gamma() -> bytes:
+    """Nearly white in the bytes; a browser goes by the gAMA chunk, which has it as it was."""
+    pale = OPEN.point([round(255 * (level / 255) ** 0.125) for level in range(256)] * 3)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", round(100_000 * 0.125 / 2.2).to_bytes(4, "big"))
+    return encoded(pale, "PNG", pnginfo=chunks)
+
+
 def undone_by_its_orientation() -> bytes:
     """Upright in the bytes; a viewer that goes by EXIF turns it upside down."""
     return encoded(OPEN, "PNG", exif=_orientation(3))
@@ -139,6 +147,7 @@ HIDDEN: dict[str, tuple[Callable[[], bytes], dict[str, Any], str]] = {
     "small in a corner": (small_in_a_corner, {"views": ("center", "plain", "squash", "corners", "tiles")}, "tile-4"),
     "on black only": (on_black_only, {"matte": "white_and_black", "views": ("center",)}, "black"),
     "under transparency": (under_full_transparency, {"views": ("center", "plain")}, "plain"),
+    "by its gamma": (washed_out_but_for_its_gamma, {"views": ("center", "plain")}, "gamma"),
     "undone by EXIF": (undone_by_its_orientation, {"views": ("center", "plain")}, "plain"),
     "middle frame": (lambda: animated("GIF", 2), {"frames": "first_middle_last"}, "middle"),
     "last frame": (lambda: animated("GIF", 4), {"frames": "first_middle_last"}, "last"),
@@ -155,6 +164,7 @@ REMOVED: dict[str, dict[str, Any]] = {
     "small in a corner": {"views": ("center", "plain", "squash", "corners")},
     "on black only": {"matte": "white", "views": ("center",)},
     "under transparency": {"views": ("center",)},
+    "by its gamma": {"views": ("center",)},
     "undone by EXIF": {"views": ("center",)},
     **{f"{which} frame{kind}": {"frames": "first"} for which, kind in _FRAMES},
     "tiny in a border": without("trimmed"),
@@ -216,6 +226,13 @@ def test_an_ordinary_picture_has_one_view_by_default() -> None:
 def test_transparency_that_changes_nothing_adds_no_view() -> None:
     opaque = BENIGN.convert("RGBA")
     assert judged(encoded(opaque, "PNG"), matte="white_and_black")["scores"].keys() == {"nsfw:center"}
+
+
+@pytest.mark.parametrize("gamma", [0, 45_455, 46_000, 2**32 - 1])
+def test_a_gamma_by_which_nothing_is_shown_otherwise_adds_no_view(gamma: int) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", gamma.to_bytes(4, "big"))
+    assert judged(encoded(BENIGN, "PNG", pnginfo=chunks))["scores"].keys() == {"nsfw:center"}
 
 
 def test_views_kept_for_later_are_those_of_their_own_frame() -> None:

@@ -57,8 +57,8 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, *chunks: bytes, rows: bytes = b"\0") -> bytes:
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+def png(width: int, height: int, *chunks: bytes, rows: bytes = b"\0", depth: int = 8, colour_type: int = 0) -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body
 
@@ -451,6 +451,29 @@ def test_alpha_is_composited_on_white_in_every_mode_that_has_it() -> None:
     }
     for case, data in cases.items():
         assert decode_rgb(open_image(data, LIMITS)).getextrema() == ((255, 255),) * 3, case
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "key", "is_sound"),
+    [
+        *[(1, 0, "0001", True), (2, 0, "0000", True), (2, 0, "0003", True), (4, 0, "000f", True), (8, 0, "0040", True)],
+        *[(2, 0, "0001", False), (4, 0, "0001", False), (4, 0, "000e", False)],
+        *[(16, 0, "0001", False), (16, 0, "ffff", False)],
+        *[(8, 2, "000100020003", True), (16, 2, "000100020003", False), (16, 2, "ffffffffffff", False)],
+    ],
+)
+def test_a_png_whose_transparent_colour_the_decoder_would_not_find_is_not_decoded(
+    depth: int, colour_type: int, key: str, is_sound: bool
+) -> None:
+    channels = 3 if colour_type == 2 else 1
+    rows = bytes(8 * (1 + depth * channels))
+    chunk = png_chunk(b"tRNS", bytes.fromhex(key))
+    assert open_image(png(8, 8, rows=rows, depth=depth, colour_type=colour_type), LIMITS).size == (8, 8)
+    data = png(8, 8, chunk, rows=rows, depth=depth, colour_type=colour_type)
+    if is_sound:
+        assert decode_rgb(open_image(data, LIMITS)).size == (8, 8)
+    else:
+        assert failure(data).code is FailureCode.DECODE
 
 
 def test_half_transparent_black_on_white_is_grey() -> None:

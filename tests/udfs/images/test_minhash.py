@@ -249,6 +249,11 @@ def test_the_bands_needed_reach_the_recall_and_one_fewer_do_not(hamming: int, ro
         assert bands == 1 or recall(hamming, bands - 1, rows) < target
 
 
+@pytest.mark.parametrize(("hamming", "rows"), [(32, 40), (63, 20)])
+def test_a_share_too_small_to_take_from_one_needs_bands_without_number(hamming: int, rows: int) -> None:
+    assert bands_needed(hamming, rows, 0.99) > 1e18
+
+
 @pytest.mark.parametrize(("hamming", "rows", "bands"), [(4, 10, 14), (6, 12, 42), (8, 12, 92), (6, 16, 91)])
 def test_known_figures(hamming: int, rows: int, bands: int) -> None:
     assert bands_needed(hamming, rows, 0.99) == pytest.approx(bands, abs=1)
