@@ -329,7 +329,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_no_error(faulty: FaultyStorag
 # Two processes ------------------------------------------------------------------------------------------------------
 
 WRITER = """
-import sys, time
+import sys
 from jobs.warehouse.fencing import S3Files
 from jobs.warehouse.lease import Lease, LeaseLostError
 
@@ -337,10 +337,10 @@ files = S3Files(sys.argv[1], **eval(sys.argv[2]))
 try:
     with Lease(files, "stopped", 15.0) as lease:
         for number in range(100_000):
+            sys.stdin.readline()  # a write that was begun before it was stopped is none that it makes when it is woken
             lease.check()
             files.write_text(str(number), "written")
             print("written", flush=True)
-            time.sleep(0.02)
 except LeaseLostError as lost:
     print(lost, file=sys.stderr)
     sys.exit(1)
@@ -352,15 +352,24 @@ def test_a_process_stopped_past_its_ttl_and_woken_writes_nothing_more_on_s3() ->
         root = "s3a://bucket/warehouse"
         files = S3Files(root, **options)
         arguments = [sys.executable, "-c", WRITER, root, repr(options)]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(arguments, text=True, **pipes) as process:
+            assert process.stdin is not None
             assert process.stdout is not None
+
+            def go_on() -> None:
+                process.stdin.write("\n")
+                process.stdin.flush()
+
             for _ in range(10):
+                go_on()
                 assert process.stdout.readline() == "written\n"
             with pytest.raises(RunError, match="held by stopped"), Lease(files, "next", 1.0):
                 pass
             process.send_signal(signal.SIGSTOP)
             with Lease(files, "next", 30.0, wait_s=60) as lease:
                 before = files.read_text("written"), files.modified_at("written")
+                go_on()
                 process.send_signal(signal.SIGCONT)
                 _, said = process.communicate(timeout=60)
                 assert process.returncode == 1
