@@ -71,3 +71,11 @@ def live_positions(delta: DeltaTable, paths: Iterable[str]) -> dict[str, Positio
 def file_name(path: str) -> str:
     """A data file's own name: no two files of a table have the same, in whatever folder."""
     return path.rpartition("/")[2]
+
+
+def places_among(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where each of `ids` is in `wanted`, which ascends; -1 where it is not."""
+    if not len(wanted):
+        return np.full(len(ids), -1)
+    at = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
+    return np.where(wanted[at] == ids, at, -1)

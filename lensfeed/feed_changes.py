@@ -22,7 +22,7 @@ from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from lensfeed.dead_rows import ALL, Positions, live_positions
+from lensfeed.dead_rows import ALL, Positions, live_positions, places_among
 from lensfeed.snapshot import (
     Snapshot,
     SnapshotError,
@@ -151,7 +151,7 @@ def changes_to(snapshot: Snapshot, feed_ids: Ids, row_digests: Sequence[str] | N
 
     def read(names: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         for batch in snapshot.batches(INDEX_FEED.name, [*names, *({"feed_id"} - {*names})]):
-            kept = _found(wanted, batch.column("feed_id").to_numpy()) >= 0
+            kept = places_among(wanted, batch.column("feed_id").to_numpy()) >= 0
             if kept.any():
                 yield batch.filter(pa.array(kept))
 
@@ -249,7 +249,7 @@ def _rows(
         if file.side == _BEFORE or file.version not in telling:
             continue
         for batch in _scan(place, file, (*names, *({"feed_id"} - {*names}))):
-            at = _found(wanted, batch.column("feed_id").to_numpy())
+            at = places_among(wanted, batch.column("feed_id").to_numpy())
             kept = (at >= 0) & (_sides(file, batch) == _AFTER)
             kept[kept] = versions[at[kept]] == file.version
             if kept.any():
@@ -272,11 +272,3 @@ def _sides(file: _File, batch: pa.RecordBatch) -> Ids:
         raise SnapshotError(f"{file.path}: expected changes of the kinds {list(_SIDES)}, found {', '.join(unknown)}")
     sides: Ids = np.array(list(_SIDES.values()))[at.to_numpy()]
     return sides
-
-
-def _found(wanted: Ids, ids: Ids) -> NDArray[np.intp]:
-    """Where each of `ids` is in `wanted`, which ascends; -1 where it is not."""
-    if not len(wanted):
-        return np.full(len(ids), -1)
-    at = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
-    return np.where(wanted[at] == ids, at, -1)

@@ -23,6 +23,7 @@ from urllib.parse import urlparse
 import numpy as np
 from numpy.typing import NDArray
 
+from lensfeed.dead_rows import places_among
 from lensfeed.snapshot import Snapshot, SnapshotError, named_columns
 from schemas.tables import INDEX_FEED, ROW_ID
 
@@ -119,9 +120,7 @@ def _leaving_out(dead: NDArray[np.int64], *, keep_ids: bool) -> Any:
     gone = np.sort(dead)
 
     def leave_out(rows: "pd.DataFrame") -> "pd.DataFrame":
-        ids = rows[ROW_ID].to_numpy()
-        is_live = gone[np.minimum(np.searchsorted(gone, ids), len(gone) - 1)] != ids
-        live: pd.DataFrame = rows.loc[is_live]
+        live: pd.DataFrame = rows.loc[places_among(gone, rows[ROW_ID].to_numpy()) < 0]
         return live
 
     return TransformSpec(leave_out, removed_fields=[] if keep_ids else [ROW_ID])
