@@ -162,7 +162,10 @@ class Tables:
             self.config.dedup,
         )
         date = FIRST + dt.timedelta(days=self.nights)
-        return work.stage("live", hashed.withColumns({"first_seen": f.lit(date), "source_pixels": f.lit(1_000_000)}))
+        return work.stage(
+            "live",
+            hashed.withColumns({"first_seen": f.lit(date), "source_pixels": f.lit(1_000_000), "is_live": f.lit(True)}),
+        )
 
     def _views(self) -> list[bytes]:
         """Hashes of views that are near nothing."""

@@ -108,7 +108,8 @@ def make_world(images: int, size: int) -> World:
             Count.NOT_MODIFIED: seen - len(moved),
             Count.EMBEDDED: fresh,
             changed("url_state"): size,
-            **{changed(table): fresh + gone for table in ("image_hashes", "clusters", "feed_members")},
+            changed("image_hashes"): fresh,  # what a page shows no more stays stored
+            **{changed(table): fresh + gone for table in ("clusters", "feed_members")},
             changed("index_feed"): fresh + gone - copies,
         },
     )

@@ -381,7 +381,7 @@ URL_STATE = Table(
 
 IMAGE_HASHES = Table(
     name="image_hashes",
-    row="live image: its perceptual hashes and the group of equal hashes it belongs to",
+    row="stored image, live or not: its perceptual hashes and the group of equal hashes it belongs to",
     kind="derived",
     keys=("image_id",),
     purged=True,
@@ -404,7 +404,7 @@ IMAGE_HASHES = Table(
 
 LSH_BANDS = Table(
     name="lsh_bands",
-    row="hash of a group and band: the index by which a night meets history",
+    row="hash of a group of stored images and band: the index by which a night meets history",
     kind="derived",
     keys=("group_number", "hash_number", "band"),
     purged=True,

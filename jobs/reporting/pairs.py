@@ -252,7 +252,7 @@ def _across(
 
 
 def _named(snapshot: Snapshot, given: str) -> str:
-    """The image_id that begins so: of a live image, for others have no hashes to tell of."""
+    """The image_id that begins so: of a live image, for others are in no cluster."""
     prefix = given.strip().lower()
     if not _PREFIX.fullmatch(prefix):
         raise UsageError(
@@ -260,7 +260,7 @@ def _named(snapshot: Snapshot, given: str) -> str:
             "first characters"
         )
     where = (pc.field("image_id") >= prefix) & (pc.field("image_id") < prefix + _AFTER_HEX)
-    found = _ids(snapshot, "image_hashes", where)
+    found = _ids(snapshot, "clusters", where)
     if len(found) > 1:
         shown = ", ".join(sorted(found)[:AMBIGUOUS_SHOWN])
         raise UsageError(
@@ -271,8 +271,8 @@ def _named(snapshot: Snapshot, given: str) -> str:
     for table in _KNOWN_BY:
         if others := _ids(snapshot, table, where):
             raise UsageError(
-                f"image {min(others)} has no hashes as of run {snapshot.run_id}: it is not live, so that it is in no "
-                "cluster; python -m jobs.why tells its story"
+                f"image {min(others)} is not live as of run {snapshot.run_id}, so that it is in no cluster; "
+                "python -m jobs.why tells its story"
             )
     raise UsageError(f"no image {prefix} is known in the warehouse {snapshot.warehouse} as of run {snapshot.run_id}")
 

@@ -71,8 +71,9 @@ class Touched:
     """Of the affected, what `state.first_accepted` says (staged)."""
     stored_images: DataFrame
     """`images` without pixels as it will be, for the affected."""
-    live: DataFrame
-    """The affected that are live, with `image_hashes` columns, `first_seen` and `source_pixels` (staged)."""
+    stored: DataFrame
+    """The affected that are stored: their rows of `image_hashes` as they will be, whether each `is_live`, and of those
+    that are `first_seen` and `source_pixels` (staged)."""
 
 
 class ChangesFacts(Protocol):
@@ -110,11 +111,9 @@ def find_live_images(run: ChangesFacts) -> None:
     kept = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
     embedded = kept.embedded.unionByName(facts.embeddings.select("image_id"))
     live = state.live_images(state.shown_images(states), first, kept.stored_images, embedded)
-    hashed = dedup.hash_rows(live, work.config.dedup).join(
-        live.select("image_id", "first_seen", "source_pixels"), "image_id"
-    )
-    staged = work.stage(Dataset.LIVE, hashed)
-    run.touched = Touched(urls, before, changed, affected, states, first, kept.stored_images, staged)
+    hashed = dedup.hash_rows(kept.stored_images, work.config.dedup).join(live, "image_id", "left")
+    stored = work.stage(Dataset.STORED, hashed.withColumn("is_live", f.col("first_seen").isNotNull()))
+    run.touched = Touched(urls, before, changed, affected, states, first, kept.stored_images, stored)
     _stage_queue(work, facts, sightings, run.touched)
 
 
@@ -148,13 +147,13 @@ def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touche
 def group_duplicates(run: ChangesFacts) -> None:
     """Duplicates among what became live or stopped being so."""
     touched = _touched(run)
-    stage_duplicates(run.work, touched.affected, touched.live)
+    stage_duplicates(run.work, touched.affected, touched.stored)
 
 
 def group_all(run: ChangesFacts) -> None:
     """Duplicates among all live images, under another rule."""
     touched = _touched(run)
-    stage_afresh(run.work, touched.affected, touched.live)
+    stage_afresh(run.work, touched.affected, touched.stored)
 
 
 def _touched(run: ChangesFacts) -> Touched:

@@ -26,30 +26,75 @@ _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
 _HASHES = ("image_id", "hashes", "flat")
 
 
-def stage_duplicates(work: Work, affected: Staged, live: DataFrame) -> None:
+def stage_duplicates(work: Work, affected: Staged, stored: DataFrame) -> None:
     """Stage what changes in `image_hashes`, `lsh_bands` and `clusters`.
 
-    `affected` (`image_id`): images that may have become live, stopped being so, or moved in the order. `live`: those of
-    them that are live, with `image_hashes` columns, `first_seen` and `source_pixels` (staged).
+    `affected` (`image_id`): images that may have become stored or live, stopped being so, or moved in the order.
+    `stored`: those of them that are stored, as `jobs.run.derived.Touched` has them (staged).
     """
+    live = stored.where("is_live")
+    new_bands, indexed = _stage_index(work, affected, stored)
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
-    hashes = live.select(*TABLES["image_hashes"].column_names)
-    work.stage_changes("image_hashes", work.past("image_hashes", affected), hashes)
     was, now = mine.select(*_IMAGE), live.select(*_IMAGE)
     moved = work.stage(
         "moved", was.join(now, [*_IMAGE], "left_anti").unionByName(now.join(was, [*_IMAGE], "left_anti"))
     )
-    Regrouping(work, affected, live, mine, moved).stage()
+    Regrouping(work, affected, live, mine, moved, new_bands, indexed).stage()
 
 
-def stage_afresh(work: Work, affected: Staged, live: DataFrame) -> None:
-    """The same for all live images under another rule: whatever is stored was made by the old one and counts for
-    nothing but as what has to change."""
-    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
-    hashes = live.select(*TABLES["image_hashes"].column_names)
+def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
+    """The same for all stored images under another rule: whatever lies in these tables was made by the old one and
+    counts for nothing but as what has to change."""
+    live = stored.where("is_live")
+    hashes = dedup.hash_rows(work.landing.read("images"), work.config.dedup)
     work.stage_changes("image_hashes", work.landing.read("image_hashes"), hashes)
+    groups = hashes.where("not flat").dropDuplicates(["group_id"])
+    indexed = work.counted("indexed_groups", groups.select("group_id", "hashes"))
+    signed = dedup.band_rows(indexed.frame, work.config.dedup, work.versions.rule_version)
+    staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
+    new_bands = staged.where(f.col(CHANGE) != "delete")
+    mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
     moved = work.stage("moved", live.select(*_IMAGE))
-    Regrouping(work, affected, live, mine, moved, afresh=True).stage()
+    Regrouping(work, affected, live, mine, moved, new_bands, indexed, afresh=True).stage()
+
+
+def _stage_index(work: Work, affected: Staged, stored: DataFrame) -> tuple[DataFrame, Staged]:
+    """Stage the hashes of images that are stored from now on and the bands of groups that are new with them, and the
+    end of those that no image is left of; the new bands, and the groups that they are of (`group_id`).
+
+    What is stored is in the index, live or not: a page that shows another image takes nothing out of it, and what a
+    page shows again need not be put in again. Whether a group is live `clusters` says.
+    """
+    before = work.stage("image_hashes_before", work.past("image_hashes", affected))
+    after = stored.select(*TABLES["image_hashes"].column_names)
+    work.stage_changes("image_hashes", before, after)
+    came, went = (
+        rows.where("not flat").join(others.select("group_id"), "group_id", "left_anti").select("group_id", "hashes")
+        for rows, others in ((after, before), (before, after))
+    )
+    named = work.keys("hashed_groups", came.unionByName(went).select("group_id"))
+    others = work.past("image_hashes", named, columns=["group_id", "image_id"])
+    held = work.keys("held_groups", others.join(affected.frame, "image_id", "left_anti").select("group_id"))
+
+    def of_no_other(groups: DataFrame) -> DataFrame:
+        return groups.join(held.frame, "group_id", "left_anti").dropDuplicates(["group_id"])
+
+    settings = work.config.dedup
+    indexed = work.counted("indexed_groups", of_no_other(came))
+    signed = dedup.band_rows(indexed.frame, settings, work.versions.rule_version)
+    bands = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
+    numbers = dedup.each_hash(of_no_other(went).select(dedup.group_number(), "hashes"))
+    ended = numbers.select("group_number", "hash_number", bands, f.lit("delete").alias(CHANGE))
+    changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
+    return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert"), indexed
+
+
+def groups_left_by(work: Work, images: DataFrame) -> DataFrame:
+    """`group_number` of the groups in the index that no image is left of once these (`image_id`) are stored no more."""
+    hashed = work.landing.read("image_hashes").where("not flat").select("image_id", "group_id")
+    leaving, staying = (hashed.join(images, "image_id", how) for how in ("left_semi", "left_anti"))
+    left = leaving.select("group_id").distinct().join(staying, "group_id", "left_anti")
+    return left.select(dedup.group_number())
 
 
 def _joining() -> dict[str, Column]:
@@ -69,6 +114,10 @@ class Regrouping:
     """Rows of `clusters` of the affected, as published."""
     moved: DataFrame
     """Images that came, went or moved: `_IMAGE`, as published and as they will be."""
+    new_bands: DataFrame
+    """Rows of `lsh_bands` that are not in the table as published, or do not count there (staged)."""
+    indexed: Staged
+    """The groups that they are of: `group_id`."""
     afresh: bool = False
     """Whether nothing counts that is stored."""
     asked: list[Staged] = field(default_factory=list)
@@ -95,8 +144,7 @@ class Regrouping:
         work = self.work
         named = work.keys("moved_groups", self.moved.select("group_id"))
         before, members = self._take(named, "moved_members")
-        fresh, dead = self._moved_groups(named, before, members)
-        new_bands = self._stage_bands(before, fresh, dead)
+        dead = work.keys("dead_groups", named.frame.join(members, "group_id", "left_anti"))
         if named.rows == 0:
             nothing = work.stage(Dataset.REGROUPED, before)
             work.stage_changes("clusters", nothing, nothing, _joining())
@@ -107,7 +155,7 @@ class Regrouping:
         before, members = before.unionByName(before_too), members.unionByName(members_too)
         rounds = 0
         while True:
-            self._meet(before, members, new_bands, fresh, dead, rounds)
+            self._meet(before, members, dead, rounds)
             heads, covered = self._settle()
             pairs = self._neighbouring_heads(heads, rounds)
             reached = work.keys(f"reached_{rounds}", self._reached(covered, pairs, rounds))
@@ -134,30 +182,6 @@ class Regrouping:
         self.members.append(members)
         return before, members
 
-    def _moved_groups(self, named: Staged, before: DataFrame, members: DataFrame) -> tuple[Staged, Staged]:
-        """Groups that are live from now on, and those without a live image left."""
-        had, has = before.select("group_id"), members.select("group_id")
-        fresh = self.work.keys("fresh_groups", has.join(had, "group_id", "left_anti"))
-        return fresh, self.work.keys("dead_groups", named.frame.join(has, "group_id", "left_anti"))
-
-    def _stage_bands(self, before: DataFrame, fresh: Staged, dead: Staged) -> DataFrame:
-        """Stage the bands of groups that are live from now on, and the end of those of dead ones, which had the images
-        `before`; the new rows."""
-        work, settings = self.work, self.work.config.dedup
-        hashed = near(self.live.where("not flat"), fresh).dropDuplicates(["group_id"])
-        signed = dedup.band_rows(hashed, settings, work.versions.rule_version)
-        if self.afresh:
-            staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
-            return staged.where(f.col(CHANGE) != "delete")
-        left = before.select("image_id", "group_id").join(dead.frame, "group_id", "left_semi")
-        last = left.groupBy("group_id").agg(f.min("image_id").alias("image_id"))
-        hashed = self._past("image_hashes", work.keys("last_images", last.select("image_id"))).where("not flat")
-        numbers = dedup.each_hash(hashed.select(dedup.group_number(), "hashes"))
-        bands = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
-        ended = numbers.select("group_number", "hash_number", bands, f.lit("delete").alias(CHANGE))
-        changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
-        return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
-
     def _behind(self, heads: DataFrame, name: str) -> DataFrame:
         """`group_id` of the groups, none asked about yet, of whatever stands behind these images."""
         representatives = self.work.keys(name, heads.select(f.col("image_id").alias("representative_id")))
@@ -168,19 +192,18 @@ class Regrouping:
             groups = groups.join(asked.frame, "group_id", "left_anti")
         return groups
 
-    def _meet(
-        self, before: DataFrame, members: DataFrame, new_bands: DataFrame, fresh: Staged, dead: Staged, number: int
-    ) -> None:
-        """Look groups up in the index: what they are, and whom they are near."""
+    def _meet(self, before: DataFrame, members: DataFrame, dead: Staged, number: int) -> None:
+        """Look groups up in the index: what they are, and whom they are near. What is met there and is not live is in
+        no row of `clusters`, and is heard of no more."""
         work = self.work
         nodes = work.stage(f"asked_{number}", self._nodes(before, members, f"asked_images_{number}"))
         self.nodes.append(nodes)
-        bands = self._bands_of(nodes, new_bands, fresh, number)
+        bands = self._bands_of(nodes, number)
         index = work.landing.read("lsh_bands")
         buckets = _buckets(bands)
         others = near(_with_full(index), Staged(buckets.frame, 0) if self.afresh else buckets)
         if number:  # those of this run are not in the table
-            others = others.unionByName(near(_with_full(new_bands.select(*index.columns)), buckets))
+            others = others.unionByName(near(_with_full(self.new_bands.select(*index.columns)), buckets))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
         met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
@@ -195,14 +218,15 @@ class Regrouping:
         known = self._nodes(rows, rows.select(*_IMAGE), f"stranger_images_{number}")
         self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
 
-    def _bands_of(self, nodes: DataFrame, new_bands: DataFrame, fresh: Staged, number: int) -> Staged:
-        """Rows of `lsh_bands` of groups asked about: of those that are live from now on, which are all asked about at
-        first, they are staged already."""
+    def _bands_of(self, nodes: DataFrame, number: int) -> Staged:
+        """Rows of `lsh_bands` of groups asked about. Of those that are new in the index, which are all asked about at
+        first, they are staged already; with them come those of groups that are stored and not live."""
         work = self.work
-        staged = Staged(new_bands, work.rows("lsh_bands").rows)
+        staged = Staged(self.new_bands, work.rows("lsh_bands").rows)
         if number:
-            staged = Staged(new_bands.where(f.lit(False)), 0)
-        old = nodes.where("not flat").select("group_id", "hashes").join(fresh.frame, "group_id", "left_anti")
+            staged = Staged(self.new_bands.where(f.lit(False)), 0)
+        new = self.indexed.frame.select("group_id")
+        old = nodes.where("not flat").select("group_id", "hashes").join(new, "group_id", "left_anti")
         signing = work.keys(f"known_groups_{number}", old)
         if signing.rows == 0:
             return staged

@@ -11,7 +11,7 @@ from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
 from jobs.config.progress import log
-from jobs.run import ahead, contents
+from jobs.run import ahead, contents, duplicates
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse
 from jobs.stages import state
@@ -194,7 +194,7 @@ def _collect(hold: Hold, done: Upkeep) -> bool:
             # By their order, in which they are stored: few files are rewritten.
             some = garbage.unshown.orderBy("image_id").limit(MOST_COLLECTED)
             for name, keys, tables in (
-                ("unshown", some, ("images", "embeddings")),
+                ("unshown", some, ("images", "embeddings", "image_hashes")),
                 ("other_vectors", garbage.other_vectors, ("embeddings",)),
                 ("other_texts", garbage.other_texts, ("text_embeddings",)),
             ):
@@ -203,6 +203,9 @@ def _collect(hold: Hold, done: Upkeep) -> bool:
                 work.counts[counted] = work.rows(name).rows
                 for table in tables:
                     work.plan_removal(table, name, counted, "true")
+            left = duplicates.groups_left_by(work, work.staged("unshown"))
+            work.stage("left_groups", left, None, groups=f.expr("true"))
+            work.plan_removal("lsh_bands", "left_groups", "groups", "true")
             # Nothing says later that such a content was here: it must not lie in a file as a dead row.
             work.plan_rewrite("index_feed")
             work.write_plan()

@@ -48,15 +48,15 @@ _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
 
 
-def hash_rows(live: DataFrame, settings: DedupSettings) -> DataFrame:
-    """Live images (jobs.stages.state.live_images) -> rows of `image_hashes`."""
+def hash_rows(images: DataFrame, settings: DedupSettings) -> DataFrame:
+    """Rows of `images` (pixels not needed) -> rows of `image_hashes`."""
     flat = f.col("flatness") < settings.flat_below
     numbers = view_numbers(settings.views)
     hashes = f.filter("view_hashes", lambda one: _view(one).isin(*numbers))
     digest = f.array_join(f.transform(hashes, f.hex), ",")
     group = f.when(flat, f.concat(f.lit("flat:"), f.col("image_id"))).otherwise(digest)
     named = {"flat": flat, "hashes": hashes, "group_id": f.substring(f.sha2(group, 256), 1, 32)}
-    return live.withColumns(named).select(*IMAGE_HASHES.column_names)
+    return images.withColumns(named).select(*IMAGE_HASHES.column_names)
 
 
 def _view(one: Column) -> Column:

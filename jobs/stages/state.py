@@ -72,8 +72,7 @@ def live_images(shown: DataFrame, first: DataFrame, images: DataFrame, embedded:
     """Images that are live: shown by some URL, with pixels and a vector.
 
     `shown`: image_id; `first`: of `first_accepted`; `images`: rows of `images` (pixels not needed); `embedded`:
-    image_id of those with a vector of the current model. Result: image_id, first_seen, source_pixels, and the hash
-    columns of `images`.
+    image_id of those with a vector of the current model. Result: image_id, first_seen, source_pixels.
     """
     return (
         shown.join(first.select("image_id", "first_seen"), "image_id")
@@ -82,10 +81,6 @@ def live_images(shown: DataFrame, first: DataFrame, images: DataFrame, embedded:
             images.select(
                 "image_id",
                 (f.col("source_width").cast("bigint") * f.col("source_height")).alias("source_pixels"),
-                "canonical_version",
-                "flatness",
-                "sharpness",
-                "view_hashes",
             ),
             "image_id",
         )

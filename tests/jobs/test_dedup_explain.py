@@ -447,7 +447,7 @@ def test_a_prefix_is_enough_where_no_other_begins_with_it(
     [
         ("0123456789", f"0123456789 is the beginning of 2 images: 0123456789{'a' * 54}, 0123456789{'b' * 54}"),
         ("e" * 64, f"no image {'e' * 64} is known in the warehouse"),
-        ("ffffffff", f"image {'f' * 64} has no hashes as of run run: it is not live"),
+        ("ffffffff", f"image {'f' * 64} is not live as of run run, so that it is in no cluster"),
         (A[:7], f"{A[:7]!r} names no image: expected an image_id (64 hex characters), or 8 or more"),
         ("https://example.org/", "names no image"),
         ("", "names no image"),

@@ -117,10 +117,10 @@ class InMemory(Landing):
 DERIVED = ("image_hashes", "lsh_bands", "clusters")
 
 
-def group(work: Work, landing: InMemory, affected: set[str], live: DataFrame) -> None:
+def group(work: Work, landing: InMemory, affected: set[str], stored: DataFrame) -> None:
     """A run that only groups duplicates, and lands what changed."""
     ids = frame(work.spark, "image_id string", [(image,) for image in affected])
-    stage_duplicates(work, Staged(ids, len(affected)), live)
+    stage_duplicates(work, Staged(ids, len(affected)), stored)
     after = {name: work.after(name, work.staged(name)) for name in DERIVED}
     landing.tables |= {name: work.stage(f"live_{name}", table) for name, table in after.items()}
 
@@ -139,9 +139,10 @@ def night(landing: InMemory, number: int) -> Work:
     return Work(landing.spark, landing, config, policy, versions, f"run{number}", Progress("test"))
 
 
-def live_frame(
+def stored_frame(
     spark: SparkSession, images: set[str], dates: dict[str, dt.date], contents: dict[str, Content]
 ) -> DataFrame:
+    """Stored images; live are those that have a date."""
     rows = [
         (
             image,
@@ -152,19 +153,20 @@ def live_frame(
             ],
             0.0 if contents[image].flat else 50.0,
             1.0,
-            dates[image],
-            contents[image].source_pixels,
+            dates.get(image),
+            contents[image].source_pixels if image in dates else None,
+            image in dates,
         )
         for image in images
     ]
-    live = frame(
+    stored = frame(
         spark,
         "image_id string, canonical_version string, view_hashes array<binary>, flatness double, sharpness double, "
-        "first_seen date, source_pixels bigint",
+        "first_seen date, source_pixels bigint, is_live boolean",
         rows,
     )
-    place = live.select("image_id", "first_seen", "source_pixels")
-    return local_copy(hash_rows(live, SETTINGS).join(place, "image_id"))
+    place = stored.select("image_id", "first_seen", "source_pixels", "is_live")
+    return local_copy(hash_rows(stored, SETTINGS).join(place, "image_id"))
 
 
 @pytest.mark.slow  # the random sequences hold clusters against the plain model after every job
@@ -178,18 +180,28 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
     spark, contents = in_memory.spark, world(seed, families=60)
     chance = random.Random(seed)
     dates: dict[str, dt.date] = {}
-    for number in range(3):
-        before = dict(dates)
+    stored: set[str] = set()
+    for number in range(4):
+        before = dict(dates), set(stored)
         for image in contents:
-            # Comes, goes, or moves in the order, as a backfill of an earlier date would have it.
+            # Comes, goes, or moves in the order, as a backfill of an earlier date would have it. What goes may stay
+            # stored, and come again; what comes may be shown by nobody.
             if chance.random() < 0.4:
                 dates[image] = chance.choice(DATES)
+                stored.add(image)
             elif chance.random() < 0.3:
                 dates.pop(image, None)
-        unchanged = [image for image in contents if before.get(image) == dates.get(image)]
+                if chance.random() < 0.4:
+                    stored.discard(image)
+            elif chance.random() < 0.1:
+                stored.add(image)
+        unchanged = [
+            image
+            for image in contents
+            if before[0].get(image) == dates.get(image) and (image in before[1]) == (image in stored)
+        ]
         touched = set(contents) - set(chance.sample(unchanged, len(unchanged) // 2))
-        live = live_frame(spark, touched & dates.keys(), dates, contents)
-        group(night(in_memory, number), in_memory, touched, live)
+        group(night(in_memory, number), in_memory, touched, stored_frame(spark, touched & stored, dates, contents))
 
         found = {row.image_id: row for row in in_memory.tables["clusters"].collect()}
         wanted = cluster_oracle(dates, contents)
@@ -201,7 +213,8 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
             assert (row.hamming256, row.hamming) == ((0, 0) if own == head else least)
             assert row.source_pixels == own.source_pixels
         hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "hashes", "flat").collect()
-        assert {row.image_id for row in hashes} == dates.keys()
+        assert {row.image_id for row in hashes} == stored
+        assert dates.keys() < stored
         hashed = {int(row.group_id[:16], 16): len(row.hashes) for row in hashes if not row.flat}
         bands = in_memory.tables["lsh_bands"].groupBy("group_number").count().collect()
         assert {row.group_number % 2**64: row["count"] for row in bands} == {
@@ -217,7 +230,7 @@ def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: Spa
     contents = {content.image_id: content for content in (left, newcomer, right)}
     dates = {left.image_id: DATES[0], right.image_id: DATES[0], newcomer.image_id: DATES[1]}
     for number, images in enumerate(({left.image_id, right.image_id}, {newcomer.image_id})):
-        group(night(in_memory, number), in_memory, images, live_frame(spark, images, dates, contents))
+        group(night(in_memory, number), in_memory, images, stored_frame(spark, images, dates, contents))
     rows = in_memory.tables["clusters"].collect()
     assert {row.image_id: (row.representative_id, row.hamming256) for row in rows} == {
         left.image_id: (left.image_id, 0),
@@ -241,7 +254,7 @@ def test_what_is_cut_of_one_picture_is_met_by_a_full_view_of_another_whichever_c
     dates = {one.image_id: DATES[number] for number, night_of in enumerate(nights) for one in night_of}
     for number, some in enumerate(nights):
         images = {one.image_id for one in some}
-        group(night(in_memory, number), in_memory, images, live_frame(spark, images, dates, contents))
+        group(night(in_memory, number), in_memory, images, stored_frame(spark, images, dates, contents))
     rows = {row.image_id: row.representative_id for row in in_memory.tables["clusters"].collect()}
     first = crop if crop_first else picture
     # What is cut of two is alike, and yet the two are not near: the crop ties them together, where it comes first.
