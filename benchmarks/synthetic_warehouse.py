@@ -20,7 +20,7 @@ from jobs.config.profile import Config
 from jobs.stages import dedup
 from jobs.stages.feed import row_digest, row_ids
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
-from jobs.warehouse.landing import Landing
+from jobs.warehouse.landing import PAGE_ROWS, Landing, set_pages
 from jobs.warehouse.ledger import Event, Ledger, Versions
 from schemas.tables import INDEX_FEED, ROW_ID, TABLES
 from udfs.embedding.embed import dimension
@@ -80,6 +80,8 @@ def write_history(spark: SparkSession, config: Config, versions: Versions, image
     ledger.append(started)
     for name, rows in _tables(spark, config, versions, images, pixels).items():
         complete, table = _complete(name, rows), TABLES[name]
+        spark.conf.unset(PAGE_ROWS)
+        set_pages(spark, table)
         if table.sorted_by:  # as Landing does
             complete = complete.sortWithinPartitions(*table.partition_by, table.sorted_by)
         complete.write.format("delta").mode("append").save(landing.path(name))

@@ -200,10 +200,9 @@ class Regrouping:
         self.nodes.append(nodes)
         bands = self._bands_of(nodes, number)
         index = work.landing.read("lsh_bands")
-        buckets = _buckets(bands)
-        others = near(_with_full(index), Staged(buckets.frame, 0) if self.afresh else buckets)
+        others = _met_by(bands, index.where(f.lit(False)) if self.afresh else index)
         if number:  # those of this run are not in the table
-            others = others.unionByName(near(_with_full(self.new_bands.select(*index.columns)), buckets))
+            others = others.unionByName(_met_by(bands, self.new_bands.select(*index.columns)))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
         met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
@@ -325,16 +324,17 @@ def _heads(rows: DataFrame) -> DataFrame:
     return rows.where("image_id = representative_id")
 
 
-def _with_full(bands: DataFrame) -> DataFrame:
-    return bands.withColumn("is_full", dedup.is_full())
+def _met_by(bands: Staged, index: DataFrame) -> DataFrame:
+    """Rows of the index in buckets with these rows of it. Views that are not full are met by full ones alone.
 
-
-def _buckets(bands: Staged) -> Staged:
-    """Which rows of the index have to do with these rows of it: `band, band_key, is_full`. Views that
-    are not full are met by full ones alone."""
+    A key says which band it is of, and to look one number up takes a third of what a struct does: so of all the index
+    rows are found by that, and of the few that are found by their views.
+    """
+    found = near(index, Staged(bands.frame.select("band_key"), bands.rows))
     full, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
     met_by = f.explode(f.when(dedup.is_full(), any_view).otherwise(full)).alias("is_full")
-    return Staged(bands.frame.select("band", "band_key", met_by), 2 * bands.rows)
+    buckets = Staged(bands.frame.select("band_key", met_by), 2 * bands.rows)
+    return near(found.withColumn("is_full", dedup.is_full()), buckets)
 
 
 def _union(frames: Iterable[DataFrame]) -> DataFrame:

@@ -17,7 +17,8 @@ hold one. Spark's `parquet.pushdown.inFilterThreshold` has to allow as many (job
 MOST_SENT = 1_000_000
 """Keys (hex ids) that are sent to every executor as they are: some 200 MB there."""
 MOST_HASHED = 20_000_000
-"""Keys of which a 64-bit hash is sent, some 24 bytes each: what passes is then joined by its key."""
+"""Keys of which a 64-bit hash is sent, some 24 bytes each: what passes is then joined by its key. A key that is a
+64-bit number is sent itself."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def near(past: DataFrame, keys: Staged, *by: str, sorted_by: str | None = None) 
         past = past.where(f.col(sorted_by).isin([value for value in values if value is not None]))
         if on == [sorted_by]:
             return past
-    if keys.rows <= MOST_SENT:
+    is_number = len(on) == 1 and dict(named.dtypes)[on[0]] == "bigint"
+    if keys.rows <= (MOST_HASHED if is_number else MOST_SENT):
         return past.join(f.broadcast(named), on, "left_semi")
     if keys.rows <= MOST_HASHED:
         hashes = named.select(f.xxhash64(*on).alias("_hash")).distinct()

@@ -2,6 +2,8 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
@@ -41,6 +43,18 @@ def test_rows_near_keys_are_those_with_such_a_key(
     pairs = Staged(frame(spark, "name string, place int", [("key 3", 3), ("key 3", 4), ("key 4", None)]), 3)
     wanted = [row for name, place, row in HISTORY if name == "key 3" and place in {3, 4}]
     assert rows_of(near(past, pairs)) == rows_of(near(past, pairs, sorted_by="name")) == wanted
+
+
+def test_a_number_is_sent_as_it_is_where_a_hash_of_another_key_would_be(
+    spark: SparkSession, past: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_SENT", 1)
+    numbered = past.withColumn("number", f.col("place").cast("bigint"))
+    for keys, is_hashed in ((frame(spark, "number bigint", [(3,), (4,)]), False), (past.select("name"), True)):
+        found = near(numbered, Staged(keys, 2))
+        assert ("xxhash64" in plan_of(found)) == is_hashed
+    wanted = [row for _, place, row in HISTORY if place in {3, 4}]
+    assert rows_of(near(numbered, Staged(frame(spark, "number bigint", [(3,), (4,)]), 2))) == wanted
 
 
 def test_no_keys_are_near_nothing_and_history_is_not_read(spark: SparkSession, past: DataFrame) -> None:
@@ -84,6 +98,37 @@ def test_few_rows_of_a_sorted_table_are_read_without_the_rest(
 
     assert bytes_read(near(table, keys, sorted_by=TABLES["embeddings"].sorted_by)) < size / 4
     assert bytes_read(near(table, keys)) > size * 0.9
+
+
+def test_pages_are_small_where_single_rows_are_looked_for_and_whole_where_files_are_read(
+    spark: SparkSession, landing: Landing
+) -> None:
+    landing.ensure_tables(["clusters", "lsh_bands"])
+    rows = {
+        "clusters": """sha2(cast(id as string), 256) image_id, 'r' rule_version, 'h' representative_id, 1 hamming,
+            1 hamming256, 'g' group_id, date'2024-01-01' first_seen, 1L source_pixels""",
+        "lsh_bands": """id group_number, 0 hash_number, 0 view, 0 band, xxhash64(id) band_key, id phash64,
+            'r' rule_version""",
+    }
+    spark.range(0, 5_000, 1, 1).createOrReplaceTempView("numbers")
+    for name, columns in rows.items():
+        landing.stage("r", name, spark.sql(f"select {columns} from numbers"))
+    landing.write_plan("r", [StagedTable(name, name, 5_000) for name in rows])
+    landing.apply("r")
+    assert _pages(spark, landing, "clusters", "image_id") == 5_000 / 250
+    assert _pages(spark, landing, "lsh_bands", "band_key") == 1
+
+
+def _pages(spark: SparkSession, landing: Landing, table: str, column: str) -> int:
+    """Pages of a column in the table's one file."""
+    (file,) = landing.read(table).inputFiles()
+    jvm: Any = spark._jvm
+    path = jvm.org.apache.hadoop.fs.Path(unquote(file))
+    opened = jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(path, spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+    reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(opened)
+    (group,) = reader.getFooter().getBlocks()
+    (chunk,) = [one for one in group.getColumns() if one.getPath().toDotString() == column]
+    return int(reader.readOffsetIndex(chunk).getPageCount())
 
 
 def _bytes_read(spark: SparkSession) -> int:
