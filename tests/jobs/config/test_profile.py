@@ -508,7 +508,7 @@ def test_a_missing_policy_file_is_named() -> None:
     ("old", "new", "expected"),
     [
         ("at_least: 0.8", "at_least: 1.8", "rules.4.at_least: must be less than or equal to 1, found 1.8"),
-        ("at_least: 0.8", "at_least: .nan", "rules.4.at_least: must be less than or equal to 1, found nan"),
+        ("at_least: 0.8", "at_least: .nan", "rules.4.at_least: must be a finite number, found nan"),
         ("at_least: 0.8", "at_leest: 0.8", "unknown key rules.4.at_leest; did you mean rules.4.at_least?"),
         ("deny: [", "den: [", "unknown key rules.0.den; did you mean rules.0.deny?"),
         ("missing: allow", "missing: perhaps", "rules.0.missing: must be 'allow' or 'match', found 'perhaps'"),
