@@ -22,6 +22,7 @@ from jobs.config.command import JobParser, add_config_arguments, job_parser, run
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.run.lifecycle import held
+from jobs.run.review_file import check_cells, check_header
 from jobs.run.takedowns import near_copies, take_down
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
@@ -65,6 +66,8 @@ def _run(options: argparse.Namespace) -> None:
     requests = list(_requests(options))
     if not requests:
         raise UsageError("nothing to take down: expected --url, --domain, --image, --hash or --file")
+    if options.near is not None and not any(one.kind in {"image", *PERCEPTUAL} for one in requests):
+        raise UsageError("--near: expected an image or a hash to be near to, found only URLs and domains")
     config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     spark = open_session(config)
@@ -105,9 +108,12 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            if missing := {"kind", "subject"} - set(reader.fieldnames or ()):
+            names = check_header(path, reader.fieldnames or ())
+            if missing := {"kind", "subject"} - set(names):
                 raise UsageError(f"{path}: expected the columns kind and subject, found none of {sorted(missing)}")
             for number, row in enumerate(reader, start=1):
+                # A comma in a URL that is not in quotes: what is before it is another URL.
+                check_cells(path, number, row, len(names))
                 kind = (row["kind"] or "").strip()
                 if kind not in KINDS:
                     raise UsageError(f"{path}, row {number}: kind: expected one of {', '.join(KINDS)}, found {kind!r}")
