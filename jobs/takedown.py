@@ -27,7 +27,7 @@ from jobs.run.takedowns import near_copies, take_down
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
-from udfs.gate.takedowns import KINDS, PERCEPTUAL, Takedown, TakedownError, named
+from udfs.gate.takedowns import KINDS, MOST_DISTANCE, PERCEPTUAL, Takedown, TakedownError, named
 
 NEAR = 31
 """Differing bits of 256 up to which two images are the same: the threshold of PDQ's authors."""
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if not options.reference.strip():
+        raise UsageError("--reference: expected who asks, or the case, found nothing")
     requests = list(_requests(options))
     if not requests:
         raise UsageError("nothing to take down: expected --url, --domain, --image, --hash or --file")
@@ -86,11 +88,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _requests(options: argparse.Namespace) -> Iterator[Takedown]:
     distance = NEAR if options.near is None else options.near
+    if not 0 <= distance <= MOST_DISTANCE:
+        raise UsageError(f"--near {distance}: expected 0 to {MOST_DISTANCE} bits")
     for kind in ("url", "domain", "image"):
         for subject in getattr(options, kind):
             yield _named(f"--{kind}", kind, subject, distance)
     for text in options.hash:
         kind, _, subject = text.partition(":")
+        if kind not in PERCEPTUAL:
+            raise UsageError(f"--hash {text}: expected {' or '.join(f'{one}:HEX' for one in PERCEPTUAL)}")
         yield _named("--hash", kind, subject, distance)
     for where, kind, subject in _rows(options.file) if options.file else ():
         yield _named(where, kind, subject, distance)

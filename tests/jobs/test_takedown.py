@@ -49,6 +49,24 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, content: bytes, 
         requests("--file", str(written(tmp_path, content)))
 
 
-def test_nearness_to_what_has_no_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nearness_to_what_has_no_pixels_is_refused() -> None:
     """It would be left out without a word, and copies of the image would stay."""
     assert takedown.main([*OTHERS, "--url", "https://a.example/x.jpg", "--near"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--image", "ab" * 32, "--near", "64"], "--near 64: expected 0 to 63 bits"),
+        (["--image", "ab" * 32, "--near", "-1"], "--near -1: expected 0 to 63 bits"),
+        (["--hash", "url:https://a.example/"], "--hash url:https://a.example/: expected phash256:HEX or pdq:HEX"),
+        (["--hash", "ab" * 32], "expected phash256:HEX or pdq:HEX"),
+        (["--image", "ab" * 32, "--reference", " "], "--reference: expected who asks, or the case, found nothing"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_opened(
+    arguments: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takedown, "load", None)
+    with pytest.raises(UsageError, match=problem):
+        takedown._run(takedown.command_line().parse_args([*OTHERS, *arguments]))
