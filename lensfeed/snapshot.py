@@ -359,11 +359,12 @@ class Snapshot:
                 break
             chosen.append(action)
         paths = [action["path"] for action in actions]
-        dead = {} if delta is None else self._positions(table, delta, paths)
+        positions = {} if delta is None else self._positions(table, delta, paths)
 
         def rows(of: list[dict[str, Any]]) -> int:
-            live = ((one.get("num_records") or 0, dead.get(one["path"])) for one in of)
-            return sum(held and held - (positions.missing if positions else 0) for held, positions in live)
+            counted = [one for one in of if one.get("num_records")]
+            held: int = sum(one["num_records"] for one in counted)
+            return held - sum(positions[one["path"]].missing for one in counted if one["path"] in positions)
 
         return Portion(
             table=table,
