@@ -333,7 +333,7 @@ def _read(path: str, what: str) -> _Source:
     try:
         node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that looks like one and is none
-        mark = getattr(error, "problem_mark", None)
+        mark = getattr(error, "problem_mark", None) or _unreadable(text)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise UsageError(f"{name}{where}: not valid YAML: {problem}") from None
@@ -349,6 +349,31 @@ def _read(path: str, what: str) -> _Source:
     except _CircleError as circle:
         raise UsageError(f"{name}, line {circle}: a group that holds itself") from None
     return _Source(name, data, node)
+
+
+def _unreadable(text: str) -> yaml.Mark | None:
+    """Where the value begins that looks like a date or a number and is none."""
+    try:
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+    except (yaml.YAMLError, RecursionError):
+        return None
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                yaml.SafeLoader("").construct_object(node)
+            except ValueError:
+                mark: yaml.Mark = node.start_mark
+                return mark
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [one for pair in reversed(node.value) for one in reversed(pair)]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += reversed(node.value)
+    return None
 
 
 def _text_of(path: Path, name: str) -> str:
