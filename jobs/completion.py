@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jobs.config import reference
 from jobs.config.catalogue import commands
-from jobs.config.command import JobParser, job_parser
+from jobs.config.command import JobParser, job_parser, run_command
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -58,8 +58,11 @@ def command_line() -> JobParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = command_line().parse_args(arguments)
-    sys.stdout.write(fish() if options.shell == "fish" else bash(for_zsh=options.shell == "zsh"))
-    return 0
+    return run_command(lambda: _print(options.shell))
+
+
+def _print(shell: str) -> None:
+    sys.stdout.write(fish() if shell == "fish" else bash(for_zsh=shell == "zsh"))
 
 
 def bash(*, for_zsh: bool = False) -> str:

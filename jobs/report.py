@@ -60,7 +60,7 @@ def _dates(options: argparse.Namespace) -> tuple[dt.date, dt.date] | None:
         return (parse_date(options.date),) * 2
     if options.start is None:
         return None
-    first, last = parse_date(options.start), parse_date(options.end)
+    first, last = parse_date(options.start, "--start"), parse_date(options.end, "--end")
     if last < first:
         raise UsageError(f"--end {last}: expected a date not before --start {first}")
     return first, last

@@ -22,11 +22,12 @@ from jobs.config.command import JobParser, add_config_arguments, job_parser, run
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.run.lifecycle import held
+from jobs.run.review_file import check_cells, check_header
 from jobs.run.takedowns import near_copies, take_down
 from jobs.startup.assets import local_assets
 from jobs.startup.preflight import check
 from jobs.startup.session import open_session
-from udfs.gate.takedowns import KINDS, PERCEPTUAL, Takedown, TakedownError, named
+from udfs.gate.takedowns import KINDS, MOST_DISTANCE, PERCEPTUAL, Takedown, TakedownError, named
 
 NEAR = 31
 """Differing bits of 256 up to which two images are the same: the threshold of PDQ's authors."""
@@ -62,9 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if not options.reference.strip():
+        raise UsageError("--reference: expected who asks, or the case, found nothing")
     requests = list(_requests(options))
     if not requests:
         raise UsageError("nothing to take down: expected --url, --domain, --image, --hash or --file")
+    if options.near is not None and not any(one.kind in {"image", *PERCEPTUAL} for one in requests):
+        raise UsageError("--near: expected an image or a hash to be near to, found only URLs and domains")
     config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     spark = open_session(config)
@@ -83,11 +88,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _requests(options: argparse.Namespace) -> Iterator[Takedown]:
     distance = NEAR if options.near is None else options.near
+    if not 0 <= distance <= MOST_DISTANCE:
+        raise UsageError(f"--near {distance}: expected 0 to {MOST_DISTANCE} bits")
     for kind in ("url", "domain", "image"):
         for subject in getattr(options, kind):
             yield _named(f"--{kind}", kind, subject, distance)
     for text in options.hash:
         kind, _, subject = text.partition(":")
+        if kind not in PERCEPTUAL:
+            raise UsageError(f"--hash {text}: expected {' or '.join(f'{one}:HEX' for one in PERCEPTUAL)}")
         yield _named("--hash", kind, subject, distance)
     for where, kind, subject in _rows(options.file) if options.file else ():
         yield _named(where, kind, subject, distance)
@@ -105,9 +114,12 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            if missing := {"kind", "subject"} - set(reader.fieldnames or ()):
+            names = check_header(path, reader.fieldnames or ())
+            if missing := {"kind", "subject"} - set(names):
                 raise UsageError(f"{path}: expected the columns kind and subject, found none of {sorted(missing)}")
             for number, row in enumerate(reader, start=1):
+                # A comma in a URL that is not in quotes: what is before it is another URL.
+                check_cells(path, number, row, len(names))
                 kind = (row["kind"] or "").strip()
                 if kind not in KINDS:
                     raise UsageError(f"{path}, row {number}: kind: expected one of {', '.join(KINDS)}, found {kind!r}")

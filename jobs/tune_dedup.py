@@ -57,8 +57,8 @@ def _run(options: argparse.Namespace) -> None:
     if not 0 < options.target_recall < 1:
         raise UsageError(f"--target-recall {options.target_recall}: expected a share between 0 and 1")
     sample, counted = _sample(options.warehouse) if options.warehouse else (None, None)
-    hashes = options.hashes or counted or 1.0
-    if hashes < 1:
+    hashes = options.hashes if options.hashes is not None else counted or 1.0
+    if not 1 <= hashes < float("inf"):
         raise UsageError(f"--hashes {hashes}: expected 1 or more: the whole image's is always there")
     need = Need(options.max_hamming, options.target_recall, options.images, options.night, hashes, options.most_bytes)
     found = choices(need)

@@ -245,11 +245,17 @@ def _weights(folder: Path, described: Mapping[str, Any]) -> AssetSettings:
 def _asset(folder: Path, sha256: str, what: str) -> AssetSettings:
     """The file of that digest. Large files are digested only until it is found."""
     files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: (file.stat().st_size, file))
+    names = []
     for file in files:
-        if sha256_of(file) == sha256:
-            return AssetSettings(path=str(file), sha256=sha256)
-    names = ", ".join(file.name for file in files) or "nothing"
-    raise EncoderError(f"{what}: expected a file with the SHA-256 {sha256} in {folder}, found {names}")
+        try:
+            if sha256_of(file) == sha256:
+                return AssetSettings(path=str(file), sha256=sha256)
+            names.append(file.name)
+        except OSError as error:  # somebody else's, it may be
+            names.append(f"{file.name} (which cannot be read: {error.strerror or error})")
+    raise EncoderError(
+        f"{what}: expected a file with the SHA-256 {sha256} in {folder}, found {', '.join(names) or 'nothing'}"
+    )
 
 
 def _vector(what: str, embedded: list[Embedded]) -> Vectors:

@@ -9,6 +9,7 @@
 A folder without a manifest is no export, whatever else is in it: it was not finished.
 """
 
+import errno
 import hashlib
 import json
 import uuid
@@ -91,8 +92,8 @@ def export(
     if format == "npy" and (unfit := [name for name in names if _dtype(name) is None]):
         raise SnapshotError(f"columns {unfit} of index_feed do not fit into arrays of numbers: export them as parquet")
     place, path = _place(folder, filesystem)
-    if place.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-        raise ExportError(f"{folder}: expected a new or empty folder, found files in it")
+    if place.get_file_info(path).is_file or place.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        raise ExportError(f"{folder}: expected a new or empty folder, found a file or a folder with files in it")
     local = isinstance(place, fs.LocalFileSystem)
     if format == "lance" and not local:
         raise SnapshotError(f"{folder}: Lance has file systems of its own: export into a local folder, and copy that")
@@ -139,7 +140,7 @@ def load_export(folder: str | PathLike[str], filesystem: fs.FileSystem | None = 
         version, count, names = manifest["format_version"], manifest["count"], manifest["columns"]
         files = {file["name"]: (file["bytes"], file["sha256"]) for file in manifest["files"]}
         expected = _expected_files(manifest["format"], names, files)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ExportError(f"{folder}: no {MANIFEST}: not an export, or one that was not finished") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{folder}/{MANIFEST}: not that of an export: {type(error).__name__}: {error}") from error
@@ -164,7 +165,14 @@ def load_export(folder: str | PathLike[str], filesystem: fs.FileSystem | None = 
 
 
 def _expected_files(format_: str, names: Sequence[str], found: Iterable[str]) -> list[str]:
-    """What an export of those columns is made of. The files of a Lance dataset are named by chance."""
+    """What an export of those columns is made of. The files of a Lance dataset are named by chance.
+
+    Raises ValueError for a format or columns that no export has.
+    """
+    if format_ not in get_args(Format):
+        raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, found {format_!r}")
+    if unknown := [name for name in names if name not in INDEX_FEED.column_names]:
+        raise ValueError(f"columns: expected those of {INDEX_FEED.name}, found {unknown}")
     if format_ == "parquet":
         return [_PARQUET]
     if format_ == "lance":
@@ -187,14 +195,21 @@ def _place(folder: str | PathLike[str], filesystem: fs.FileSystem | None) -> tup
     if "://" in given:
         place, path = fs.FileSystem.from_uri(given)
         return place, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(given).absolute())
+    return fs.LocalFileSystem(), str(Path(given).resolve())  # a link to a folder stays one
 
 
 def _rename(source: str, target: str, folder: object) -> None:
     try:
         Path(source).rename(target)  # onto an empty folder too, and onto no other
     except OSError as error:
-        raise ExportError(f"{folder}: expected a new or empty folder, found another export made meanwhile") from error
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise ExportError(
+                f"{folder}: expected a new or empty folder, found another export made meanwhile"
+            ) from error
+        raise ExportError(
+            f"{folder}: the export, made beside it, cannot be moved there ({error.strerror}): name a new folder, which "
+            "is no mount point"
+        ) from error
 
 
 class _Hashed:

@@ -79,11 +79,12 @@ def feed_reader(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
     # It looks at the schema before at what is asked for; maps are not.
     warnings.filterwarnings("ignore", message="Column .* has an unsupported field", category=UserWarning)
-    if not snapshot.row_count(INDEX_FEED.name):
+    stored = snapshot.stored(INDEX_FEED.name)
+    if not stored.row_count:
         raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
     shuffled = seed is not None
-    files, plain = _addresses(snapshot)
-    dead = snapshot.dead_row_ids(INDEX_FEED.name)
+    files, plain = _addresses(snapshot, stored.files)
+    dead = stored.dead_row_ids
     try:
         reader = make_batch_reader(
             files,
@@ -160,13 +161,12 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     return number
 
 
-def _addresses(snapshot: Snapshot) -> tuple[list[str], tempfile.TemporaryDirectory[str] | None]:
+def _addresses(snapshot: Snapshot, files: Sequence[str]) -> tuple[list[str], tempfile.TemporaryDirectory[str] | None]:
     """The live files as petastorm has to be given them, and the folder that has to be there for as long as it reads.
 
     It takes every path for a URL and cuts off what follows `#`, `?` or `;`: where the warehouse's name holds one of
     these, it gets a link of a plain name. Raises SnapshotError where that cannot be done.
     """
-    files = snapshot.files(INDEX_FEED.name)
     urls = [path if "://" in path else f"file://{path}" for path in files]
     if all(url == urlparse(url)._replace(params="", query="", fragment="").geturl() for url in urls):
         return urls, None

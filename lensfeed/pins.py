@@ -72,7 +72,8 @@ def pinned(snapshot: Snapshot, *, by: str, hours: float) -> Iterator[Pin]:
     try:
         yield pin
     finally:
-        with suppress(FileNotFoundError):  # its time was over, and maintenance came by
+        # Its time may be over, and maintenance have come by. A storage that fails must not hide what came of the block.
+        with suppress(OSError):
             filesystem.delete_file(f"{FOLDER}/{name}")
 
 

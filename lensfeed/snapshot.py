@@ -102,6 +102,18 @@ class Portion:
         return len(self.paths) == self.of_files
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A table as it lies, for whoever reads its files by itself."""
+
+    files: list[str]
+    """As `Snapshot.files`."""
+    row_count: int
+    """Of live rows."""
+    dead_row_ids: NDArray[np.int64]
+    """(N,) of rows in the files that are no rows of the table any more."""
+
+
 @dataclass(frozen=True)
 class _LiveFiles:
     """The files of a table at a version."""
@@ -287,6 +299,14 @@ class Snapshot:
         files = self._live(_known(table), None)
         return np.empty(0, np.int64) if files is None else self._dead_ids(table, files)
 
+    def stored(self, table: str) -> Stored:
+        """What `files`, `row_count` and `dead_row_ids` say, by one look at the table's log."""
+        files = self._live(_known(table), None)
+        if files is None:
+            return Stored([], 0, np.empty(0, np.int64))
+        places = [f"{self.warehouse}/{table}/{path}" for path in files.dataset.files]
+        return Stored(places, self._counted(table, files), self._dead_ids(table, files))
+
     def _dead_ids(self, table: str, files: _LiveFiles) -> NDArray[np.int64]:
         found = [np.empty(0, np.int64)]
         for path, live in files.positions.items():
@@ -317,11 +337,12 @@ class Snapshot:
 
     def row_count(self, table: str) -> int:
         """Number of rows at the published version."""
-        files, until = self._live(_known(table), None), self._until(table)
-        if files is None:
-            return 0
+        files = self._live(_known(table), None)
+        return 0 if files is None else self._counted(table, files)
+
+    def _counted(self, table: str, files: _LiveFiles) -> int:
         try:
-            held = files.dataset.count_rows(filter=until, use_threads=_is_local(self.warehouse))
+            held = files.dataset.count_rows(filter=self._until(table), use_threads=_is_local(self.warehouse))
             return int(held) - files.dead_rows
         except FileNotFoundError as error:
             raise self.gone(table, error) from error
@@ -359,11 +380,12 @@ class Snapshot:
                 break
             chosen.append(action)
         paths = [action["path"] for action in actions]
-        dead = {} if delta is None else self._positions(table, delta, paths)
+        positions = {} if delta is None else self._positions(table, delta, paths)
 
         def rows(of: list[dict[str, Any]]) -> int:
-            live = ((one.get("num_records") or 0, dead.get(one["path"])) for one in of)
-            return sum(held and held - (positions.missing if positions else 0) for held, positions in live)
+            counted = [one for one in of if one.get("num_records")]
+            held: int = sum(one["num_records"] for one in counted)
+            return held - sum(positions[one["path"]].missing for one in counted if one["path"] in positions)
 
         return Portion(
             table=table,

@@ -10,17 +10,34 @@ import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys refused, instances immutable, digest stable across processes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+    # JSON has neither infinity nor NaN: as null, two settings that differ would have one digest.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     operational: ClassVar[frozenset[str]] = frozenset()
     """Settings that say where things lie, how fast the work is done or how patiently, and not what comes out of it. A
     setting that is not named here counts as deciding contents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, given: Any) -> Any:
+        """YAML reads `off` as false, which Python takes for 0: a limit of nothing where none at all was meant."""
+        wrong = [
+            InitErrorDetails(type=_NO_NUMBER, loc=(name,), input=value)
+            for name, value in (given.items() if isinstance(given, dict) else ())
+            if name in cls.model_fields and _has_flag(value) and _is_number(cls.model_fields[name].annotation)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return given
 
     def digest(self) -> str:
         """SHA-256 hex of the canonical JSON of these settings (sorted keys, no white space)."""
@@ -42,6 +59,20 @@ def _decisive(value: Any, dumped: Any) -> Any:
     return dumped
 
 
+_NO_NUMBER = PydanticCustomError(
+    "flag_for_number", "expected a number, not a flag (in YAML yes, no, on, off are flags)"
+)
+
+
+def _has_flag(value: Any) -> bool:
+    return any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a type, or a part of it, is a number; no setting may be either a number or a flag."""
+    return annotation in {int, float} or any(map(_is_number, get_args(annotation)))
+
+
 class AssetSettings(Settings):
     """A file that the driver ships to executors; each executor checks its digest before it loads it."""
 
@@ -53,6 +84,11 @@ class AssetSettings(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the file, in hex: another file is refused."""
 
+
+Deviation = Annotated[float, Field(gt=0)]
+"""Pixels are divided by it."""
+Side = Annotated[int, Field(ge=1)]
+"""In pixels."""
 
 _NOBODY = re.compile(r"(?i)\bexample\.(com|net|org|edu)\b|\.(example|invalid|test)\b")
 """Names that are reserved for examples (RFC 2606, RFC 6761): whoever gives one as a contact cannot be reached."""
@@ -199,11 +235,11 @@ class DetectorSettings(Settings):
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """What makes outputs probabilities: `softmax` of exclusive labels, `sigmoid` of independent ones, `none` where the
     file does so itself."""
-    input_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    input_size: tuple[Side, Side]
     """Height and width in pixels; the whole view is squashed into it, bilinear."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Of red, green and blue in [0, 1]."""
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[Deviation, Deviation, Deviation] = (0.5, 0.5, 0.5)
     """Of red, green and blue in [0, 1]."""
 
     @model_validator(mode="after")
@@ -270,6 +306,15 @@ class ImageSettings(Settings):
     min_side: int = Field(default=32, ge=1)
     """Images with a side shorter than this are `too_small`, as fetched or as stored: with `max_side` it also bounds how
     long and narrow an image may be, 16 to 1 by default."""
+
+    @model_validator(mode="after")
+    def _something_fits(self) -> Self:
+        if self.min_side > self.max_side:
+            raise ValueError(
+                f"min_side must be at most max_side, {self.max_side}, not {self.min_side}: every image as stored would "
+                "be too small"
+            )
+        return self
 
 
 class ExecutorSettings(Settings):
@@ -345,13 +390,13 @@ class EmbeddingSettings(Settings):
     """`auto`: as the model's authors pool it; `model`: timm's default."""
     dimension: int | None = Field(default=None, ge=1)
     """Length of the vectors. Stated, it is held against the model's own."""
-    input_size: tuple[int, int] | None = None
+    input_size: tuple[Side, Side] | None = None
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """By which images are resized."""
     mean: tuple[float, float, float] | None = None
     """Of red, green and blue in [0, 1]."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
     """Of red, green and blue in [0, 1]."""
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     """Side of the crop over the shorter side of the resized image."""
@@ -434,6 +479,11 @@ class Expectation(Settings):
     def _says_something(self) -> Self:
         if self.at_least is None and self.at_most is None:
             raise ValueError(f"expectation {self.name}: expected at_least, at_most or both, found neither")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(
+                f"expectation {self.name}: at_least {self.at_least:g} is more than at_most {self.at_most:g}: no value "
+                "is as expected"
+            )
         return self
 
 

@@ -17,12 +17,16 @@ def locate(settings: AssetSettings) -> Path:
     """The local file of an asset, its SHA-256 checked once per process.
 
     In a Spark task this is the copy that Spark shipped under `shipped_name`, where there is one; elsewhere
-    `settings.path` itself. Raises AssetError when there is no such file or its digest is not `settings.sha256`.
+    `settings.path` itself. Raises AssetError when there is no such file, when it cannot be read, or when its digest is
+    not `settings.sha256`.
     """
     path = _shipped(settings) or Path(settings.path)
-    if not path.is_file():
-        raise AssetError(f"{settings.path}: no such file; run `make setup`")
-    found = sha256_of(path)
+    try:
+        if not path.is_file():
+            raise AssetError(f"{settings.path}: no such file; run `make setup`")
+        found = sha256_of(path)
+    except OSError as error:  # a folder or a file that is not for us, a name that is too long, a disk that fails
+        raise AssetError(f"{settings.path}: cannot be read ({error.strerror or error})") from None
     if found != settings.sha256:
         raise AssetError(f"{path}: SHA-256 expected {settings.sha256}, found {found}; run `make setup`")
     return path

@@ -3,8 +3,10 @@ wrong."""
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +88,7 @@ def run_command(action: Callable[[], object], options: argparse.Namespace | None
         return 2
     try:
         action()
+        _flush_output()
     except UsageError as error:
         log.debug("traceback", exc_info=True)
         log.error("error: %s", what_failed(error))
@@ -98,6 +101,17 @@ def run_command(action: Callable[[], object], options: argparse.Namespace | None
         log.error("failed: interrupted; whoever comes next discards or finishes what was begun")
         return 1
     return 0
+
+
+def _flush_output() -> None:
+    """Have what was printed written while a failure can still be told: at exit it would be a trace."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is still buffered would fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # nobody reads on, as of `| head`
+            raise RunError(f"what was to be printed cannot be written ({error.strerror or error})") from None
 
 
 def what_failed(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,11 @@ _DISCRIMINATOR = "kind"
 """The key by which one of several groups is told from the others, in every union of groups."""
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
+_BRIEF = reprlib.Repr()
+"""Of what anchors share a file of a page can say more than memory holds: what is beyond `_SHOWN` is left out unseen."""
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 3 * _SHOWN
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxset = _BRIEF.maxdict = _SHOWN
+_BRIEF.maxlevel = 3
 _NULL = frozenset({"", "null", "~"})
 """What an override says for null where the setting may be null."""
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
@@ -180,10 +186,10 @@ def _is_said(data: Any, path: _Path) -> bool:
 
 def _read_profile(path: Path, through: tuple[Path, ...]) -> "_Source":
     """The profile with what it extends below it; `through`: the profiles that extend this one, the outermost first."""
+    source = _read(str(path), "profile")
     if path.resolve() in [one.resolve() for one in through]:
         chain = ", which extends ".join(map(str, (*through, path)))
         raise UsageError(f"profile {chain}: a profile cannot extend itself")
-    source = _read(str(path), "profile")
     if _EXTENDS not in source.data:
         return source
     given = source.data[_EXTENDS]
@@ -298,15 +304,21 @@ class _Source:
 
     def place(self, path: Sequence[str | int]) -> str:
         """Where a person has to look for the setting at `path`."""
+        beneath = []
         for overridden, argument in self.overrides.items():
             if tuple(path[: len(overridden)]) == overridden:
                 return f"--set {argument}"
+            if path and overridden[: len(path)] == tuple(map(str, path)):  # of a group, whose parts do not go together
+                beneath.append(f" with --set {argument}")
+        return self._place_in_files(path) + ",".join(beneath)
+
+    def _place_in_files(self, path: Sequence[str | int]) -> str:
         *parents, last = path or ("",)
         listed = self.lists.get(tuple(parents))
         if listed is not None and isinstance(last, int) and last >= listed.inline:
             return f"{listed.name}, line {listed.lines[last - listed.inline]}"
         if self.base is not None and len(_found(self.node, path)) < self.base.depth(path):
-            return self.base.place(path)
+            return self.base._place_in_files(path)
         line = _line(self.node, path)
         return f"{self.name}, line {line}" if line else self.name
 
@@ -321,40 +333,97 @@ def _read(path: str, what: str) -> _Source:
     try:
         node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that looks like one and is none
-        mark = getattr(error, "problem_mark", None)
+        mark = getattr(error, "problem_mark", None) or _unreadable(text)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise UsageError(f"{name}{where}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UsageError(f"{name}: not a file of settings: groups within groups, hundreds deep") from None
     if not isinstance(data, dict) or node is None:
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise UsageError(f"{name}: expected a mapping of settings, found {found}")
-    for repeated in _repeated_keys(node):
-        line = repeated.start_mark.line + 1
-        raise UsageError(f"{name}, line {line}: {repeated.value} is given a second time in the same group")
+    try:
+        for repeated in _repeated_keys(node):
+            line = repeated.start_mark.line + 1
+            raise UsageError(f"{name}, line {line}: {repeated.value} is given a second time in the same group")
+    except _CircleError as circle:
+        raise UsageError(f"{name}, line {circle}: a group that holds itself") from None
     return _Source(name, data, node)
+
+
+def _unreadable(text: str) -> yaml.Mark | None:
+    """Where the value begins that looks like a date or a number and is none."""
+    try:
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+    except (yaml.YAMLError, RecursionError):
+        return None
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                yaml.SafeLoader("").construct_object(node)
+            except ValueError:
+                mark: yaml.Mark = node.start_mark
+                return mark
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [one for pair in reversed(node.value) for one in reversed(pair)]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += reversed(node.value)
+    return None
 
 
 def _text_of(path: Path, name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}: not UTF-8 text (byte {error.start})") from None
+    except ValueError:  # NUL, or half of a surrogate pair
+        raise UsageError(f"{_printable(name)}: cannot be read (no file can have such a name)") from None
 
 
-def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
-    """Keys that stand twice in one mapping, of which YAML silently takes the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key
-            seen.add(key.value)
-            yield from _repeated_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated_keys(item)
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+class _CircleError(Exception):
+    """A group that holds itself by an anchor. The message is its line."""
+
+
+def _repeated_keys(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Keys that stand twice in one mapping, of which YAML silently takes the last. Raises _CircleError.
+
+    What anchors share is looked at once: written out, it may be larger by any factor.
+    """
+    done: set[int] = set()
+    around: set[int] = set()
+
+    def looked_at(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+        if id(node) in around:
+            raise _CircleError(node.start_mark.line + 1)
+        if id(node) in done or isinstance(node, yaml.ScalarNode):
+            return
+        done.add(id(node))
+        around.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        yield key
+                    seen.add(key.value)
+                yield from looked_at(value)
+        else:
+            for item in node.value:
+                yield from looked_at(item)
+        around.remove(id(node))
+
+    return looked_at(root)
 
 
 def _line(node: yaml.Node, path: Sequence[str | int]) -> int | None:
@@ -387,7 +456,7 @@ def _apply_override(source: _Source, override: str) -> None:
         raise UsageError(f"--set {override}: expected key.path=value, for example crawl.retries=5")
     try:
         value = _value(raw, path)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, _CircleError):
         raise UsageError(f"--set {override}: the value is not valid YAML") from None
     except _RepeatedKeyError as repeated:
         raise UsageError(f"--set {override}: {repeated} is given a second time in the same group") from None
@@ -424,6 +493,8 @@ def _value(raw: str, path: _Path) -> Any:
 def _built(node: yaml.Node, path: _Path) -> Any:
     """A YAML value by the types of the settings in it."""
     if isinstance(node, yaml.MappingNode):
+        if any(not isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise ValueError("expected keys that are texts")
         return {key.value: _built(value, (*path, key.value)) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
         return [_built(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -504,7 +575,7 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any], path: Sequence[st
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    text = _BRIEF.repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

@@ -73,7 +73,9 @@ def start_logging(*, debug: bool = False, file: Path | None = None, layout: str 
         log.removeHandler(ours[_FILE])
         ours[_FILE].close()
     if file is not None:
-        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file = logging.FileHandler(
+            file, encoding="utf-8", errors="backslashreplace"
+        )  # as stderr does: names of files
         to_file.set_name(_FILE)
         to_file.setFormatter(_formatter(layout, "%Y-%m-%dT%H:%M:%S%z"))
         log.addHandler(to_file)

@@ -8,6 +8,7 @@ import argparse
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 
 from jobs.config.command import JobParser
@@ -87,15 +88,17 @@ def _breach(one: Expectation, counts: Counts, earlier: Sequence[Counts]) -> str 
     what = " + ".join(one.counts) + (f" of {' + '.join(one.of)}" if one.of else "")
     found = f"{what} is {value:.4g}"
     if one.against == "earlier":
-        known = [before for night in earlier if (before := _value(one, night)) is not None]
+        values = [_value(one, night) for night in earlier]
+        known = [before for before in values if before is not None and isfinite(before)]
         usual = median(known) if len(known) >= LEAST_NIGHTS else 0
         if not usual:
             return None
         value /= usual
         found += f", {value:.3g} times the median of {len(known)} nights ({usual:.4g})"
-    if one.at_least is not None and value < one.at_least:
+    # What is no number (NaN) is within no bounds.
+    if one.at_least is not None and not value >= one.at_least:
         return f"{found}; at least {one.at_least:g} is expected"
-    if one.at_most is not None and value > one.at_most:
+    if one.at_most is not None and not value <= one.at_most:
         return f"{found}; at most {one.at_most:g} is expected"
     return None
 

@@ -23,7 +23,9 @@ from pyspark.sql import SparkSession
 from jobs.config.command import what_failed
 from jobs.config.profile import Config, load_policy
 from jobs.run.introduction import check_agent
+from jobs.startup.assets import on_this_machine
 from jobs.startup.java import SUPPORTED, check_java, find_java, java_version
+from jobs.startup.preflight import check_warehouse
 from jobs.warehouse.fencing import S3Files, check_fenced, lease_files, s3_options
 from jobs.warehouse.lease import newest_record
 from jobs.warehouse.storage import Files, LocalFiles, Storage, local_path
@@ -230,12 +232,12 @@ def policy(config: Config) -> Iterator[Finding]:
 def weights(config: Config) -> Iterator[Finding]:
     """Every pinned file and its digest."""
     for place, asset in assets_of(config):
-        if ":" in asset.path.partition("/")[0] and not asset.path.startswith("file:"):
+        local = on_this_machine(asset)
+        if local is None:
             yield Finding(
                 "ok", place, f"{asset.path}: the first job fetches it, and holds its digest against the profile's"
             )
             continue
-        local = asset.model_copy(update={"path": asset.path.removeprefix("file://")})
         yield from _looked_at(place, lambda local=local, place=place: [_pinned(place, locate(local))])  # type: ignore[misc]
 
 
@@ -260,12 +262,8 @@ def warehouse(config: Config) -> Iterator[Finding]:
     """Listing, writing, and putting what must not be there yet; who holds it; what was left."""
     local = local_path(config.warehouse)
     if local is not None and not local.exists():
-        writable = os.access(_existing(local), os.W_OK)
-        fix = "" if writable else "make it writable, or name another warehouse"
-        state: Literal["ok", "FAIL"] = "ok" if writable else "FAIL"
-        yield Finding(
-            state, "warehouse", f"{local} is not there yet; the first job makes it in {_existing(local)}", fix
-        )
+        check_warehouse(config.warehouse)
+        yield Finding("ok", "warehouse", f"{local} is not there yet; the first job makes it in {_existing(local)}")
         return
     files = _files_of(config)
     if files is None:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,10 @@ def read_verdicts(path: Path) -> list[ReviewedRow]:
         for name in ("subject_id", "reviewer"):
             if not values.get(name):
                 raise UsageError(f"{where}: {name} is required beside a verdict")
-        reasons = tuple(sorted(filter(None, values.get("reasons", "").split(BETWEEN))))
+        for name in {*_NEEDED, "comment"}.intersection(values):
+            if not isinstance(row[name], str):  # of a Parquet file: a list's text would be no list of reasons
+                raise UsageError(f"{where}: {name}: expected a text, found {row[name]!r}")
+        reasons = tuple(sorted({reason.strip() for reason in values.get("reasons", "").split(BETWEEN)} - {""}))
         if values["verdict"] == "allow" and not reasons:
             raise UsageError(f"{where}: an allow clears the reasons in its row, and there are none")
         subject = values["subject_kind"], values["subject_id"]
@@ -101,7 +104,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, strict=True)
-                names = list(reader.fieldnames or ())
+                names = check_header(path, reader.fieldnames or ())
                 rows = [_restored_row(path, number, row, len(names)) for number, row in enumerate(reader, start=1)]
     except (OSError, pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as {kind[1:]} ({error})") from None
@@ -113,9 +116,21 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 def _restored_row(path: Path, number: int, row: dict[str | Any, str | Any], columns: int) -> dict[str, str | None]:
     """The row as it went out; UsageError where it has more cells than the header."""
-    if beyond := row.pop(None, None):
-        raise UsageError(f"{path}, row {number}: expected {columns} cells, found {columns + len(beyond)}")
+    check_cells(path, number, row, columns)
     return {name: cell[1:] if cell and _DEFUSED.match(cell) else cell for name, cell in row.items()}
+
+
+def check_header(path: Path, names: Sequence[str]) -> list[str]:
+    """The names of a CSV's columns; UsageError for one that stands twice, of which only the last would be read."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{path}: expected columns of different names, found {repeated[0]!r} more than once")
+    return list(names)
+
+
+def check_cells(path: Path, number: int, row: Mapping[str | Any, Any], columns: int) -> None:
+    """Raises UsageError where a row of a CSV has more cells than the header: they are under None then."""
+    if beyond := row.get(None):
+        raise UsageError(f"{path}, row {number}: expected {columns} cells, found {columns + len(beyond)}")
 
 
 def _kind(path: Path) -> str:

@@ -72,9 +72,10 @@ def with_assets(settings: S, changed: Mapping[str, AssetSettings], group: str = 
 
 
 def _brought(place: str, asset: AssetSettings, config: Config | None) -> AssetSettings:
+    local = on_this_machine(asset)
+    if local is not None:
+        return local
     scheme = _scheme(asset.path)
-    if scheme == "file":
-        return asset.model_copy(update={"path": unquote(urlsplit(asset.path).path)})
     kept = _cache() / asset.sha256 / _file_name(asset.path)
     if not (kept.is_file() and sha256_of(kept) == asset.sha256):
         bring: Callable[[str, Path], None] = _WITHOUT_SESSION.get(
@@ -92,6 +93,15 @@ def _brought(place: str, asset: AssetSettings, config: Config | None) -> AssetSe
             reason = str(error).strip().split("\n")[0]
             raise UsageError(f"{place}: {asset.path} cannot be fetched: {type(error).__name__}: {reason}") from None
     return asset.model_copy(update={"path": str(kept)})
+
+
+def on_this_machine(asset: AssetSettings) -> AssetSettings | None:
+    """The asset with the path that its address (`file:///...`, or a path) names; None for one that is elsewhere."""
+    if ":" not in asset.path.partition("/")[0]:
+        return asset
+    if _scheme(asset.path) == "file":
+        return asset.model_copy(update={"path": unquote(urlsplit(asset.path).path)})
+    return None
 
 
 def _scheme(address: str) -> str:

@@ -45,7 +45,7 @@ def check(config: Config) -> tuple[Policy, Versions]:
             raise UsageError(f"{name}: {error}") from None
     if missing := missing_signals(policy, config.policy):
         raise UsageError(f"policy file {config.policy.file}: " + "; ".join(missing))
-    _check_warehouse(config.warehouse)
+    check_warehouse(config.warehouse)
     _check_recall(config)
     pixels = canonical_version(config.images)
     try:
@@ -73,7 +73,7 @@ def check(config: Config) -> tuple[Policy, Versions]:
     )
 
 
-def _check_warehouse(warehouse: str) -> None:
+def check_warehouse(warehouse: str) -> None:
     """A local warehouse must be a folder that can be written to, or be creatable; other file systems tell later."""
     place = local_path(warehouse)
     if place is None:

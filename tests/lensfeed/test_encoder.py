@@ -16,6 +16,7 @@ from lensfeed.encoder import Encoder, EncoderError
 from schemas.settings import ImageSettings
 from tests.lensfeed.pictured_warehouse import ASSETS, pictures, versions, write
 from tests.lensfeed.tiny_warehouse import TinyWarehouse
+from udfs.assets import sha256_of
 from udfs.embedding.alignment import Alignment, Projections, save_alignment
 
 
@@ -129,6 +130,24 @@ def test_weights_are_found_by_their_digest_and_named_where_they_are_missing(enco
         (tmp_path / f"{number}.bin").symlink_to(Path(asset.path).resolve())
     found = Encoder.of(encoder.snapshot, tmp_path)
     assert [Path(one.weights.path).name for one in (found.visual, found.textual)] == ["0.bin", "1.bin"]
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "others").touch()
+
+    def digest(path: Path) -> str:
+        if path.name == "others":
+            raise PermissionError(13, "Permission denied")
+        return sha256_of(path)
+
+    monkeypatch.setattr("lensfeed.encoder.sha256_of", digest)
+    with pytest.raises(EncoderError, match=r"found others \(which cannot be read: Permission denied\)"):
+        Encoder.of(encoder.snapshot, tmp_path)
+    for number, asset in enumerate((encoder.visual.weights, encoder.textual.weights)):
+        (tmp_path / f"{number}.bin").symlink_to(Path(asset.path).resolve())
+    assert Encoder.of(encoder.snapshot, tmp_path).visual.weights.path == str(tmp_path / "0.bin")
 
 
 def test_a_process_that_does_not_make_the_golden_vectors_embeds_nothing(

@@ -1,5 +1,6 @@
 """An export is whole or it is none, holds exactly the snapshot's feed, and vouches for every byte of it."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -149,6 +150,9 @@ def test_a_folder_without_a_sound_manifest_is_no_export(snapshot: Snapshot, tmp_
         ({"format_version": 2}, "expected format_version 1, found 2"),
         ({"count": 3}, "expected columns of 3 rows, found"),
         ({"files": 1}, "not that of an export: TypeError"),
+        ({"format": "csv"}, "format: expected one of npy, parquet, lance, found 'csv'"),
+        ({"format": None}, "format: expected one of npy, parquet, lance, found None"),
+        ({"columns": ["../x"]}, r"columns: expected those of index_feed, found \['../x'\]"),
     ):
         path.write_text(json.dumps(manifest | changed))
         with pytest.raises(ExportError, match=message):
@@ -165,3 +169,53 @@ def test_another_file_system_takes_it_as_well(snapshot: Snapshot, tmp_path: Path
     export(snapshot, "out", kind, filesystem=place)
     loaded = load_export("out", filesystem=place)
     assert np.array_equal(loaded.vectors, feed_vectors(snapshot)[1])
+
+
+def test_what_is_no_folder_is_neither_exported_into_nor_loaded(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ExportError, match="expected a new or empty folder, found a file"):
+        export(snapshot, tmp_path / "out")
+    with pytest.raises(ExportError, match=r"no manifest\.json: not an export"):
+        load_export(tmp_path / "out")
+
+
+def test_a_link_to_an_empty_folder_is_one(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    export(snapshot, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert len(load_export(tmp_path / "elsewhere").feed_ids) == 4
+
+
+@pytest.mark.parametrize("name", ["a b", "100%25", "ä#?&", "-x", "a\\b", "two\nlines", "x" * 200])
+def test_a_folder_of_any_name_is_exported_into(snapshot: Snapshot, tmp_path: Path, name: str) -> None:
+    export(snapshot, tmp_path / name)
+    assert len(load_export(tmp_path / name).feed_ids) == 4
+
+
+def test_a_folder_that_nothing_can_be_moved_to_is_told_as_such(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(source: Path, target: str) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(ExportError, match=r"cannot be moved there \(Device or resource busy\): name a new folder"):
+        export(snapshot, tmp_path / "out")
+    assert list(tmp_path.glob("out*")) == []
+
+
+@FORMATS
+def test_a_disk_without_room_leaves_nothing_and_says_so(
+    snapshot: Snapshot, tmp_path: Path, kind: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "lance":
+        pytest.skip("Lance writes by itself")
+
+    def full(stream: Any, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lensfeed.feed_export._Hashed.write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        export(snapshot, tmp_path / "out", kind)
+    assert list(tmp_path.glob("out*")) == []

@@ -46,6 +46,13 @@ def test_a_pin_whose_time_was_over_may_be_gone_by_the_end(snapshot: Snapshot) ->
             path.unlink()
 
 
+def test_a_storage_that_fails_at_the_end_does_not_hide_what_came_of_the_block(snapshot: Snapshot) -> None:
+    with pinned(snapshot, by="an index", hours=0.001):
+        (path,) = files(snapshot)
+        path.unlink()
+        path.mkdir()  # which cannot be deleted as a file
+
+
 @pytest.mark.parametrize("hours", [0, -1, 721, float("nan"), float("inf")])
 def test_nobody_pins_for_ever_or_for_no_time(snapshot: Snapshot, hours: float) -> None:
     with (

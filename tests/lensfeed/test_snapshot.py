@@ -86,6 +86,9 @@ def test_rows_that_are_dead_in_files_that_stay_are_left_out(killed: Snapshot) ->
     dead = {row["row_id"] for row in rows} - set(killed.rows("index_feed", ["row_id"])["row_id"].to_pylist())
     assert len(rows) == 13
     assert sorted(killed.dead_row_ids("index_feed").tolist()) == sorted(dead)
+    stored = killed.stored("index_feed")
+    assert (stored.files, stored.row_count) == (killed.files("index_feed"), len(KILLED))
+    assert sorted(stored.dead_row_ids.tolist()) == sorted(dead)
     assert sorted(row["feed_id"] for row in rows if row["row_id"] in dead) == [1, 2, 7, 10, 11]
 
 

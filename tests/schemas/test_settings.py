@@ -11,6 +11,8 @@ from schemas.settings import (
     CrawlSettings,
     DedupSettings,
     DetectorSettings,
+    EmbeddingSettings,
+    Expectation,
     GateSettings,
     ImageSettings,
     Settings,
@@ -109,6 +111,50 @@ def test_a_gate_that_cannot_be_meant_is_refused(changed: dict[str, object], mess
     assert GateSettings.model_validate(gate).views == ("center", "plain")
     with pytest.raises(ValidationError, match=message):
         GateSettings.model_validate(gate | changed)
+
+
+EMBEDDING = {"weights": WEIGHTS, "licence": "Apache-2.0"}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (CrawlSettings, {"deadline_s": float("inf")}, "finite number"),
+        (CrawlSettings, {"backoff_s": 10**400}, "number"),
+        (DedupSettings, {"flat_below": float("nan")}, "finite number"),
+        (EmbeddingSettings, EMBEDDING | {"mean": (float("nan"), 0, 0)}, "finite number"),
+        (EmbeddingSettings, EMBEDDING | {"std": (0, 1, 1)}, "greater than 0"),
+        (EmbeddingSettings, EMBEDDING | {"input_size": (0, 224)}, "greater than or equal to 1"),
+        (DetectorSettings, DETECTOR | {"std": (1, 1, 0)}, "greater than 0"),
+        (ImageSettings, {"max_side": 64, "min_side": 65}, "min_side must be at most max_side, 64, not 65"),
+        (
+            Expectation,
+            {"name": "a", "counts": ("sightings",), "at_least": 2, "at_most": 1},
+            "at_least 2 is more than at_most 1",
+        ),
+    ],
+)
+def test_numbers_by_which_nothing_can_come_out_are_refused(
+    model: type[Settings], given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (DedupSettings, {"max_hue_apart": False}),
+        (CrawlSettings, {"retries": True}),
+        (CrawlSettings, {"deadline_s": True}),
+        (EmbeddingSettings, EMBEDDING | {"mean": [True, 0, 0]}),
+    ],
+)
+def test_a_flag_is_no_number(model: type[Settings], given: dict[str, object]) -> None:
+    """`max_hue_apart: off` in YAML would be 0, the strictest of all, where 180 was meant."""
+    with pytest.raises(ValidationError, match="expected a number, not a flag"):
+        model.model_validate(given)
+    assert CrawlSettings.model_validate({"obey_robots": False}).obey_robots is False
 
 
 def test_unknown_settings_are_refused_and_known_ones_cannot_be_changed() -> None:

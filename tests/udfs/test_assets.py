@@ -87,3 +87,15 @@ def test_assets_are_found_wherever_settings_name_them() -> None:
     assert dict(assets_of(EmbeddingSettings(weights=weights, licence="none"))) == {"weights": weights}
     text = TextSettings(weights=weights, tokenizer=words, licence="none")
     assert dict(assets_of(text, "text.")) == {"text.weights": weights, "text.tokenizer": words}
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    monkeypatch.setattr("udfs.assets.sha256_of", refuse)
+    with pytest.raises(AssetError, match=r"weights\.bin: cannot be read \(Permission denied\)"):
+        locate(pinned(tmp_path / "weights.bin", b"weights"))
+    with pytest.raises(AssetError, match=r"cannot be read \(File name too long\)"):
+        locate(pinned(tmp_path / ("x" * 300), b"weights"))

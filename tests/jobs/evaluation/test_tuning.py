@@ -5,6 +5,7 @@ from math import isclose
 import numpy as np
 import pytest
 
+from jobs import tune_dedup
 from jobs.evaluation.tuning import ROW_BYTES, Need, choices, observed_rate, recommended
 from schemas.settings import DedupSettings
 from udfs.images.minhash import band_keys, candidate_rate, recall, signatures
@@ -50,3 +51,8 @@ def test_of_random_hashes_as_many_meet_as_chance_says_and_related_ones_do_not_co
     related = np.concatenate([hashes, hashes ^ 1, hashes ^ 3])
     assert observed_rate(related, settings) == pytest.approx(candidate_rate(28, 10), rel=0.25)
     assert np.isnan(observed_rate(np.array([0, 1], np.int64), settings))
+
+
+@pytest.mark.parametrize("hashes", ["nan", "inf", "0", "0.5", "-1"])
+def test_a_number_of_hashes_that_no_image_has_is_refused(hashes: str) -> None:
+    assert tune_dedup.main(["--images", "1000", "--night", "10", "--hashes", hashes]) == 2

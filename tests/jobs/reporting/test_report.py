@@ -206,6 +206,8 @@ def test_the_command_writes_the_file_and_says_where(
         (["--run", "none"], "--run none: no such run is published; the newest published ones: ['run-0', 'run-12']"),
         (["--date", "2020-01-01"], "no night of 2020-01-01 to 2020-01-01 is published; dates that are: 2026-01-31"),
         (["--start", "2026-01-31"], "--start and --end: expected both, found one"),
+        (["--start", "2026-02-30", "--end", "2026-03-01"], "--start 2026-02-30: not a date"),
+        (["--start", "2026-02-01", "--end", "x"], "--end x: not a date"),
         (["--run", "run-0", "--date", "2026-01-31"], "expected one of --run, --date, and --start with --end"),
         (["--start", "2026-02-01", "--end", "2026-01-31"], "expected a date not before --start"),
     ],

@@ -1,6 +1,7 @@
 """Bounds on a night's counts: what breaks them, what is said, and what is accepted."""
 
 import datetime as dt
+import math
 from typing import cast
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_metric_that_was_not_measured_breaks_nothing() -> None:
     assert Expectations([alike], []).check({"vectors.mean_cosine": 0.3}) is None
     with pytest.raises(UnexpectedError, match=r"alike: vectors\.mean_cosine is 0\.9; at most 0\.5"):
         Expectations([alike], []).check({"vectors.mean_cosine": 0.9})
+
+
+@pytest.mark.parametrize("bounds", [{"at_least": 0.1}, {"at_most": 0.5}])
+@pytest.mark.parametrize("against", ["itself", "earlier"])
+def test_what_is_no_number_breaks_every_bound_and_is_nothing_to_compare_with(
+    bounds: dict[str, float], against: str
+) -> None:
+    given = {"name": "alike", "counts": ["vectors.mean_cosine"], "against": against}
+    alike = Expectation.model_validate(given | bounds)
+    nights = [{"vectors.mean_cosine": 0.3}] * 3
+    with pytest.raises(UnexpectedError, match=r"alike: vectors\.mean_cosine is nan"):
+        Expectations([alike], nights).check({"vectors.mean_cosine": math.nan})
+    unknown = [{"vectors.mean_cosine": math.nan}] * 3
+    assert Expectations([alike], [*unknown, *nights[:2]]).check({"vectors.mean_cosine": 0.9 / 2}) is None
 
 
 def test_a_night_as_expected_is_told_nothing_of() -> None:

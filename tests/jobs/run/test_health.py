@@ -1,5 +1,6 @@
 """What the doctor says of things that are as they should be, and of each that is not."""
 
+import hashlib
 import json
 import os
 import socket
@@ -48,6 +49,15 @@ def test_a_warehouse_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert finding.state == "ok"
     assert "the first job makes it" in finding.found
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warehouse_that_no_job_could_make_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (finding,) = health._looked_at(
+        "warehouse", lambda: health.warehouse(config(tmp_path, f"warehouse={tmp_path}/file/w"))
+    )
+    assert finding.state == "FAIL"
+    assert finding.found.endswith(f"{tmp_path}/file is not a folder")
 
 
 def test_looking_at_a_warehouse_leaves_it_as_it_was(tmp_path: Path) -> None:
@@ -168,6 +178,15 @@ def test_each_weight_is_looked_at_by_itself(tmp_path: Path) -> None:
     assert "the first job fetches it" in found["embedding.weights"].found
     assert found["text.weights"].state == "FAIL"
     assert "SHA-256 expected" in found["text.weights"].found
+
+
+@pytest.mark.parametrize("scheme", ["file://", "file:"])
+def test_a_weight_at_a_file_address_is_looked_at_where_jobs_find_it(tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "my weights.zip").write_bytes(b"text")
+    sha256 = hashlib.sha256(b"text").hexdigest()
+    given = [f"text.weights.path={scheme}{tmp_path}/my%20weights.zip", f"text.weights.sha256={sha256}"]
+    found = {one.name: one for one in health.weights(config(tmp_path, *given))}
+    assert str(found["text.weights"]) == f"ok   text.weights: {tmp_path}/my weights.zip, SHA-256 as pinned"
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_rest_goes_on(

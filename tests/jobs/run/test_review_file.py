@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -55,6 +56,29 @@ def test_every_text_comes_back_and_none_goes_out_as_a_formula(
     cells, back = there_and_back(tmp_path_factory.getbasetemp(), dict.fromkeys(review_file.COLUMNS, text))
     assert back == dict.fromkeys(review_file.COLUMNS, text)
     assert all(not cell.lstrip(" \u00a0\u3000").startswith(tuple("=+-@＝＋－＠\t\r\n")) for cell in cells)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Only the last of them would be read."""
+    path = tmp_path / "review.csv"
+    path.write_text("subject_kind,subject_id,reasons,verdict,reviewer,verdict\nimage,x,a,block,me,\n")
+    with pytest.raises(UsageError, match=r"expected columns of different names, found 'verdict' more than once"):
+        review_file.read_verdicts(path)
+
+
+def test_blanks_around_reasons_are_no_part_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "review.csv"
+    path.write_text("subject_kind,subject_id,reasons,verdict,reviewer\nimage,x, nsfw | text |,allow,me\n")
+    (row,) = review_file.read_verdicts(path)
+    assert row.reasons == ("nsfw", "text")
+
+
+def test_reasons_as_a_list_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "review.parquet"
+    row = {"subject_kind": "image", "subject_id": "x", "reasons": ["nsfw"], "verdict": "allow", "reviewer": "me"}
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    with pytest.raises(UsageError, match=r"row 1: reasons: expected a text, found \['nsfw'\]"):
+        review_file.read_verdicts(path)
 
 
 def test_a_row_with_a_cell_too_many_is_refused_with_its_number(tmp_path: Path) -> None:
