@@ -412,7 +412,7 @@ FULL_VIEWS: tuple[HashedView, ...] = HASHED_VIEWS[:3]
 """Views with all that an image shows: one of two hashes that are compared is of one of these. What is left of two
 images when both are cut may be alike where the images are not."""
 MOST_SHADES = 8
-"""Shades of a view that are counted, of 32: one that shows more has so many. A screen full of text has 3 to 5, most
+"""Shades of a view that are counted, of 32: one that shows more has so many. A screen full of text has 2 to 5, most
 photographs have more than 8."""
 
 

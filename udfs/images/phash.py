@@ -229,19 +229,19 @@ def _view_hashes(image: Image.Image, luminance: Image.Image, whole: _Resampled) 
         resampled = whole if view == "whole" else _Resampled.of(luminance.crop(box))
         number = HASHED_VIEWS.index(view).to_bytes(VIEW_BYTES, "big")
         seen = image.crop(box)
-        colours = bytes([_hue(seen), _shades(seen)])
+        histogram = np.array(seen.histogram(), dtype=np.int64).reshape(-1, 256)
+        colours = bytes([_hue(seen, histogram), _shades(histogram[0])])
         for turn in canonical_turns(_coefficients(resampled.small, 8)):
             found.setdefault(number + resampled.hash_turned(turn) + colours)
     return tuple(found)
 
 
-def _hue(view: Image.Image) -> int:
+def _hue(view: Image.Image, histogram: NDArray[np.int64]) -> int:
     """The direction of the mean of (Cb, Cr), 1 to `HUES`, so many more where it is a tint's; 0 where that mean is too
     near grey to have one."""
     if view.mode == "L":
         return 0
-    counts = np.array(view.histogram()[256:], dtype=np.int64).reshape(2, 256)
-    blue, red = (counts @ np.arange(256) / counts[0].sum() - 128).tolist()
+    blue, red = (histogram[1:] @ np.arange(256) / histogram[0].sum() - 128).tolist()
     if math.hypot(blue, red) < COLOURFUL:
         return 0
     hue = 1 + round(math.degrees(math.atan2(red, blue)) * HUES / 360) % HUES
@@ -250,21 +250,25 @@ def _hue(view: Image.Image) -> int:
 
 def _is_tinted(view: Image.Image) -> bool:
     """Whether a view (mode YCbCr) is of one pale ink: its chroma follows from its luminance, and is nowhere strong."""
-    pixels = np.asarray(view)[::_TINT_EVERY, ::_TINT_EVERY].reshape(-1, 3).astype(np.int64)
-    shades, chroma = pixels[:, 0] // _SHADE_LEVELS, pixels[:, 1:] - 128
+    pixels = np.asarray(view)[::_TINT_EVERY, ::_TINT_EVERY].reshape(-1, 3)
+    shades = (pixels[:, 0] // _SHADE_LEVELS).astype(np.int64)
     counts = np.bincount(shades, minlength=256 // _SHADE_LEVELS)
-    means = np.stack([np.bincount(shades, one, len(counts)) for one in chroma.T]) / np.maximum(counts, 1)
-    size = float((chroma**2).sum()) / len(pixels)
+    means, size = np.empty((2, len(counts))), 0.0
+    for place in (0, 1):
+        chroma = pixels[:, 1 + place] - np.float64(128)
+        size += float(chroma @ chroma) / len(pixels)
+        means[place] = np.bincount(shades, chroma, len(counts)) / np.maximum(counts, 1)
     # Of all that chroma is from grey, what the mean of its shade does not say.
     scatter = size - float((means**2).sum(axis=0) @ counts) / len(pixels)
     strongest = np.hypot(*means)[counts >= _LEAST_OF_A_SHADE * len(pixels)].max()
     return scatter <= min(TINT_SCATTER**2, TINT_SCATTER_SHARE**2 * size) and bool(strongest <= TINT_MOST)
 
 
-def _shades(view: Image.Image) -> int:
-    """How many shades of luminance a view shows, 1 to `MOST_SHADES`: as many equally frequent ones as have the entropy
-    of those that it has, rounded down. A page, a screen or a sign has few, and differs from another in little."""
-    counts = np.array(view.histogram()[:256], dtype=np.int64).reshape(-1, _SHADE_LEVELS).sum(axis=1)
+def _shades(histogram: NDArray[np.int64]) -> int:
+    """How many shades a view with this histogram (256,) of its luminance shows, 1 to `MOST_SHADES`: as many equally
+    frequent ones as have the entropy of those that it has, rounded down. A screen of text or a sign has few, and
+    differs from another in little."""
+    counts = histogram.reshape(-1, _SHADE_LEVELS).sum(axis=1)
     shares = counts[counts > 0] / counts.sum()
     return min(MOST_SHADES, max(1, int(2 ** -(shares @ np.log2(shares)))))
 
