@@ -58,7 +58,8 @@ LATER_VARIANTS = 100
 LOOK_EVERY_S = 0.2
 TABLES_OF_DEDUP = ("image_hashes", "lsh_bands", "clusters")
 
-NO_HUE = b"\0"
+NO_COLOUR = b"\0\0"
+"""Neither hue nor shades."""
 
 Bits = NDArray[np.uint8]
 """(N, 320): the 64 bits of the short hash, then the 256 of the long one."""
@@ -149,7 +150,7 @@ class Tables:
         frame = pa.table(
             {
                 "image_id": [f"{self.images + number:064x}" for number in range(len(bits))],
-                "view_hashes": [[b"\0" + row.tobytes() + NO_HUE, *self._views()] for row in words],
+                "view_hashes": [[b"\0" + row.tobytes() + NO_COLOUR, *self._views()] for row in words],
             }
         )
         fields = struct_type(IMAGES)
@@ -169,9 +170,9 @@ class Tables:
 
     def _views(self) -> list[bytes]:
         """Hashes of views that are near nothing."""
-        others: tuple[HashedView, ...] = ("inner5", "inner10", "whole", "object")  # as most images have them
+        others: tuple[HashedView, ...] = ("inner5", "inner10", "inner2", "whole", "object")  # as most images have them
         numbers = [HASHED_VIEWS.index(view) for view in others[: self.views - 1]]
-        return [bytes([number]) + self.random.bytes(40) + NO_HUE for number in numbers]
+        return [bytes([number]) + self.random.bytes(40) + NO_COLOUR for number in numbers]
 
     def _folder(self, *names: str) -> Path:
         return Path(self.landing.storage.root.removeprefix("file:"), *names)

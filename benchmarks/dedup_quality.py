@@ -40,8 +40,8 @@ from udfs.bits import popcount
 from udfs.embedding.embed import Embedder, load_embedder
 from udfs.images.canonical import canonicalise
 from udfs.images.decode import ImageError
-from udfs.images.minhash import alike, band_keys, hamming256, hash_words, signatures, verified_pairs
-from udfs.images.phash import HASH_BYTES, oriented_hashes, view_numbers
+from udfs.images.minhash import Compared, alike, band_keys, hamming256, hash_words, signatures, verified_pairs
+from udfs.images.phash import HASH_LAYOUT, oriented_hashes, view_numbers
 
 ORIGINAL = "original"
 LONGEST_SIDE = 800
@@ -250,8 +250,8 @@ def negatives(pictures: Sequence[Picture]) -> Iterator[tuple[str, int, Picture]]
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is stored: `original` numbers what it is one of; `hashes` (H, 42) uint8, `plain` is imagehash's;
-    `jpeg` is what is embedded."""
+    """A file as it is stored: `original` numbers what it is one of; `hashes` as they are stored; `plain` is
+    imagehash's; `jpeg` is what is embedded."""
 
     original: int
     kind: str
@@ -276,7 +276,7 @@ def stored(original: int, kind: str, data: bytes) -> File:
         made.source_width * made.source_height,
         made.flatness < DedupSettings().flat_below,
         made.view_hashes,
-        b"\0" + made.phash64.to_bytes(8, "big", signed=True) + made.phash256 + b"\0",
+        b"\0" + made.phash64.to_bytes(8, "big", signed=True) + made.phash256 + b"\0\0",
         int(str(plain), 16),
         pdq[:32],
         made.pixels,
@@ -354,8 +354,8 @@ Edges = NDArray[np.int64]
 
 def entries(
     files: Sequence[File], views: Sequence[HashedView], upright: bool
-) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """File number (H,) of each hash that takes part, and the hashes (H, 42)."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Compared]:
+    """Of each hash that takes part: the number of its file (H,), that of its view (H,), and what is compared."""
     numbers = view_numbers(views)
     pairs = [
         (number, one)
@@ -364,8 +364,10 @@ def entries(
         for one in ([file.upright] if upright else file.hashes)
         if one[0] in numbers
     ]
-    hashes = np.frombuffer(b"".join(one for _, one in pairs), np.uint8).reshape(-1, HASH_BYTES)
-    return np.array([number for number, _ in pairs], dtype=np.int64), hashes
+    rows = np.frombuffer(b"".join(one for _, one in pairs), HASH_LAYOUT)
+    near = rows["phash64"].copy().view(">u8").astype(np.uint64).ravel()
+    compared = Compared(near, hash_words([one.tobytes() for one in rows["phash256"]]), rows["hue"], rows["shades"])
+    return np.array([number for number, _ in pairs], dtype=np.int64), rows["view"].astype(np.int64), compared
 
 
 def edges_of(
@@ -377,24 +379,23 @@ def edges_of(
 ) -> Edges:
     """Verified pairs of files: those that share a bucket, or, where `exact`, all there are. One of two hashes is of
     `full_views`."""
-    owner, hashes = entries(files, rule.views, upright)
-    near = hashes[:, 1:9].copy().view(">u8").astype(np.uint64).ravel()
-    far, hues = hash_words([one.tobytes() for one in hashes[:, 9:41]]), hashes[:, 41]
-    full = np.isin(hashes[:, 0], view_numbers(full_views))
+    owner, views, hashes = entries(files, rule.views, upright)
+    near, far = hashes.phash64, hashes.phash256
+    full = np.isin(views, view_numbers(full_views))
     found = [np.empty((2, 0), dtype=np.int64)]
     if exact:
         fulls = np.flatnonzero(full)
         for start in range(0, len(near), 512):
             apart = popcount(near[start : start + 512, None] ^ near[None, fulls])
-            first, second = np.nonzero(apart <= rule.max_hamming)
+            first, second = np.nonzero(apart <= rule.outer_hamming)
             first, second = first + start, fulls[second]
-            near_too = alike(far, hues, first, second, rule)
-            found.append(np.stack((first[near_too], second[near_too])))
+            joined = alike(hashes, first, second, rule)
+            found.append(np.stack((first[joined], second[joined])))
     else:
         keys = band_keys(signatures(near, rule), rule).ravel()
         order = np.argsort(keys, kind="stable")
         rows = order // rule.bands
-        pairs = verified_pairs(keys[order], near[rows], far[rows], hues[rows], rule, is_full=full[rows])
+        pairs = verified_pairs(keys[order], hashes.take(rows), rule, is_full=full[rows])
         found += [np.unique(np.sort(rows[np.stack(pair)], axis=0), axis=1) for pair in pairs]
     first, second = np.unique(np.concatenate(found, axis=1), axis=1)
     apart = (hamming256(far[first], far[second]), popcount(near[first] ^ near[second]))
@@ -423,6 +424,48 @@ def edges_by_cosine(files: Sequence[File], embedder: Embedder) -> Edges:
     first, second = _pairs(len(vectors), lambda some: vectors[some] @ vectors.T >= COSINE_AT)
     apart = np.round(1e6 * (1 - (vectors[first] * vectors[second]).sum(axis=1))).astype(np.int64)
     return _least(first, second, apart, apart)
+
+
+def edges_with_a_witness(
+    files: Sequence[File], rule: DedupSettings, speaks: Callable[[Edges], NDArray[np.bool_]]
+) -> Edges:
+    """Edges of `rule` (E, 4): all those within `max_hamming`, and of those beyond it the ones that it `speaks` for."""
+    inner, all_of_them = (edges_of(files, one) for one in (_inner(rule), rule))
+    known = set(map(tuple, inner[:, :2].tolist()))
+    is_inner = np.array([pair in known for pair in map(tuple, all_of_them[:, :2].tolist())], dtype=np.bool_)
+    return all_of_them[is_inner | speaks(all_of_them)]
+
+
+def _inner(rule: DedupSettings) -> DedupSettings:
+    return rule.model_copy(update={"outer_hamming": rule.max_hamming})
+
+
+def _cosines(files: Sequence[File], edges: Edges, embedder: Embedder) -> NDArray[np.float32]:
+    vectors = vectors_of(files, embedder)
+    return np.asarray((vectors[edges[:, 0]] * vectors[edges[:, 1]]).sum(axis=1))
+
+
+def witnesses(embedder: Embedder) -> dict[str, Callable[[Sequence[File]], Edges]]:
+    """What may speak for a pair beyond `max_hamming`, each alone, at 8 and at 10 bits."""
+    found: dict[str, Callable[[Sequence[File]], Edges]] = {
+        "shipped views, inner distance alone": partial(edges_of, rule=_inner(DedupSettings()))
+    }
+    for distance in (8, 10):
+        bare = DedupSettings(outer_hamming=distance, outer_shades=0, outer_hue_apart=50)
+        shades, hues = (bare.model_copy(update=one) for one in ({"outer_shades": 6}, {"outer_hue_apart": 20}))
+        both = shades.model_copy(update={"outer_hue_apart": 20})
+        found |= {
+            f"{name}, at {distance}": partial(edges_of, rule=one)
+            for name, one in (("nothing", bare), ("shades", shades), ("hues", hues), ("shades and hues", both))
+        }
+        for most in (40, 48):
+            found[f"256 bits within {most}, at {distance}"] = partial(
+                edges_with_a_witness, rule=bare, speaks=partial(lambda edges, most: edges[:, 2] <= most, most=most)
+            )
+        found[f"cosine of {COSINE_AT}, at {distance}"] = lambda files, bare=bare: edges_with_a_witness(  # type: ignore[misc]
+            files, bare, lambda edges: _cosines(files, edges, embedder) >= COSINE_AT
+        )
+    return found
 
 
 def vectors_of(files: Sequence[File], embedder: Embedder) -> NDArray[np.float32]:
@@ -517,13 +560,15 @@ def false_merges(made: Sequence[tuple[int, File]], edges_by: Callable[[Sequence[
     return report
 
 
-OLD = DedupSettings(views=("whole",), max_hamming=8, max_hue_apart=180, bands=45, rows=9)
-"""As shipped before: upright wholes alone."""
+OLD = DedupSettings(views=("whole",), max_hamming=8, max_hue_apart=180, outer_hamming=8, bands=45, rows=9)
+"""The first rule: upright wholes alone."""
+FEWER_VIEWS: tuple[HashedView, ...] = tuple(view for view in HASHED_VIEWS if view != "inner2")
 CANDIDATES: dict[str, tuple[HashedView, ...]] = {
     "whole": ("whole",),
     "whole, trimmed": ("whole", "trimmed"),
-    "whole, inside": ("whole", "inner5", "inner10"),
-    "all but object": ("whole", "trimmed", "inner5", "inner10"),
+    "whole, inside": ("whole", "inner2", "inner5", "inner10"),
+    "all but object": ("whole", "trimmed", "inner2", "inner5", "inner10"),
+    "all but inner2": FEWER_VIEWS,
     "all": HASHED_VIEWS,
 }
 PAIRINGS: dict[str, tuple[HashedView, ...]] = {
@@ -532,8 +577,8 @@ PAIRINGS: dict[str, tuple[HashedView, ...]] = {
     "with a full view": FULL_VIEWS,
     "any two": HASHED_VIEWS,
 }
-COLOUR_BLIND = DedupSettings(max_hue_apart=180)
 """What one of two hashes that are compared has to be of."""
+COLOUR_BLIND = DedupSettings(max_hue_apart=180, outer_hue_apart=180)
 COMMON = frozenset(ATTACKS) - {
     *("cropped 10 % on the left", "cropped unevenly, 2 to 8 %", "border 10 %, grey", "writing over the lowest eighth"),
     *("a name in a corner", "letterboxed"),
@@ -583,6 +628,8 @@ def main() -> None:
             **{name: edges_by(files) for name, edges_by in peers.items()},
             "shipped": edges_of(files, shipped),
             "shipped, without bands": edges_of(files, shipped, exact=True),
+            "shipped, inner distance alone": edges_of(files, _inner(shipped)),
+            "shipped, without inner2": edges_of(files, _without_inner2(shipped)),
             "shipped, whatever the colours": edges_of(files, COLOUR_BLIND),
         }
         report[name] = {rule: quality(files, edges) for rule, edges in found.items()}
@@ -590,6 +637,10 @@ def main() -> None:
         report[f"{name}, common versions alone"] = {
             **{name: quality(common, edges_by(common)) for name, edges_by in peers.items()},
             "shipped": quality(common, edges_of(common, shipped)),
+            "shipped, without bands": quality(common, edges_of(common, shipped, exact=True)),
+            "shipped, inner distance alone": quality(common, edges_of(common, _inner(shipped))),
+            "shipped, without inner2": quality(common, edges_of(common, _without_inner2(shipped))),
+            "shipped, neither": quality(common, edges_of(common, _inner(_without_inner2(shipped)))),
         }
         attacks = {rule: by_attack(files, edges) for rule, edges in found.items()}
         report[f"{name}, original to version"] = {
@@ -606,11 +657,20 @@ def main() -> None:
         "whatever the colours": false_merges(lookalikes, partial(edges_of, rule=COLOUR_BLIND)),
         "shipped": false_merges(lookalikes, partial(edges_of, rule=shipped)),
     }
+    common = [file for file in tuned if file.kind in COMMON | {ORIGINAL}]
+    report["what speaks for a pair beyond 6 bits, tuned on, common versions"] = {
+        name: quality(common, edges_by(common)) | {"must not be merged": false_merges(lookalikes, edges_by)}
+        for name, edges_by in witnesses(embedder).items()
+    }
     publish(report, options.json)
 
 
 def _at(distance: int, views: Sequence[HashedView]) -> DedupSettings:
-    return DedupSettings.model_validate({"views": views, "max_hamming": distance})
+    return DedupSettings(views=tuple(views), max_hamming=distance, outer_hamming=distance)
+
+
+def _without_inner2(rule: DedupSettings) -> DedupSettings:
+    return rule.model_copy(update={"views": FEWER_VIEWS})
 
 
 if __name__ == "__main__":

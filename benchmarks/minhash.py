@@ -13,7 +13,7 @@ from datasketch import MinHash
 
 from benchmarks.report import environment, publish
 from schemas.settings import DedupSettings
-from udfs.images.minhash import band_keys, candidate_rate, hamming64, recall, signatures, verified_pairs
+from udfs.images.minhash import Compared, band_keys, candidate_rate, hamming64, recall, signatures, verified_pairs
 
 HASHES = 100_000
 BULK_HASHES = 2_000
@@ -45,7 +45,8 @@ def layout(bands: int, rows: int, hashes: np.ndarray) -> dict[str, float]:
     sizes = np.unique(keys, return_counts=True)[1]
     pairs = int((sizes * (sizes - 1) // 2).sum())
     keys, near = keys[order], np.repeat(hashes, bands)[order]
-    far, no_hues = np.zeros((len(near), 4), dtype=np.uint64), np.zeros(len(near), dtype=np.uint8)
+    none = np.zeros(len(near), dtype=np.uint8)
+    rows_of_index = Compared(near, np.zeros((len(near), 4), dtype=np.uint64), none, none)
     return {
         "recall at max_hamming": round(recall(rule.max_hamming, bands, rows), 4),
         "candidate rate": candidate_rate(bands, rows),
@@ -53,7 +54,7 @@ def layout(bands: int, rows: int, hashes: np.ndarray) -> dict[str, float]:
         "signatures/s": per_second(lambda: signatures(hashes, rule), len(hashes)),
         "band keys of signatures/s": per_second(lambda: band_keys(signed, rule), len(hashes)),
         "verified pairs/s": per_second(
-            lambda: sum(len(one) for one, _ in verified_pairs(keys, near, far, no_hues, rule)), pairs
+            lambda: sum(len(one) for one, _ in verified_pairs(keys, rows_of_index, rule)), pairs
         ),
         "datasketch bulk signatures/s": per_second(lambda: with_datasketch(hashes[:BULK_HASHES], rule), BULK_HASHES),
     }

@@ -183,9 +183,9 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
         {
             "phash64": "cast(conv(near, 16, -10) as bigint)",
             "phash256": "unhex(far)",
-            "view_hashes": "array(unhex(concat('00', near, far, '00')))",
-            "hashes": "array(unhex(concat('00', near, far, '00')))",
-            "group_id": "left(sha2(upper(concat('00', near, far, '00')), 256), 32)",
+            "view_hashes": "array(unhex(concat('00', near, far, '0000')))",
+            "hashes": "array(unhex(concat('00', near, far, '0000')))",
+            "group_id": "left(sha2(upper(concat('00', near, far, '0000')), 256), 32)",
         },
         {
             **{"source_file": "'part-0.jsonl'", "row_number": "id", "outcome": "'accepted'"},

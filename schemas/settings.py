@@ -450,12 +450,15 @@ class TextSettings(Settings):
     """Inference threads on a CPU; Spark already runs one task a core."""
 
 
-HashedView = Literal["whole", "trimmed", "object", "inner5", "inner10"]
+HashedView = Literal["whole", "trimmed", "object", "inner2", "inner5", "inner10"]
 HASHED_VIEWS: tuple[HashedView, ...] = get_args(HashedView)
 """Views of an image that are hashed; see `DedupSettings.views`. Stored hashes begin with the place in this list."""
 FULL_VIEWS: tuple[HashedView, ...] = HASHED_VIEWS[:3]
 """Views with all that an image shows: one of two hashes that are compared is of one of these. What is left of two
 images when both are cut may be alike where the images are not."""
+MOST_SHADES = 8
+"""Shades of a view that are counted, of 32: one that shows more has so many. A screen full of text has 2 to 5, most
+photographs have more than 8."""
 
 
 class Expectation(Settings):
@@ -496,8 +499,9 @@ class DedupSettings(Settings):
     """What of an image is hashed and compared. With all that it shows: `whole`, always; `trimmed`, without a border of
     one colour and without strips of writing at the top and at the bottom; `object`, without a ground of one colour
     around what stands out of it. Most images have no border and no such ground, and then these cost nothing. Cut:
-    `inner5`, `inner10`, without 5 and 10 % on each side, of what is left trimmed, which finds crops. Of two hashes that
-    are compared, one is of the first three. docs/decisions/0018-views.md says what each finds."""
+    `inner2`, `inner5`, `inner10`, without 2.5, 5 and 10 % on each side, of what is left trimmed, which finds crops and
+    what was turned a little. Of two hashes that are compared, one is of the first three. docs/decisions/0018-views.md
+    says what each finds."""
 
     max_hamming: int = Field(default=6, ge=0, le=32)
     """Largest Hamming distance between 64-bit pHashes that may be an edge; distances are even, since half of a pHash's
@@ -508,13 +512,23 @@ class DedupSettings(Settings):
     the same measurement unrelated crops were 82 apart or more."""
     max_hue_apart: int = Field(default=50, ge=0, le=180)
     """Degrees by which the mean colours of two views may differ, where both have one, and be an edge: one shape in two
-    colours is two products. A grey copy has none, and is near them all. 180: colours do not matter."""
+    colours is two products. A grey copy has none, and is near them all; what is tinted as a whole (sepia) is near all
+    but what is tinted otherwise. 180: colours do not matter."""
+    outer_hamming: int = Field(default=8, ge=0, le=32)
+    """Largest Hamming distance between 64-bit pHashes that may be an edge where more than the hashes speaks for it:
+    both views show `outer_shades`, and their hues are within `outer_hue_apart`. Bands find fewer of these pairs, 88 %
+    at 8. As large as `max_hamming`: there is no such edge."""
+    outer_shades: int = Field(default=6, ge=0, le=MOST_SHADES)
+    """Shades that both views show, beyond `max_hamming`: what is drawn or written in few of them differs from another
+    in little, as two screens of one application do."""
+    outer_hue_apart: int = Field(default=20, ge=0, le=180)
+    """In place of `max_hue_apart`, beyond `max_hamming`."""
     bands: int = Field(default=42, ge=1)
     """Of the 64-bit pHash's MinHash signature; two hashes are compared where all `rows` of one band are equal."""
     rows: int = Field(default=12, ge=1)
     """42 x 12 finds 99.0 % of the pairs at Hamming distance 6, and 0.043 % of unrelated hashes have to be compared."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
-    """Refused at start-up when bands x rows cannot reach it at `max_hamming`."""
+    """Refused at start-up when bands x rows cannot reach it at `max_hamming`; `outer_hamming` is not looked at."""
     seed: int = 1
     """Of MinHash's permutations."""
     flat_below: float = Field(default=3.0, ge=0)
@@ -526,4 +540,13 @@ class DedupSettings(Settings):
             raise ValueError(f"views must differ, found {list(self.views)}")
         if "whole" not in self.views:
             raise ValueError(f"views: whole must be among them, found {list(self.views)}")
+        return self
+
+    @model_validator(mode="after")
+    def _outer_is_not_inside(self) -> Self:
+        if self.outer_hamming < self.max_hamming:
+            raise ValueError(
+                f"outer_hamming: expected max_hamming ({self.max_hamming}) or more, found {self.outer_hamming}; as "
+                "much means that nothing beyond max_hamming is an edge"
+            )
         return self

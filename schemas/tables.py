@@ -306,7 +306,7 @@ IMAGES = Table(
         Column(
             "view_hashes",
             "array<binary>",
-            "of each view and near-canonical orientation: view number, 64-bit and 256-bit pHash, hue, 42 bytes",
+            "of each view and near-canonical orientation: view number, 64-bit and 256-bit pHash, hue, shades, 43 bytes",
             nullable=False,
         ),
         Column(

@@ -6,8 +6,10 @@ the two is wrong, and this page is short enough to be read.
 """
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from schemas.settings import DedupSettings
 
 Key = tuple[dt.date, str, int]
 
@@ -19,7 +21,8 @@ class Hash:
     near: int  # 64 bits
     far: int  # 256 bits
     view: int = 0  # the whole, trimmed, an object; then what is cut
-    hue: int = 0  # tens of degrees from 1 to 36; 0 for none
+    hue: int = 0  # tens of degrees from 1 to 36, of a tint from 37 to 72; 0 for none
+    shades: int = 0  # 1 to 8; a made-up hash has none
 
     @property
     def full(self) -> bool:
@@ -216,36 +219,61 @@ def owed(sightings: Sequence[Sighting], stored: set[str]) -> dict[tuple[dt.date,
 
 
 def stored_hashes(hashes: Sequence[bytes]) -> tuple[Hash, ...]:
-    """Hashes as `images` holds them: the number of the view; 64 bits; 256 bits; the hue."""
+    """Hashes as `images` holds them: the number of the view; 64 bits; 256 bits; the hue; the shades."""
     return tuple(
-        Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0], one[41]) for one in hashes
+        Hash(int.from_bytes(one[1:9], "big"), int.from_bytes(one[9:41], "big"), one[0], one[41], one[42])
+        for one in hashes
     )
+
+
+def hash_bytes(one: Hash) -> bytes:
+    """The same the other way round."""
+    return bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big") + bytes([one.hue, one.shades])
 
 
 def of_two_colours(one: Hash, other: Hash, max_hue_apart: int) -> bool:
-    """Whether both have a hue, and these are further apart on the circle than so many degrees."""
+    """Whether both have a hue, or both a tint, and these are further apart on the circle than so many degrees."""
+    if not one.hue or not other.hue or (one.hue > 36) != (other.hue > 36):
+        return False
     apart = 10 * abs(one.hue - other.hue)
-    return bool(one.hue and other.hue) and min(apart, 360 - apart) > max_hue_apart
+    return min(apart, 360 - apart) > max_hue_apart
 
 
-def verified(
-    a: Content, b: Content, max_hamming: int, max_hamming256: int, max_hue_apart: int = 50
-) -> tuple[int, int] | None:
+def is_edge(one: Hash, other: Hash, rule: DedupSettings) -> bool:
+    """Whether two hashes are near and not of two colours: up to the outer distance, where both show many shades."""
+    near, far = (one.near ^ other.near).bit_count(), (one.far ^ other.far).bit_count()
+    if far > rule.max_hamming256 or not (one.full or other.full):
+        return False
+    if near <= rule.max_hamming:
+        return not of_two_colours(one, other, rule.max_hue_apart)
+    many = min(one.shades, other.shades) >= rule.outer_shades
+    return many and near <= rule.outer_hamming and not of_two_colours(one, other, rule.outer_hue_apart)
+
+
+def always(one: Hash, other: Hash) -> bool:
+    """Any two hashes are compared."""
+    return True
+
+
+Meeting = Callable[[Hash, Hash], bool]
+
+
+def verified(a: Content, b: Content, rule: DedupSettings, meet: Meeting = always) -> tuple[int, int] | None:
     """Least distances (256, 64) of a verified near-duplicate pair, else None: a view of one, a full view of the other,
-    not of two colours. Flat pictures have no hash to speak of."""
+    that are compared at all. Flat pictures have no hash to speak of."""
     if a.flat or b.flat:
         return None
-    distances = (
+    edges = (
         ((one.far ^ other.far).bit_count(), (one.near ^ other.near).bit_count())
         for one in a.hashes
         for other in b.hashes
-        if (one.full or other.full) and not of_two_colours(one, other, max_hue_apart)
+        if is_edge(one, other, rule) and meet(one, other)
     )
-    return min(((far, near) for far, near in distances if near <= max_hamming and far <= max_hamming256), default=None)
+    return min(edges, default=None)
 
 
 def clusters(
-    dates: Mapping[str, dt.date], contents: Mapping[str, Content], max_hamming: int, max_hamming256: int
+    dates: Mapping[str, dt.date], contents: Mapping[str, Content], rule: DedupSettings, meet: Meeting = always
 ) -> dict[str, str]:
     """image_id -> representative, over live images in the order (first_seen, source pixels descending, image_id)."""
     order = sorted(dates, key=lambda image: (dates[image], -contents[image].source_pixels, image))
@@ -255,7 +283,7 @@ def clusters(
         candidates = [
             (*distance, place, head)
             for place, head in enumerate(representatives)
-            if (distance := verified(contents[image], contents[head], max_hamming, max_hamming256)) is not None
+            if (distance := verified(contents[image], contents[head], rule, meet)) is not None
         ]
         if candidates:
             chosen[image] = min(candidates)[-1]

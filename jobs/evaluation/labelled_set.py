@@ -14,7 +14,7 @@ from jobs.evaluation.labelled import Labelled
 from schemas.settings import CrawlSettings, DedupSettings, ImageSettings
 from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
-from udfs.images.minhash import hues_apart
+from udfs.images.minhash import Compared, alike, hash_words
 from udfs.images.phash import FULL_VIEW_NUMBERS, HASH_LAYOUT, view_numbers
 
 _AT_ONCE = 1024
@@ -74,17 +74,16 @@ def _near(images: Sequence[Canonical], rule: DedupSettings) -> NDArray[np.bool_]
     mine = [[one for one in image.view_hashes if one[0] in seen] for image in images]
     owner = np.repeat(np.arange(len(images)), [len(some) for some in mine])
     rows = np.frombuffer(b"".join(one for some in mine for one in some), HASH_LAYOUT)
-    near64, near256 = _signs(rows["phash64"]), _signs(rows["phash256"])
-    is_full = np.isin(rows["view"], FULL_VIEW_NUMBERS)
-    hues = rows["hue"]
+    near64, far = _signs(rows["phash64"]), hash_words([one.tobytes() for one in rows["phash256"]])
+    hashes = Compared(rows["phash64"].copy().view(">u8").astype(np.uint64).ravel(), far, rows["hue"], rows["shades"])
+    is_full = np.flatnonzero(np.isin(rows["view"], FULL_VIEW_NUMBERS))
     near = np.zeros((len(images), len(images)), dtype=bool)
     for start in range(0, len(rows), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
-        close = _distances(near64[some], near64[is_full]) <= rule.max_hamming
-        close &= _distances(near256[some], near256[is_full]) <= rule.max_hamming256
-        close &= hues_apart(hues[some, None], hues[None, is_full]) <= rule.max_hue_apart
-        first, second = np.nonzero(close)
-        near[owner[some][first], owner[is_full][second]] = True
+        first, second = np.nonzero(_distances(near64[some], near64[is_full]) <= rule.outer_hamming)
+        first, second = first + start, is_full[second]
+        edges = alike(hashes, first, second, rule)
+        near[owner[first[edges]], owner[second[edges]]] = True
     flat = np.array([image.flatness < rule.flat_below for image in images], dtype=bool)
     near[flat] = near[:, flat] = False
     both: NDArray[np.bool_] = near | near.T

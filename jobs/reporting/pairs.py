@@ -23,6 +23,8 @@ from lensfeed.snapshot import Snapshot
 from schemas.settings import HASHED_VIEWS, DedupSettings
 from udfs.images.minhash import (
     HASH_BITS,
+    Compared,
+    are_near,
     band_keys,
     close_pairs,
     hamming64,
@@ -110,7 +112,7 @@ class HashPair:
     hues_apart: int
     """Degrees; 0 where one of the two is of no colour."""
     is_near: bool
-    """By both distances."""
+    """By both distances, as far as the shades of the two allow."""
     is_edge: bool
     """Near, not of two colours, and compared."""
 
@@ -217,23 +219,28 @@ def compare(first: Image, second: Image, settings: DedupSettings) -> Pair:
     if first.is_flat or second.is_flat:
         return Pair(first, second, ())
     hashes = [*first.hashes, *second.hashes]
-    near = np.array([one.phash64 for one in hashes], np.int64)
-    far, hues = hash_words([one.phash256 for one in hashes]), np.array([one.hue for one in hashes], np.uint8)
+    hues, shades = np.array([(one.hue, one.shades) for one in hashes], np.uint8).reshape(-1, 2).T
+    compared = Compared(
+        np.array([one.phash64 for one in hashes], np.int64), hash_words([one.phash256 for one in hashes]), hues, shades
+    )
     is_full = np.array([one.is_full for one in hashes], np.bool_)
     # As rows of the index: a hash in each of its buckets.
-    keys = band_keys(signatures(near, settings), settings).reshape(-1)
+    keys = band_keys(signatures(compared.phash64, settings), settings).reshape(-1)
     order = np.argsort(keys, kind="stable")
     row, keys = np.repeat(np.arange(len(hashes)), settings.bands)[order], keys[order]
     split = len(first.hashes)
-    met = _across(close_pairs(keys, near[row], HASH_BITS, is_full=is_full[row]), row, split)
-    edges = _across(verified_pairs(keys, near[row], far[row], hues[row], settings, is_full=is_full[row]), row, split)
+    in_buckets = compared.take(row)
+    met = _across(close_pairs(keys, in_buckets.phash64, HASH_BITS, is_full=is_full[row]), row, split)
+    edges = _across(verified_pairs(keys, in_buckets, settings, is_full=is_full[row]), row, split)
     ones, others = np.nonzero(is_full[:split, None] | is_full[None, split:])
     others = others + split
-    distances = hamming64(near[ones], near[others]), hamming256(far[ones], far[others])
-    columns = (ones, others, *distances, hues_apart(hues[ones], hues[others]))
+    left, right = compared.take(ones), compared.take(others)
+    columns = (
+        *(ones, others, hamming64(left.phash64, right.phash64), hamming256(left.phash256, right.phash256)),
+        *(hues_apart(left.hues, right.hues), are_near(left, right, settings)),
+    )
     found = []
-    for one, other, hamming, wide, apart in zip(*(column.tolist() for column in columns), strict=True):
-        is_near = hamming <= settings.max_hamming and wide <= settings.max_hamming256
+    for one, other, hamming, wide, apart, is_near in zip(*(column.tolist() for column in columns), strict=True):
         ends = (one, other)
         found.append(HashPair(one, other - split, hamming, wide, met[ends], apart, is_near, edges[ends] > 0))
     found.sort(key=lambda pair: (not pair.is_edge, not pair.is_near, pair.hamming256, pair.hamming))

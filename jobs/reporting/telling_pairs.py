@@ -6,7 +6,7 @@ from itertools import chain, repeat
 import numpy as np
 
 from jobs.reporting.pairs import Explanation, HashPair, Image, Pair
-from schemas.settings import HASHED_VIEWS
+from schemas.settings import HASHED_VIEWS, DedupSettings
 from udfs.images.minhash import hamming64, hamming256, hash_words, recall
 from udfs.images.phash import VIEW_MIN_SIDE
 
@@ -61,8 +61,19 @@ def _rule(explanation: Explanation) -> str:
     settings = explanation.settings
     return (
         f"a view of one and a full view of the other at most {settings.max_hamming} of 64 bits and "
-        f"{settings.max_hamming256} of 256 apart, in a shared bucket ({settings.bands} bands of {settings.rows} rows); "
+        f"{settings.max_hamming256} of 256 apart{_outer(settings)}, in a shared bucket ({settings.bands} bands of "
+        f"{settings.rows} rows); "
         f"views {', '.join(settings.views)}"
+    )
+
+
+def _outer(settings: DedupSettings) -> str:
+    """What is asked where two are further apart than `max_hamming`; nothing where that is no edge."""
+    if settings.outer_hamming == settings.max_hamming:
+        return ""
+    return (
+        f" (up to {settings.outer_hamming} of 64 where both show {settings.outer_shades} shades and their hues are "
+        f"within {settings.outer_hue_apart} degrees)"
     )
 
 
@@ -143,10 +154,12 @@ def _obstacle(pair: Pair, names: dict[str, str], explanation: Explanation) -> st
             )
     least = pair.hashes[0]
     ends, bits = _ends(pair, least, names), _bits(least.hamming, least.hamming256)
-    if least.is_near and least.hues_apart > settings.max_hue_apart:
+    is_outer = least.hamming > settings.max_hamming
+    name, most = ("outer" if is_outer else "max"), (settings.outer_hue_apart if is_outer else settings.max_hue_apart)
+    if least.is_near and least.hues_apart > most:
         return (
             f"{ends} are {bits}, near enough, but of two colours: {least.hues_apart} degrees apart, "
-            f"dedup.max_hue_apart is {settings.max_hue_apart}"
+            f"dedup.{name}_hue_apart is {most}"
         )
     if least.is_near:
         missed = 1 - recall(least.hamming, settings.bands, settings.rows)

@@ -23,6 +23,7 @@ from pyspark.sql import functions as f
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from udfs.images.minhash import (
+    Compared,
     alike,
     band_keys,
     close_pairs,
@@ -32,7 +33,15 @@ from udfs.images.minhash import (
     signatures,
     verified_pairs,
 )
-from udfs.images.phash import FAR_BYTES, FULL_VIEW_NUMBERS, HUE_BYTES, NEAR_BYTES, VIEW_BYTES, view_numbers
+from udfs.images.phash import (
+    FAR_BYTES,
+    FULL_VIEW_NUMBERS,
+    HUE_BYTES,
+    NEAR_BYTES,
+    SHADES_BYTES,
+    VIEW_BYTES,
+    view_numbers,
+)
 
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
@@ -42,7 +51,7 @@ _MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
 _EARLIER_DDL = "group_id string, earlier_id string"
 _HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
 
-_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "hue", "is_full", "is_head")
+_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "hue", "shades", "is_full", "is_head")
 
 _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
@@ -69,13 +78,16 @@ def _number(some_bytes: Column) -> Column:
 
 
 def each_hash(groups: DataFrame) -> DataFrame:
-    """A row for each of the `hashes` of groups, instead of these: `hash_number, view, phash64, phash256, hue`."""
+    """A row for each of the `hashes` of groups, instead of these: `hash_number, view, phash64, phash256, hue,
+    shades`."""
     rows = groups.select("*", f.posexplode("hashes").alias("hash_number", "_hash")).drop("hashes")
+    hue = VIEW_BYTES + NEAR_BYTES + FAR_BYTES + 1
     parts = {
         "view": _view(f.col("_hash")),
         "phash64": f.conv(f.hex(f.substring("_hash", VIEW_BYTES + 1, NEAR_BYTES)), 16, -10).cast("bigint"),
         "phash256": f.substring("_hash", VIEW_BYTES + NEAR_BYTES + 1, FAR_BYTES),
-        "hue": _number(f.substring("_hash", VIEW_BYTES + NEAR_BYTES + FAR_BYTES + 1, HUE_BYTES)),
+        "hue": _number(f.substring("_hash", hue, HUE_BYTES)),
+        "shades": _number(f.substring("_hash", hue + HUE_BYTES, SHADES_BYTES)),
     }
     return rows.withColumns(parts).drop("_hash")
 
@@ -115,7 +127,7 @@ def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> 
 def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings) -> DataFrame:
     """Of the rows of buckets (`band_key, group_number, hash_number`) those whose 64-bit hash is near that of another
     group there, one of the two being new, and one of a full view. `old_bands` are those that share a bucket with a
-    new one; what is far from all of them ends here."""
+    new one; what is far from all of them (beyond `outer_hamming`) ends here."""
     columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_full()]
     rows = old_bands.select(*columns, f.lit(False).alias("is_new")).unionByName(
         new_bands.select(*columns, f.lit(True).alias("is_new"))
@@ -125,7 +137,7 @@ def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSett
         met = np.zeros(table.num_rows, dtype=np.bool_)
         keys, hashes, group = (_integers(table, name) for name in ("band_key", "phash64", "group_number"))
         flags = {name: _flags(table, name) for name in ("is_full", "is_new")}
-        for first, second in close_pairs(keys, hashes, settings.max_hamming, **flags):
+        for first, second in close_pairs(keys, hashes, settings.outer_hamming, **flags):
             others = group[first] != group[second]
             met[first[others]] = True
             met[second[others]] = True
@@ -145,18 +157,18 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
-        far, hues, number = hash_words(table.column("phash256")), _hues(table), _integers(table, "group_number")
+        keys, hashes, is_head = _integers(table, "band_key"), _compared(table), _flags(table, "is_head")
+        number = _integers(table, "group_number")
         told = np.zeros(table.num_rows, dtype=np.int64)
         found = [np.empty((2, 0), dtype=np.int64)]
-        for pairs in close_pairs(keys, near, settings.max_hamming, is_full=_flags(table, "is_full")):
+        for pairs in close_pairs(keys, hashes.phash64, settings.outer_hamming, is_full=_flags(table, "is_full")):
             before, group = pairs
             # Who has been told of enough is not compared any further: a crowd costs little more than its size.
             asks = ~is_head[group] & (is_head[before] | (told[group] <= MOST_EARLIER))
             asks &= number[before] != number[group]
             before, group = before[asks], group[asks]
-            near_too = alike(far, hues, before, group, settings)
-            before, group = before[near_too], group[near_too]
+            edges = alike(hashes, before, group, settings)
+            before, group = before[edges], group[edges]
             wanted = is_head[before]
             wanted[~wanted] = _count_up(group[~wanted], told) < MOST_EARLIER
             found.append(np.stack((group[wanted], before[wanted])))
@@ -191,12 +203,11 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        keys, near, is_head = _integers(table, "band_key"), _integers(table, "phash64"), _flags(table, "is_head")
+        keys, hashes, is_head = _integers(table, "band_key"), _compared(table), _flags(table, "is_head")
         is_risen, is_asked = _flags(table, "is_risen"), _flags(table, "is_asked")
-        far, groups = hash_words(table.column("phash256")), table.column("group_id").combine_chunks()
-        number = _integers(table, "group_number")
+        groups, number = table.column("group_id").combine_chunks(), _integers(table, "group_number")
         flags = {"is_full": _flags(table, "is_full"), "is_new": is_head}
-        for pairs in verified_pairs(keys, near, far, _hues(table), settings, **flags):
+        for pairs in verified_pairs(keys, hashes, settings, **flags):
             for ends in (np.stack(pairs), np.stack(pairs[::-1])):
                 wanted = is_head[ends[1]] & (is_asked[ends[0]] | is_risen[ends[1]])
                 wanted &= number[ends[0]] != number[ends[1]]
@@ -205,8 +216,8 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
                     [
                         groups.take(pa.array(group)),
                         groups.take(pa.array(head)),
-                        pa.array(hamming64(near[group], near[head]).astype(np.int32)),
-                        pa.array(hamming256(far[group], far[head]).astype(np.int32)),
+                        pa.array(hamming64(hashes.phash64[group], hashes.phash64[head]).astype(np.int32)),
+                        pa.array(hamming256(hashes.phash256[group], hashes.phash256[head]).astype(np.int32)),
                     ],
                     names=["group_id", "head_group", "hamming", "hamming256"],
                 )
@@ -248,8 +259,9 @@ def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.asarray(table.column(name), dtype=np.int64)
 
 
-def _hues(table: pa.Table) -> NDArray[np.uint8]:
-    return np.asarray(table.column("hue"), dtype=np.uint8)
+def _compared(table: pa.Table) -> Compared:
+    hues, shades = (np.asarray(table.column(name), dtype=np.uint8) for name in ("hue", "shades"))
+    return Compared(_integers(table, "phash64"), hash_words(table.column("phash256")), hues, shades)
 
 
 def _flags(table: pa.Table, name: str) -> NDArray[np.bool_]:

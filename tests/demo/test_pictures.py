@@ -104,7 +104,7 @@ def test_the_rule_can_find_every_copy_but_the_hard_ones_and_takes_no_two_tiles_f
     contents = [Content("", "allow", hashes=stored_hashes(m.view_hashes)) for m in made]
     near = np.zeros((len(made), len(made)), dtype=bool)
     for (i, one), (j, other) in combinations_with_replacement(enumerate(contents), 2):
-        near[i, j] = near[j, i] = verified(one, other, rule.max_hamming, rule.max_hamming256) is not None
+        near[i, j] = near[j, i] = verified(one, other, rule) is not None
     index = {picture.name: number for number, picture in enumerate(pictures)}
     for number, picture in enumerate(pictures):
         if picture.variant not in HARD_VARIANTS:

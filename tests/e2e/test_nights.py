@@ -29,6 +29,7 @@ from lensfeed.feed import feed_vectors, lookup, nearest
 from lensfeed.loaders import feed_loader
 from tests import model
 from tests.e2e.conftest import Nights, World
+from tests.meeting import in_buckets
 from tests.test_queries import FIRST, QUERIED, SECTIONS
 from udfs.assets import locate
 from udfs.gate.nsfw import keras_forward
@@ -171,7 +172,7 @@ def test_derived_tables_are_what_the_plain_model_says(in_order: Nights) -> None:
         for row in snapshot.rows("images", columns).to_pylist()
     }
     dates = model.live(sightings)
-    expected = model.clusters(dates, contents, settings.max_hamming, settings.max_hamming256)
+    expected = model.clusters(dates, contents, settings, in_buckets(settings))
     clusters = snapshot.rows("clusters").to_pylist()
     assert {row["image_id"]: row["representative_id"] for row in clusters} == expected
     assert {row["image_id"]: row["first_seen"] for row in clusters} == dates

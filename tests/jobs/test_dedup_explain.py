@@ -20,7 +20,7 @@ from jobs.reporting.telling_pairs import told
 from lensfeed.snapshot import Snapshot
 from schemas.settings import HASHED_VIEWS, DedupSettings, HashedView
 from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, image_id, image_row
-from tests.model import Content, clusters, stored_hashes, verified
+from tests.model import Content, Hash, clusters, hash_bytes, stored_hashes, verified
 from tests.pictures import photograph
 from udfs.images.minhash import band_keys, signatures
 from udfs.images.phash import ViewHash, hash_small, rule_version
@@ -54,9 +54,9 @@ def made_up(*hashes: bytes, **given: Any) -> dict[str, Any]:
     return row | {"source_pixels": 1000, "phash64": one.phash64, "phash256": one.phash256} | given
 
 
-def hashed(near: int, far: int, view: int = 0, hue: int = 0) -> bytes:
+def hashed(near: int, far: int, view: int = 0, hue: int = 0, shades: int = 0) -> bytes:
     """A hash as it is stored."""
-    return bytes([view]) + near.to_bytes(8, "big") + far.to_bytes(32, "big") + bytes([hue])
+    return hash_bytes(Hash(near, far, view, hue, shades))
 
 
 def flipped(value: int, bits: int, count: int, chance: random.Random) -> int:
@@ -81,7 +81,7 @@ def published(
     """A warehouse of live images, in clusters by the plain model, or as `standing` says of them by their ids."""
     contents = {one: content_of(row) for one, row in images.items()}
     dates = {one: row["first_seen"] for one, row in images.items()}
-    heads = clusters(dates, contents, settings.max_hamming, settings.max_hamming256) | dict(standing)
+    heads = clusters(dates, contents, settings) | dict(standing)
     warehouse = TinyWarehouse(root)
     rule = rule_version(settings, CANONICAL)
     groups = {one: repr(row["hashes"]) if not row["flat"] else one for one, row in images.items()}
@@ -100,7 +100,7 @@ def published(
         distances = (0, 0)
         if groups[one] != groups[heads[one]]:
             ends = contents[one], contents[heads[one]]
-            found = verified(*ends, settings.max_hamming, settings.max_hamming256)
+            found = verified(*ends, settings)
             assert found is not None
             distances = found
         rows.append(
@@ -194,7 +194,7 @@ def test_pairs_are_those_of_the_plain_model_in_shared_buckets(tmp_path: Path, se
         for first in rows[one]["hashes"]:
             for second in rows[other]["hashes"]:
                 contents = content_of(made_up(first)), content_of(made_up(second))
-                distances = verified(*contents, SETTINGS.max_hamming, SETTINGS.max_hamming256)
+                distances = verified(*contents, SETTINGS)
                 if min(first[0], second[0]) > 2:  # both are cut
                     continue
                 is_edge = distances is not None and shared(first, second) > 0
@@ -294,6 +294,29 @@ def test_one_shape_in_two_colours_is_two_images(tmp_path: Path, capsys: pytest.C
         "whole of A and whole of B, are 0 of 64 bits apart, 0 of 256, near enough, but of two colours: 60 degrees "
         "apart, dedup.max_hue_apart is 50" in text.replace("whole of B are", "whole of B, are")
     )
+
+
+@pytest.mark.parametrize(
+    ("shades", "hue", "told"),
+    [
+        (6, 1, "whole of A and whole of B are 8 of 64 bits apart, 0 of 256"),
+        (5, 1, "they share a bucket, but are too far apart: the nearest, whole of A and whole of B, are 8 of 64"),
+        (6, 4, "near enough, but of two colours: 30 degrees apart, dedup.outer_hue_apart is 20"),
+    ],
+)
+def test_beyond_the_inner_distance_two_need_shades_and_one_colour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shades: int, hue: int, told: str
+) -> None:
+    chance = random.Random(5)
+    while True:
+        near = chance.getrandbits(64)
+        one = hashed(near, 1, hue=1, shades=shades)
+        other = hashed(flipped(near, 64, SETTINGS.outer_hamming, chance), 1, hue=hue, shades=8)
+        if shared(one, other):
+            break
+    text = words(published(tmp_path / "warehouse", {A: made_up(one), B: made_up(other)}), capsys)
+    assert told in text
+    assert "(up to 8 of 64 where both show 6 shades and their hues are within 20 degrees)" in text
 
 
 def test_unrelated_pictures_share_no_bucket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -479,5 +502,5 @@ def test_a_stored_hash_is_taken_apart() -> None:
     one = ViewHash.of(hashed(2**63 + 1, 7, view=2))
     assert (one.view, one.phash64, int.from_bytes(one.phash256, "big")) == (2, 1 - 2**63, 7)
     assert (one.is_whole, one.is_full) == (False, True)
-    with pytest.raises(ValueError, match="42 bytes; found 3"):
+    with pytest.raises(ValueError, match="43 bytes; found 3"):
         ViewHash.of(b"abc")

@@ -97,7 +97,7 @@ def image_row(number: int) -> dict[str, Any]:
         "canonical_version": "canonical-1",
         "phash64": number,
         "phash256": bytes(32),
-        "view_hashes": [bytes(42)],
+        "view_hashes": [bytes(43)],
         "flatness": 40.0,
         "sharpness": 1.5,
         "run_id": "run",

@@ -41,6 +41,7 @@ from lensfeed.snapshot import Snapshot, SnapshotError
 from schemas.tables import TABLES
 from tests import model
 from tests.e2e.small import DAYS, PROFILE, SmallWorld, small_world
+from tests.meeting import in_buckets
 from tests.properties.killer import Killer
 from tests.properties.oracle import Evidence, Manifested, Oracle, Page, Rules
 from udfs.images.canonical import canonicalise
@@ -396,7 +397,7 @@ class Sequences(RuleBasedStateMachine):
         assert queue == oracle.owed()
         dates = oracle.live()
         rule_settings = load(PROFILE).dedup
-        heads = model.clusters(dates, oracle.contents, rule_settings.max_hamming, rule_settings.max_hamming256)
+        heads = model.clusters(dates, oracle.contents, rule_settings, in_buckets(rule_settings))
         assert {row["image_id"]: (row["representative_id"], row["first_seen"]) for row in read["clusters"]} == {
             image: (head, dates[image]) for image, head in heads.items()
         }

@@ -12,7 +12,7 @@ Hashes come as uint64 or, as Spark keeps them, int64; only the bits count.
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import ceil, comb, log1p
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,24 @@ from udfs.images.phash import HUES
 HASH_BITS = 64
 
 Hashes = NDArray[np.uint64] | NDArray[np.int64]
+
+
+class Compared(NamedTuple):
+    """What of each of N hashes is compared, in the same order; `udfs.images.phash.ViewHash` says what it is."""
+
+    phash64: Hashes
+    """(N,)"""
+    phash256: NDArray[np.uint64]
+    """(N, 4), from `hash_words`."""
+    hues: NDArray[np.uint8]
+    """(N,)"""
+    shades: NDArray[np.uint8]
+    """(N,)"""
+
+    def take(self, rows: NDArray[np.int64]) -> "Compared":
+        """Those hashes alone, in that order."""
+        return Compared(self.phash64[rows], self.phash256[rows], self.hues[rows], self.shades[rows])
+
 
 _SIGNED_AT_ONCE = 4096
 """Rows signed at once: keeps the running minima in the processor's cache."""
@@ -201,43 +219,60 @@ def close_pairs(
 
 def verified_pairs(
     keys: NDArray[np.int64],
-    phash64: Hashes,
-    phash256: NDArray[np.uint64],
-    hues: NDArray[np.uint8],
+    hashes: Compared,
     settings: DedupSettings,
     *,
     is_full: NDArray[np.bool_] | None = None,
     is_new: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Those of `close_pairs` that are `alike` too: near-duplicates by `settings`."""
-    for first, second in close_pairs(keys, phash64, settings.max_hamming, is_full=is_full, is_new=is_new):
-        near = alike(phash256, hues, first, second, settings)
-        yield first[near], second[near]
+    """Those of `close_pairs` up to `outer_hamming` that are `alike`: near-duplicates by `settings`."""
+    for first, second in close_pairs(keys, hashes.phash64, settings.outer_hamming, is_full=is_full, is_new=is_new):
+        edges = alike(hashes, first, second, settings)
+        yield first[edges], second[edges]
 
 
 def alike(
-    phash256: NDArray[np.uint64],
-    hues: NDArray[np.uint8],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    settings: DedupSettings,
+    hashes: Compared, first: NDArray[np.int64], second: NDArray[np.int64], settings: DedupSettings
 ) -> NDArray[np.bool_]:
-    """Of pairs of rows (P,) whose 64-bit hashes are near, which are near-duplicates: (P,) bool.
+    """Which pairs of hashes, by their places (P,) in `hashes`, are near-duplicates by `settings`: (P,) bool.
 
-    Their 256-bit hashes, (N, 4) uint64 from `hash_words`, are near (`max_hamming256`, inclusive), and they are not of
-    two colours: both have one (`hues`, (N,), of `udfs.images.phash.ViewHash`, 0 for none), more than `max_hue_apart`
-    degrees apart.
+    A symmetric function of the two, whether they share a bucket or not: `are_near`, and not of two colours, that is
+    with hues within `max_hue_apart` degrees, or `outer_hue_apart` where they are more than `max_hamming` apart.
     """
-    near = hamming256(phash256[first], phash256[second]) <= settings.max_hamming256
-    return near & (hues_apart(hues[first], hues[second]) <= settings.max_hue_apart)
+    one, other = hashes.take(first), hashes.take(second)
+    apart = hues_apart(one.hues, other.hues)
+    return are_near(one, other, settings) & (apart <= most_apart(hamming64(one.phash64, other.phash64), settings))
+
+
+def are_near(left: Compared, right: Compared, settings: DedupSettings) -> NDArray[np.bool_]:
+    """Which hashes are near each other whatever their colours, element by element with broadcasting.
+
+    Within `max_hamming` and `max_hamming256`, inclusive; where both have `outer_shades`, within `outer_hamming` and
+    `max_hamming256`.
+    """
+    shades = np.minimum(left.shades, right.shades)
+    limit = np.where(shades >= settings.outer_shades, settings.outer_hamming, settings.max_hamming)
+    near: NDArray[np.bool_] = hamming64(left.phash64, right.phash64) <= limit
+    near &= hamming256(left.phash256, right.phash256) <= settings.max_hamming256
+    return near
+
+
+def most_apart(hamming: NDArray[np.uint8], settings: DedupSettings) -> NDArray[np.int64]:
+    """Degrees that the hues of hashes at these 64-bit distances may be apart, element by element."""
+    return np.where(hamming <= settings.max_hamming, settings.max_hue_apart, settings.outer_hue_apart)
 
 
 def hues_apart(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Degrees between hues (`udfs.images.phash.HUES`), element by element; 0 where one of the two is none."""
+    """Degrees between hues as they are stored (`udfs.images.phash.HUES`), element by element with broadcasting.
+
+    0 where one of the two has none, and where one is a tint and the other is not: a print in one ink is near whatever
+    colours it is of, and far from one in another ink.
+    """
     one, other = left.astype(np.int16), right.astype(np.int16)
     apart = np.abs(one - other)
     degrees = np.minimum(apart, HUES - apart) * np.int16(360 // HUES)
-    return np.where((one == 0) | (other == 0), np.int16(0), degrees)
+    compared = (one > 0) & (other > 0) & ((one > HUES) == (other > HUES))
+    return np.where(compared, degrees, np.int16(0))
 
 
 def _enumeration(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
 
-from schemas.settings import FULL_VIEWS, HASHED_VIEWS, DedupSettings, HashedView
+from schemas.settings import FULL_VIEWS, HASHED_VIEWS, MOST_SHADES, DedupSettings, HashedView
 
 REVISION = 1
 """Raise this whenever `oriented_hashes` makes other hashes of the same pixels."""
@@ -29,24 +29,37 @@ REVISION = 1
 HIGH_FREQUENCY_FACTOR = 4
 """The DCT is taken over (hash side x this) squared pixels; imagehash's default."""
 
-VIEWS_REVISION = 2
+VIEWS_REVISION = 3
 """Raise this whenever other `view_hashes` are made of the same pixels."""
 
-VIEW_BYTES, NEAR_BYTES, FAR_BYTES, HUE_BYTES = 1, 8, 32, 1
-"""A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash, the hue."""
+VIEW_BYTES, NEAR_BYTES, FAR_BYTES, HUE_BYTES, SHADES_BYTES = 1, 8, 32, 1, 1
+"""A hash as it is stored: the view's place in `HASHED_VIEWS`, the 64-bit pHash, the 256-bit pHash, the hue, the
+shades."""
 
 HASH_LAYOUT = np.dtype(
-    [("view", "u1"), ("phash64", "u1", (NEAR_BYTES,)), ("phash256", "u1", (FAR_BYTES,)), ("hue", "u1")]
+    [
+        ("view", "u1"),
+        ("phash64", "u1", (NEAR_BYTES,)),
+        ("phash256", "u1", (FAR_BYTES,)),
+        ("hue", "u1"),
+        ("shades", "u1"),
+    ]
 )
 """The same for numpy, to read many hashes at once."""
 HASH_BYTES = HASH_LAYOUT.itemsize
 
 HUES = 36
-"""Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own."""
+"""Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own. Of what is tinted
+as a whole (sepia, a print in one ink) the tint's hue is stored, from `HUES` + 1 to 2 * `HUES`."""
 
 COLOURFUL = 8.0
 """Levels that the mean of a view's chroma (Cb, Cr) is from grey, from which on it has a hue. Measured:
 docs/decisions/0018-views.md."""
+
+TINT_SCATTER, TINT_SCATTER_SHARE, TINT_MOST = 5.0, 0.25, 40.0
+"""A view is tinted as a whole where its luminance says its chroma: this is off the mean of its shade by so many levels
+at most (root mean square), by at most this share of its own size, and in no shade further from grey than that. What is
+of a strong colour is a coloured thing. Measured: docs/decisions/0018-views.md."""
 
 LUMINANCE_MIN_SIDE = 128
 """The stored JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that leaves both sides at least this long:
@@ -79,6 +92,13 @@ _MOST_WRITTEN = 0.25
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, as Pillow has it: the last two are the first that are outside."""
+
+_SHADE_LEVELS = 8
+"""Levels of luminance in one shade: noise and what a JPEG leaves out make no further ones."""
+_TINT_EVERY = 2
+"""Of so many pixels along each side one is looked at for a tint."""
+_LEAST_OF_A_SHADE = 0.005
+"""Share of the pixels from which on a shade's chroma counts."""
 
 _PDQ_SIDE = 512
 """Images larger in width or height are squashed to this before PDQ, as Meta's own tool does."""
@@ -118,7 +138,9 @@ class ViewHash(NamedTuple):
     """Signed, as a Spark bigint."""
     phash256: bytes
     hue: int
-    """0 to `HUES`."""
+    """0 to 2 * `HUES`; above `HUES` it is a tint's."""
+    shades: int
+    """1 to `MOST_SHADES`: how many shades of grey are seen in it, where few are; see `_shades`."""
 
     @classmethod
     def of(cls, stored: bytes) -> Self:
@@ -127,7 +149,7 @@ class ViewHash(NamedTuple):
             raise ValueError(f"a hash of a view has {HASH_BYTES} bytes; found {len(stored)}")
         far = VIEW_BYTES + NEAR_BYTES
         near = int.from_bytes(stored[VIEW_BYTES:far], "big", signed=True)
-        return cls(stored[0], near, stored[far:-HUE_BYTES], stored[-1])
+        return cls(stored[0], near, stored[far : far + FAR_BYTES], stored[-2], stored[-1])
 
     @property
     def is_whole(self) -> bool:
@@ -206,21 +228,49 @@ def _view_hashes(image: Image.Image, luminance: Image.Image, whole: _Resampled) 
     for view, box in _views(luminance):
         resampled = whole if view == "whole" else _Resampled.of(luminance.crop(box))
         number = HASHED_VIEWS.index(view).to_bytes(VIEW_BYTES, "big")
-        hue = _hue(image.crop(box)).to_bytes(HUE_BYTES, "big")
+        seen = image.crop(box)
+        histogram = np.array(seen.histogram(), dtype=np.int64).reshape(-1, 256)
+        colours = bytes([_hue(seen, histogram), _shades(histogram[0])])
         for turn in canonical_turns(_coefficients(resampled.small, 8)):
-            found.setdefault(number + resampled.hash_turned(turn) + hue)
+            found.setdefault(number + resampled.hash_turned(turn) + colours)
     return tuple(found)
 
 
-def _hue(view: Image.Image) -> int:
-    """The direction of the mean of (Cb, Cr), 1 to `HUES`; 0 where that is too near grey to have one."""
+def _hue(view: Image.Image, histogram: NDArray[np.int64]) -> int:
+    """The direction of the mean of (Cb, Cr), 1 to `HUES`, so many more where it is a tint's; 0 where that mean is too
+    near grey to have one."""
     if view.mode == "L":
         return 0
-    counts = np.array(view.histogram()[256:], dtype=np.int64).reshape(2, 256)
-    blue, red = (counts @ np.arange(256) / counts[0].sum() - 128).tolist()
+    blue, red = (histogram[1:] @ np.arange(256) / histogram[0].sum() - 128).tolist()
     if math.hypot(blue, red) < COLOURFUL:
         return 0
-    return 1 + round(math.degrees(math.atan2(red, blue)) * HUES / 360) % HUES
+    hue = 1 + round(math.degrees(math.atan2(red, blue)) * HUES / 360) % HUES
+    return hue + HUES if _is_tinted(view) else hue
+
+
+def _is_tinted(view: Image.Image) -> bool:
+    """Whether a view (mode YCbCr) is of one pale ink: its chroma follows from its luminance, and is nowhere strong."""
+    pixels = np.asarray(view)[::_TINT_EVERY, ::_TINT_EVERY].reshape(-1, 3)
+    shades = (pixels[:, 0] // _SHADE_LEVELS).astype(np.int64)
+    counts = np.bincount(shades, minlength=256 // _SHADE_LEVELS)
+    means, size = np.empty((2, len(counts))), 0.0
+    for place in (0, 1):
+        chroma = pixels[:, 1 + place] - np.float64(128)
+        size += float(chroma @ chroma) / len(pixels)
+        means[place] = np.bincount(shades, chroma, len(counts)) / np.maximum(counts, 1)
+    # Of all that chroma is from grey, what the mean of its shade does not say.
+    scatter = size - float((means**2).sum(axis=0) @ counts) / len(pixels)
+    strongest = np.hypot(*means)[counts >= _LEAST_OF_A_SHADE * len(pixels)].max()
+    return scatter <= min(TINT_SCATTER**2, TINT_SCATTER_SHARE**2 * size) and bool(strongest <= TINT_MOST)
+
+
+def _shades(histogram: NDArray[np.int64]) -> int:
+    """How many shades a view with this histogram (256,) of its luminance shows, 1 to `MOST_SHADES`: as many equally
+    frequent ones as have the entropy of those that it has, rounded down. A screen of text or a sign has few, and
+    differs from another in little."""
+    counts = histogram.reshape(-1, _SHADE_LEVELS).sum(axis=1)
+    shares = counts[counts > 0] / counts.sum()
+    return min(MOST_SHADES, max(1, int(2 ** -(shares @ np.log2(shares)))))
 
 
 def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:
@@ -252,7 +302,7 @@ def _views(luminance: Image.Image) -> Iterator[tuple[HashedView, Box]]:
     if thing != bare and _tells(luminance, thing):
         yield "object", thing
     left, top, right, bottom = bare
-    shares: tuple[tuple[HashedView, float], ...] = (("inner5", 0.05), ("inner10", 0.1))
+    shares: tuple[tuple[HashedView, float], ...] = (("inner2", 0.025), ("inner5", 0.05), ("inner10", 0.1))
     for view, share in shares:
         x, y = round((right - left) * share), round((bottom - top) * share)
         inside = (left + x, top + y, right - x, bottom - y)

@@ -24,12 +24,12 @@ from schemas.policy import Policy
 from schemas.settings import DedupSettings
 from schemas.tables import TABLES
 from tests.jobs.frames import frame, local_copy
-from tests.model import Content, Hash, clusters, verified
+from tests.model import Content, Hash, clusters, hash_bytes, verified
 
 pytestmark = pytest.mark.spark
 
 # One row a band: whatever is within reach shares one, so that brute force and bands must find the same.
-SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, bands=12, rows=1)
+SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, outer_hamming=4, bands=12, rows=1)
 DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
 
 
@@ -45,7 +45,8 @@ def family(chance: random.Random, name: int) -> list[Content]:
             near ^ apart ^ sum(1 << bit for bit in near_bits if chance.random() < 0.4),
             far ^ sum(1 << bit for bit in far_bits if chance.random() < 0.4),
             view,
-            chance.choice([0, 1, 1, 4, 35]),
+            chance.choice([0, 1, 1, 4, 35, 38]),
+            chance.choice([3, 8]),
         )
 
     made = []
@@ -68,7 +69,7 @@ def world(seed: int, families: int) -> dict[str, Content]:
 
 
 def cluster_oracle(dates: dict[str, dt.date], contents: dict[str, Content]) -> dict[str, str]:
-    return clusters(dates, contents, SETTINGS.max_hamming, SETTINGS.max_hamming256)
+    return clusters(dates, contents, SETTINGS)
 
 
 PAIRS = "group_id string, earlier_id string"
@@ -147,10 +148,7 @@ def stored_frame(
         (
             image,
             "canonical",
-            [
-                bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big") + bytes([one.hue])
-                for one in contents[image].hashes
-            ],
+            [hash_bytes(one) for one in contents[image].hashes],
             0.0 if contents[image].flat else 50.0,
             1.0,
             dates.get(image),
@@ -209,7 +207,7 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         assert {image: row.first_seen for image, row in found.items()} == dates
         for row in found.values():
             own, head = contents[row.image_id], contents[row.representative_id]
-            least = verified(own, head, SETTINGS.max_hamming, SETTINGS.max_hamming256)
+            least = verified(own, head, SETTINGS)
             assert (row.hamming256, row.hamming) == ((0, 0) if own == head else least)
             assert row.source_pixels == own.source_pixels
         hashes = in_memory.tables["image_hashes"].select("image_id", "group_id", "hashes", "flat").collect()

@@ -26,12 +26,15 @@ from jobs.stages.dedup import (
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
 from tests.jobs.frames import frame, local_copy, table_frame
-from tests.model import Content, Hash, verified
+from tests.model import Content, Hash, hash_bytes, verified
 from udfs.images.minhash import band_keys, signatures
 
 pytestmark = pytest.mark.spark
 
 SETTINGS = DedupSettings()
+NEAR_BY_64_BITS = SETTINGS.model_copy(
+    update={"max_hamming": SETTINGS.outer_hamming, "max_hamming256": 256, "max_hue_apart": 180}
+)
 DAY = dt.date(2026, 1, 31)
 Edge = tuple[str, str, int, int]
 
@@ -54,7 +57,7 @@ class Group:
 
 def stored(one: Hash) -> bytes:
     """A hash as the tables hold it; its view first."""
-    return bytes([one.view]) + one.near.to_bytes(8, "big") + one.far.to_bytes(32, "big") + bytes([one.hue])
+    return hash_bytes(one)
 
 
 def signed(bits: int) -> int:
@@ -85,7 +88,8 @@ def planted(seed: int) -> list[Group]:
                         flipped(near, 64, chance.randrange(SETTINGS.max_hamming + 4), chance),
                         flipped(far, 256, chance.randrange(SETTINGS.max_hamming256 + 20), chance),
                         view,
-                        chance.choice([0, 1, 1, 4, 35]),
+                        chance.choice([0, 1, 1, 4, 35, 38]),
+                        chance.choice([3, 8, 8]),
                     )
                     for view in sorted(views)
                 )
@@ -107,8 +111,7 @@ def brute_force(groups: list[Group]) -> set[Edge]:
             distances
             for one in left.hashes
             for other in right.hashes
-            if keys[one] & keys[other]
-            and (distances := verified(content(one), content(other), SETTINGS.max_hamming, SETTINGS.max_hamming256))
+            if keys[one] & keys[other] and (distances := verified(content(one), content(other), SETTINGS))
         ]
         if found:
             far, near = min(found)
@@ -200,9 +203,7 @@ def test_groups_meet_where_one_is_new_and_their_short_hashes_are_near(bands: Dat
         for pair in combinations(hashes, 2)
         if pair[0][0] != pair[1][0]
         and new.intersection((pair[0][0], pair[1][0]))
-        and verified(
-            *[content(BY_NUMBER[group].hashes[number]) for group, number in pair], SETTINGS.max_hamming, 256, 180
-        )
+        and verified(*[content(BY_NUMBER[group].hashes[number]) for group, number in pair], NEAR_BY_64_BITS)
         for end in pair
     }
     assert len(wanted) > 100

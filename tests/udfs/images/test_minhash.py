@@ -13,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 import udfs.images.minhash
-from schemas.settings import DedupSettings
-from tests.model import Hash, of_two_colours
+from schemas.settings import MOST_SHADES, DedupSettings
+from tests.model import Hash, is_edge
 from udfs.images.minhash import (
+    Compared,
+    alike,
     band_keys,
     bands_needed,
     candidate_rate,
@@ -74,7 +76,8 @@ def test_a_bigint_and_its_unsigned_bits_are_one_hash() -> None:
 def test_no_hashes_have_no_signatures_and_no_pairs() -> None:
     rule, none = DedupSettings(), random_hashes(0)
     assert band_keys(signatures(none, rule), rule).shape == (0, rule.bands)
-    assert list(verified_pairs(none.view(np.int64), none, none.reshape(0, 4), none.astype(np.uint8), rule)) == []
+    hashes = Compared(none, none.reshape(0, 4), none.astype(np.uint8), none.astype(np.uint8))
+    assert list(verified_pairs(none.view(np.int64), hashes, rule)) == []
 
 
 def test_band_keys_are_equal_exactly_where_the_rows_of_that_band_are() -> None:
@@ -159,9 +162,7 @@ def test_hash_words_refuses_other_lengths_and_nulls(hashes: list[bytes]) -> None
 
 def brute_force(
     keys: NDArray[np.int64],
-    near: NDArray[np.uint64],
-    far: NDArray[np.uint64],
-    hues: NDArray[np.uint8],
+    hashes: list[Hash],
     rule: DedupSettings,
     is_new: NDArray[np.bool_] | None,
     is_full: NDArray[np.bool_] | None,
@@ -173,10 +174,39 @@ def brute_force(
         if keys[i] == keys[j]
         and (is_new is None or is_new[i] or is_new[j])
         and (is_full is None or is_full[i] or is_full[j])
-        and int(near[i] ^ near[j]).bit_count() <= rule.max_hamming
-        and sum(int(a ^ b).bit_count() for a, b in zip(far[i], far[j], strict=True)) <= rule.max_hamming256
-        and not of_two_colours(Hash(0, 0, hue=int(hues[i])), Hash(0, 0, hue=int(hues[j])), rule.max_hue_apart)
+        and is_edge(hashes[i], hashes[j], rule)
     }
+
+
+def plain(hashes: Compared) -> list[Hash]:
+    """The same hashes, one by one, all of full views."""
+    fars = [int.from_bytes(row.astype(">u8").tobytes(), "big") for row in hashes.phash256]
+    rows = zip(hashes.phash64.tolist(), fars, hashes.hues.tolist(), hashes.shades.tolist(), strict=True)
+    return [Hash(near, far, 0, hue, shades) for near, far, hue, shades in rows]
+
+
+def drawn_hashes(data: st.DataObject, count: int) -> Compared:
+    """Hashes that are near one another more often than by chance."""
+    return Compared(
+        data.draw(arrays(np.uint64, count, elements=st.integers(0, 15))),
+        data.draw(arrays(np.uint64, (count, 4), elements=st.sampled_from([0, 1, 3, 2**64 - 1]))),
+        data.draw(arrays(np.uint8, count, elements=st.integers(0, 2 * HUES))),
+        data.draw(arrays(np.uint8, count, elements=st.integers(1, MOST_SHADES))),
+    )
+
+
+def drawn_rule(data: st.DataObject) -> DedupSettings:
+    """Any thresholds about what such hashes are apart."""
+    inner = data.draw(st.integers(0, 3))
+    degrees = st.sampled_from([0, 5, 10, 40, 170, 180])
+    return DedupSettings(
+        max_hamming=inner,
+        max_hamming256=data.draw(st.integers(0, 128)),
+        max_hue_apart=data.draw(degrees),
+        outer_hamming=data.draw(st.integers(inner, 4)),
+        outer_shades=data.draw(st.integers(0, MOST_SHADES)),
+        outer_hue_apart=data.draw(degrees),
+    )
 
 
 def listed(blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> list[tuple[int, int]]:
@@ -189,23 +219,45 @@ def listed(blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> lis
 def test_verification_finds_what_brute_force_finds_each_pair_once(data: st.DataObject, pairs_at_once: int) -> None:
     count = data.draw(st.integers(0, 40))
     keys = np.sort(data.draw(arrays(np.int64, count, elements=st.integers(-3, 3))))
-    near = data.draw(arrays(np.uint64, count, elements=st.integers(0, 15)))
-    far = data.draw(arrays(np.uint64, (count, 4), elements=st.sampled_from([0, 1, 3, 2**64 - 1])))
+    hashes, rule = drawn_hashes(data, count), drawn_rule(data)
     is_new, is_full = (data.draw(st.none() | arrays(np.bool_, count)) for _ in range(2))
-    hues = data.draw(arrays(np.uint8, count, elements=st.integers(0, HUES)))
-    rule = DedupSettings(
-        max_hamming=data.draw(st.integers(0, 3)),
-        max_hamming256=data.draw(st.integers(0, 128)),
-        max_hue_apart=data.draw(st.sampled_from([0, 5, 10, 40, 170, 180])),
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(udfs.images.minhash, "_PAIRS_AT_ONCE", pairs_at_once)
-        found = listed(verified_pairs(keys, near, far, hues, rule, is_new=is_new, is_full=is_full))
+        found = listed(verified_pairs(keys, hashes, rule, is_new=is_new, is_full=is_full))
     ends = [(min(pair), max(pair)) for pair in found]
     assert len(ends) == len(set(ends))
-    assert set(ends) == brute_force(keys, near, far, hues, rule, is_new, is_full)
+    assert set(ends) == brute_force(keys, plain(hashes), rule, is_new, is_full)
     if is_new is None:
         assert found == sorted(ends)
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_two_hashes_are_alike_whichever_comes_first(data: st.DataObject) -> None:
+    hashes, rule = drawn_hashes(data, 8), drawn_rule(data)
+    first, second = (one.ravel() for one in np.indices((8, 8)))
+    found = alike(hashes, first, second, rule).reshape(8, 8)
+    assert (found == found.T).all()
+    assert found.diagonal().all()
+    one_by_one = plain(hashes)
+    assert found.tolist() == [[is_edge(one, other, rule) for other in one_by_one] for one in one_by_one]
+
+
+def test_beyond_the_inner_distance_both_need_shades_and_nearer_hues() -> None:
+    rule = DedupSettings()
+    cases = [  # bits apart, shades, hues; whether they are an edge
+        *[(6, 1, (1, 6), True), (6, 1, (1, 7), False), (8, 6, (1, 3), True), (8, 8, (0, 9), True)],
+        *[(8, 5, (1, 1), False), (8, 6, (1, 4), False), (10, 8, (1, 1), False)],
+        *[(8, 6, (1, HUES + 20), True), (8, 6, (HUES + 1, HUES + 4), False)],
+    ]
+    for apart, shades, hues, wanted in cases:
+        hashes = Compared(
+            np.array([0, 2**apart - 1], dtype=np.uint64),
+            np.zeros((2, 4), dtype=np.uint64),
+            np.array(hues, dtype=np.uint8),
+            np.array([shades, MOST_SHADES], dtype=np.uint8),
+        )
+        assert alike(hashes, np.array([0]), np.array([1]), rule).tolist() == [wanted], (apart, shades, hues)
 
 
 def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
@@ -214,9 +266,8 @@ def test_a_bucket_much_larger_than_a_block_loses_nothing() -> None:
     planted = np.random.default_rng(5).permutation(count)[:400].reshape(200, 2)
     near[planted[:, 1]] = flipped(near[planted[:, 0]], 6)
     far[planted[:, 1]] = far[planted[:, 0]] ^ np.uint64(0b101)
-    found = listed(
-        verified_pairs(np.zeros(count, dtype=np.int64), near, far, np.zeros(count, dtype=np.uint8), DedupSettings())
-    )
+    none = np.zeros(count, dtype=np.uint8)
+    found = listed(verified_pairs(np.zeros(count, dtype=np.int64), Compared(near, far, none, none), DedupSettings()))
     assert set(found) == {(min(p), max(p)) for p in planted.tolist()}
 
 

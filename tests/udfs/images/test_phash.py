@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageOps
 
-from schemas.settings import HASHED_VIEWS
+from schemas.settings import HASHED_VIEWS, DedupSettings
 from tests.pictures import crops, encoded, photograph
+from udfs.images.minhash import hues_apart
 from udfs.images.phash import (
+    FULL_VIEW_NUMBERS,
     HASH_LAYOUT,
+    HUES,
     MOST_TURNS,
     ViewHash,
     canonical_turns,
@@ -197,7 +200,7 @@ def hashes_of(luminance: Image.Image) -> dict[str, list[bytes]]:
     """By view, in their order: the hashes without the number of the view."""
     found: dict[str, list[bytes]] = {}
     for one in hash_small(luminance).view_hashes:
-        assert len(one) == 42
+        assert len(one) == 43
         found.setdefault(HASHED_VIEWS[one[0]], []).append(one[1:41])
     return found
 
@@ -205,7 +208,8 @@ def hashes_of(luminance: Image.Image) -> dict[str, list[bytes]]:
 def test_many_hashes_are_read_as_one_is() -> None:
     stored = hash_small(photograph("coffee.png").convert("YCbCr")).view_hashes
     for row, one in zip(np.frombuffer(b"".join(stored), HASH_LAYOUT), map(ViewHash.of, stored), strict=True):
-        assert (row["view"], row["phash256"].tobytes(), row["hue"]) == (one.view, one.phash256, one.hue)
+        assert (row["view"], row["phash256"].tobytes()) == (one.view, one.phash256)
+        assert (row["hue"], row["shades"]) == (one.hue, one.shades)
         assert int.from_bytes(row["phash64"].tobytes(), "big", signed=True) == one.phash64
 
 
@@ -240,6 +244,7 @@ def test_hashes_of_views_are_those_of_imagehash_on_the_same_pixels(name: str) ->
     width, height = picture.size
     boxes = {
         "whole": (0, 0, width, height),
+        "inner2": (8, 5, width - 8, height - 5),
         "inner5": (15, 10, width - 15, height - 10),
         "inner10": (30, 20, width - 30, height - 20),
     }
@@ -383,7 +388,7 @@ def written_beside(picture: Image.Image, above: bool) -> Image.Image:
 def test_an_object_on_white_has_no_border() -> None:
     white = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(white).ellipse((40, 30, 170, 180), fill=60)
-    assert hashes_of(white).keys() == {"whole", "object", "inner5", "inner10"}
+    assert hashes_of(white).keys() == {"whole", "object", "inner2", "inner5", "inner10"}
 
 
 @pytest.mark.parametrize("ground", [255, 0])
@@ -432,6 +437,52 @@ def test_colours_that_cancel_out_and_pale_ones_have_no_hue() -> None:
         assert hash_small(Image.merge("YCbCr", [light, *chroma])).view_hashes[0][41] == 0
 
 
+def in_one_ink(picture: Image.Image, ink: tuple[int, int, int]) -> Image.Image:
+    """A print: grey levels from black over the ink to white."""
+    return ImageOps.colorize(picture.convert("L"), "black", "white", ink)
+
+
+def stored_hues(picture: Image.Image) -> set[int]:
+    """Hues of the full views."""
+    return {one[41] for one in hash_pixels(encoded(picture, quality=85)).view_hashes if one[0] in FULL_VIEW_NUMBERS}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_sepia_copy_is_apart_from_no_colour(name: str) -> None:
+    """Its hue is a tint's, which is compared with those of tints alone."""
+    for hue in stored_hues(in_one_ink(photograph(name), (160, 120, 80))):
+        assert hue == 0 or hue > HUES
+        others = np.arange(HUES + 1, dtype=np.uint8)
+        assert (hues_apart(np.uint8([hue]), others) == 0).all()
+    blue = max(stored_hues(in_one_ink(photograph(name), (95, 120, 160))))
+    assert blue == 0 or hues_apart(np.uint8([hue]), np.uint8([blue])).item() > 100
+
+
+@pytest.mark.parametrize("colour", ["red", "green", "blue", "orange"])
+def test_a_thing_of_one_strong_colour_is_no_print(colour: str) -> None:
+    """Its chroma follows from its luminance too: on white there is nothing else."""
+    made = Image.new("RGB", (200, 200), "white")
+    pen = ImageDraw.Draw(made)
+    pen.ellipse((20, 20, 180, 180), fill=colour)
+    pen.line((60, 100, 140, 170), fill="black", width=9)
+    assert all(0 < hue <= HUES for hue in stored_hues(made))
+
+
+def test_a_screen_of_text_has_few_shades_and_a_photograph_many() -> None:
+    page = Image.new("RGB", (360, 640), (245, 245, 248))
+    pen = ImageDraw.Draw(page)
+    for row in range(6):
+        pen.rectangle((16, 80 + 80 * row, 344, 146 + 80 * row), fill="white")
+        pen.text((86, 96 + 80 * row), "the picture that a search finds", (110, 110, 110))
+    rule = DedupSettings()
+    for quality in (90, 30):
+        shades = [one[42] for one in hash_pixels(encoded(page, quality=quality)).view_hashes]
+        assert max(shades) < rule.outer_shades
+    for name in SEEN:
+        shades = [one[42] for one in hash_pixels(encoded(photograph(name), quality=85)).view_hashes]
+        assert min(shades) >= rule.outer_shades, name
+
+
 @pytest.mark.parametrize("name", SEEN)
 def test_a_photograph_is_no_object(name: str) -> None:
     assert "object" not in hashes_of(photograph(name).convert("L"))
@@ -452,7 +503,8 @@ def test_a_part_of_an_object_is_no_writing_where_it_is_a_quarter_of_it() -> None
 def test_views_with_nothing_to_see_are_left_out_and_the_whole_is_not(level: int) -> None:
     assert hashes_of(Image.new("L", (200, 160), level)).keys() == {"whole"}
     framed = bordered(Image.new("L", (180, 140), level), 0.05, 255 - level if level != 128 else 0)
-    assert hashes_of(framed).keys() <= {"whole", "trimmed"}
+    # Half of the frame is left in the first cut.
+    assert hashes_of(framed).keys() <= {"whole", "trimmed", "inner2"}
     assert hashes_of(framed)["whole"]
 
 
