@@ -124,7 +124,9 @@ class Tables:
         live = self._live(work, bits)
         before = self._bytes()
         with watched() as costs:
-            stage_duplicates(work, work.keys("affected", live.select("image_id")), live)
+            affected = work.keys("affected", live.select("image_id"))
+            before = work.stage("image_hashes_before", work.past("image_hashes", affected))
+            stage_duplicates(work, affected, before, live)
             work.write_plan()
             landing.apply(run_id)
         told = {

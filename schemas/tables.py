@@ -310,7 +310,9 @@ IMAGES = Table(
             nullable=False,
         ),
         Column(
-            "views_revision", "int", "what views view_hashes are of; null where they were made before there was this"
+            "views_revision",
+            "int",
+            "what views view_hashes are of; null before there was this. Of others than this release's nothing follows",
         ),
         _RUN_ID,
     ),

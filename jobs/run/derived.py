@@ -71,6 +71,8 @@ class Touched:
     """Of the affected, what `state.first_accepted` says (staged)."""
     stored_images: DataFrame
     """`images` without pixels as it will be, for the affected."""
+    hashes_before: DataFrame
+    """Rows of `image_hashes` of the affected as published (staged)."""
     stored: DataFrame
     """The affected that are stored: their rows of `image_hashes` as they will be, whether each `is_live`, and of those
     that are `first_seen` and `source_pixels` (staged)."""
@@ -111,10 +113,20 @@ def find_live_images(run: ChangesFacts) -> None:
     kept = contents.keep_accepted(work, first.select("image_id"), affected, facts.old, facts.after, facts.crawled)
     embedded = kept.embedded.unionByName(facts.embeddings.select("image_id"))
     live = state.live_images(state.shown_images(states), first, kept.stored_images, embedded)
-    hashed = dedup.hash_rows(kept.stored_images, work.config.dedup).join(live, "image_id", "left")
+    hashes_before = work.stage("image_hashes_before", work.past("image_hashes", affected))
+    hashed = _hashed(work, kept.stored_images, hashes_before).join(live, "image_id", "left")
     stored = work.stage(Dataset.STORED, hashed.withColumn("is_live", f.col("first_seen").isNotNull()))
-    run.touched = Touched(urls, before, changed, affected, states, first, kept.stored_images, stored)
+    run.touched = Touched(urls, before, changed, affected, states, first, kept.stored_images, hashes_before, stored)
     _stage_queue(work, facts, sightings, run.touched)
+
+
+def _hashed(work: Work, images: DataFrame, before: DataFrame) -> DataFrame:
+    """Rows of `image_hashes` of stored images as they will be, those as published being `before`. What is hashed stays
+    so: `images` may have hashes of an earlier release's views, which another rule has then had made anew."""
+    version = ["image_id", "canonical_version"]
+    known = before.join(images.select(*version), version, "left_semi")
+    others = images.join(known.select("image_id"), "image_id", "left_anti")
+    return known.unionByName(dedup.hash_rows(others, work.config.dedup))
 
 
 def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touched) -> None:
@@ -147,7 +159,7 @@ def _stage_queue(work: Work, facts: Facts, sightings: DataFrame, touched: Touche
 def group_duplicates(run: ChangesFacts) -> None:
     """Duplicates among what became live or stopped being so."""
     touched = _touched(run)
-    stage_duplicates(run.work, touched.affected, touched.stored)
+    stage_duplicates(run.work, touched.affected, touched.hashes_before, touched.stored)
 
 
 def group_all(run: ChangesFacts) -> None:

@@ -21,19 +21,21 @@ from jobs.stages.clusters import PLACE
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
 from schemas.tables import TABLES
+from udfs.images.phash import VIEWS_REVISION
 
 _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
 _HASHES = ("image_id", "hashes", "flat")
 
 
-def stage_duplicates(work: Work, affected: Staged, stored: DataFrame) -> None:
+def stage_duplicates(work: Work, affected: Staged, hashes_before: DataFrame, stored: DataFrame) -> None:
     """Stage what changes in `image_hashes`, `lsh_bands` and `clusters`.
 
     `affected` (`image_id`): images that may have become stored or live, stopped being so, or moved in the order.
-    `stored`: those of them that are stored, as `jobs.run.derived.Touched` has them (staged).
+    `hashes_before`: their rows of `image_hashes` as published; `stored`: those of them that are stored, as
+    `jobs.run.derived.Touched` has them (both staged).
     """
     live = stored.where("is_live")
-    new_bands, indexed = _stage_index(work, affected, stored)
+    new_bands, indexed = _stage_index(work, affected, hashes_before, stored)
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
     was, now = mine.select(*_IMAGE), live.select(*_IMAGE)
     moved = work.stage(
@@ -44,10 +46,11 @@ def stage_duplicates(work: Work, affected: Staged, stored: DataFrame) -> None:
 
 def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
     """The same for all stored images under another rule: whatever lies in these tables was made by the old one and
-    counts for nothing but as what has to change."""
-    live = stored.where("is_live")
-    hashes = dedup.hash_rows(work.landing.read("images"), work.config.dedup)
+    counts for nothing but as what has to change. Of `stored` it is the live ones' place that counts."""
+    hashes = work.stage("hashed", _hash_all(work))
     work.stage_changes("image_hashes", work.landing.read("image_hashes"), hashes)
+    place = stored.where("is_live").select("image_id", "first_seen", "source_pixels")
+    live = work.stage("hashed_live", hashes.join(place, "image_id"))
     groups = hashes.where("not flat").dropDuplicates(["group_id"])
     indexed = work.counted("indexed_groups", groups.select("group_id", "hashes"))
     signed = dedup.band_rows(indexed.frame, work.config.dedup, work.versions.rule_version)
@@ -58,14 +61,25 @@ def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
     Regrouping(work, affected, live, mine, moved, new_bands, indexed, afresh=True).stage()
 
 
-def _stage_index(work: Work, affected: Staged, stored: DataFrame) -> tuple[DataFrame, Staged]:
+def _hash_all(work: Work) -> DataFrame:
+    """Rows of `image_hashes` of all stored images. Where an earlier release's views were hashed, those of this one are
+    hashed of the pixels, so that a rule finds of what is there what it finds of what comes."""
+    images, settings = work.landing.read("images"), work.config.dedup
+    is_of_now = f.col("views_revision").eqNullSafe(VIEWS_REVISION)
+    hashes = dedup.hash_rows(images.where(is_of_now), settings)
+    older = images.where(~is_of_now)
+    if older.select("image_id").isEmpty():
+        return hashes
+    return hashes.unionByName(dedup.hash_rows(dedup.hash_anew(older), settings))
+
+
+def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFrame) -> tuple[DataFrame, Staged]:
     """Stage the hashes of images that are stored from now on and the bands of groups that are new with them, and the
     end of those that no image is left of; the new bands, and the groups that they are of (`group_id`).
 
     What is stored is in the index, live or not: a page that shows another image takes nothing out of it, and what a
     page shows again need not be put in again. Whether a group is live `clusters` says.
     """
-    before = work.stage("image_hashes_before", work.past("image_hashes", affected))
     after = stored.select(*TABLES["image_hashes"].column_names)
     work.stage_changes("image_hashes", before, after)
     came, went = (

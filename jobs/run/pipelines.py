@@ -73,11 +73,15 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
     Step(
         "liveness",
         find_live_images,
-        (*_FACTS, Dataset.CLUSTERS, "embeddings", "images", "refetch_queue", "text_embeddings", "url_state"),
+        (
+            *(*_FACTS, Dataset.CLUSTERS, "embeddings", "image_hashes", "images", "refetch_queue", "text_embeddings"),
+            "url_state",
+        ),
         (
             Dataset.AFFECTED,
             "affected_states",
             "first_accepted",
+            "image_hashes_before",
             Dataset.KEPT_VECTORS,
             "left_texts",
             Dataset.NEW_IMAGES,
@@ -115,7 +119,6 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "hashed_groups",
             "held_groups",
             "image_hashes",
-            "image_hashes_before",
             "indexed_groups",
             "known_groups_",
             "lsh_bands",
@@ -347,7 +350,7 @@ _LIVENESS, _DEDUP, _FEED = DERIVED
 
 RULE_SWITCH: tuple[Step[RuleSwitch], ...] = (
     _LIVENESS,
-    Step(_DEDUP.name, group_all, _DEDUP.reads, _DEDUP.writes, ACCEPTED),
+    Step(_DEDUP.name, group_all, (*_DEDUP.reads, "images"), (*_DEDUP.writes, "hashed", "hashed_live"), ACCEPTED),
     _FEED,
     Step("audit", RuleSwitch.audit, (Dataset.CLUSTERS,), ()),
 )

@@ -16,7 +16,6 @@ from jobs.run.redecision import Redecision
 from lensfeed.feed import vector_matrix
 from schemas.outcomes import FailureCode
 from schemas.tables import SIGHTINGS
-from udfs.images.phash import VIEWS_REVISION
 
 PROBES = 2_000
 """Images whose neighbours among each other are compared."""
@@ -102,17 +101,6 @@ class RuleSwitch:
 
     work: Work
     touched: Touched | None = None
-
-    def check_views(self) -> None:
-        """Raises RunError where stored images were hashed by views of another revision, so that the rule would not find
-        of them what it finds of images that come."""
-        made = f.coalesce("views_revision", f.lit(0))
-        others = self.work.landing.read("images").where(made != VIEWS_REVISION).select(made.alias("revision"))
-        for row in others.limit(1).collect():
-            raise RunError(
-                f"images were hashed by views of revision {row.revision}, expected {VIEWS_REVISION}: another rule "
-                "cannot be worked out from these; go back to the release that made them, or use another warehouse"
-            )
 
     def facts(self) -> Facts:
         """All live images."""

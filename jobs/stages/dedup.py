@@ -40,12 +40,14 @@ from udfs.images.phash import (
     NEAR_BYTES,
     SHADES_BYTES,
     VIEW_BYTES,
+    hash_pixels,
     view_numbers,
 )
 
 MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
 
+_HASHED_DDL = "image_id string, canonical_version string, flatness double, sharpness double, view_hashes array<binary>"
 _BANDS_DDL = "group_number bigint, hash_number int, view int, band int, band_key bigint, phash64 bigint"
 _MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
 _EARLIER_DDL = "group_id string, earlier_id string"
@@ -66,6 +68,29 @@ def hash_rows(images: DataFrame, settings: DedupSettings) -> DataFrame:
     group = f.when(flat, f.concat(f.lit("flat:"), f.col("image_id"))).otherwise(digest)
     named = {"flat": flat, "hashes": hashes, "group_id": f.substring(f.sha2(group, 256), 1, 32)}
     return images.withColumns(named).select(*IMAGE_HASHES.column_names)
+
+
+def hash_anew(images: DataFrame) -> DataFrame:
+    """Rows of `images` with pixels -> what `hash_rows` takes of them, their `view_hashes` made again of the pixels."""
+    given = images.select("image_id", "canonical_version", "flatness", "sharpness", "pixels")
+
+    def make(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            named = zip(batch.column("image_id").to_pylist(), batch.column("pixels").to_pylist(), strict=True)
+            made = [list(_hashes_of(image_id, pixels)) for image_id, pixels in named]
+            kept = batch.select(batch.schema.names[:-1])
+            yield pa.RecordBatch.from_arrays(
+                [*kept.columns, pa.array(made, pa.list_(pa.binary()))], names=[*kept.schema.names, "view_hashes"]
+            )
+
+    return given.mapInArrow(make, _HASHED_DDL)
+
+
+def _hashes_of(image_id: str, pixels: bytes) -> tuple[bytes, ...]:
+    try:
+        return hash_pixels(pixels).view_hashes
+    except OSError as error:
+        raise ValueError(f"the stored pixels of image {image_id} cannot be decoded: {error}") from error
 
 
 def _view(one: Column) -> Column:

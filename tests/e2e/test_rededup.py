@@ -1,14 +1,18 @@
 """Another rule of what near-duplicates are, over what is stored: as if the nights had been under it."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
 from demo.pictures import make_pictures
 from jobs import rededup
 from jobs.digest import table_digests
+from jobs.stages.crawl import crawl_and_gate
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot
 from tests.e2e.small import DAYS, SmallWorld, small_world
@@ -68,23 +72,41 @@ def test_a_switched_warehouse_is_as_if_it_had_always_been_under_the_rule(
     assert table_digests(Landing(spark, str(loose))) == table_digests(Landing(spark, str(strict)))
 
 
-def test_images_hashed_by_other_views_are_refused_and_nothing_changes(
-    spark: SparkSession,
-    small: SmallWorld,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_images_that_an_earlier_release_hashed_are_hashed_anew_of_their_pixels(
+    spark: SparkSession, small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warehouse = tmp_path / "warehouse"
-    assert small.night(FIRST, warehouse) == 0
-    was = table_digests(Landing(spark, str(warehouse)))
-    stored = Snapshot.open(str(warehouse)).rows("images", ["views_revision"]).to_pylist()
-    assert stored
-    assert all(row["views_revision"] == VIEWS_REVISION for row in stored)
-    monkeypatch.setattr("jobs.run.switch.VIEWS_REVISION", VIEWS_REVISION + 1)
-    assert switch(small, warehouse, *STRICT) == 1
-    assert f"views of revision {VIEWS_REVISION}, expected {VIEWS_REVISION + 1}" in capsys.readouterr().err
-    assert table_digests(Landing(spark, str(warehouse))) == was
+    """As if all had been hashed by this one; `images` keeps the old hashes, which nothing goes by any more."""
+
+    def digests(warehouse: Path) -> dict[str, str]:
+        found = table_digests(Landing(spark, str(warehouse)))
+        del found["images"]
+        return found
+
+    def hashed_of_old(*given: Any, **named: Any) -> DataFrame:
+        """Whatever there is to see, of each view all hashes are equal."""
+        one = partial(f.substring, len=1)
+        return crawl_and_gate(*given, **named).withColumn(
+            "view_hashes", f.transform("view_hashes", lambda view: f.concat(one(view, 1), f.lit(bytes(41))))
+        )
+
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    with pytest.MonkeyPatch.context() as release:
+        release.setattr("udfs.images.phash.VIEWS_REVISION", VIEWS_REVISION - 1)
+        release.setattr("jobs.run.contents.VIEWS_REVISION", VIEWS_REVISION - 1)
+        release.setattr("jobs.run.contents.crawl_and_gate", hashed_of_old)
+        assert small.night(FIRST, older) == 0
+    assert small.night(FIRST, newer) == 0
+    assert members(older) > members(newer)
+    stored = Snapshot.open(str(older)).rows("images", ["views_revision"])["views_revision"].to_pylist()
+    assert set(stored) == {VIEWS_REVISION - 1}
+
+    assert small.night(SECOND, older) == 2
+    assert "python -m jobs.rededup" in capsys.readouterr().err
+    assert switch(small, older) == 0
+    assert digests(older) == digests(newer)
+    for warehouse in (older, newer):  # with images of the first night that are looked at again
+        assert small.night(SECOND, warehouse) == 0
+    assert digests(older) == digests(newer)
 
 
 @pytest.mark.slow

@@ -121,7 +121,8 @@ DERIVED = ("image_hashes", "lsh_bands", "clusters")
 def group(work: Work, landing: InMemory, affected: set[str], stored: DataFrame) -> None:
     """A run that only groups duplicates, and lands what changed."""
     ids = frame(work.spark, "image_id string", [(image,) for image in affected])
-    stage_duplicates(work, Staged(ids, len(affected)), stored)
+    before = work.stage("image_hashes_before", work.past("image_hashes", Staged(ids, len(affected))))
+    stage_duplicates(work, Staged(ids, len(affected)), before, stored)
     after = {name: work.after(name, work.staged(name)) for name in DERIVED}
     landing.tables |= {name: work.stage(f"live_{name}", table) for name, table in after.items()}
 
