@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo cluster-demo setup-s3 demo-s3 test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history compare dist clean
+.PHONY: help setup demo cluster-demo setup-s3 demo-s3 test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history bench-nights compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,9 @@ bench-crawl: setup ## measure the crawl against img2dataset (20 minutes; needs n
 
 bench-history: setup ## measure what a night costs against the history in its warehouse (40 minutes; 8 GB of disk)
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.history --images 0 20000 200000 --json benchmarks/results/history.json
+
+bench-nights: setup ## measure thirty nights in a row with upkeep between them (45 minutes)
+	@source .venv/java.sh && $(PYTHON) -m benchmarks.nights --json benchmarks/results/nights.json
 
 compare: setup ## compare embeddings on labelled images (LABELLED=DIR or a table) into compare-output/
 	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output

@@ -82,17 +82,18 @@ class World:
     """Of the published run."""
 
 
-def make_world(images: int, size: int) -> World:
-    """A manifest of `size` rows against a history of so many images."""
+def make_world(images: int, size: int, night: int = 0) -> World:
+    """A manifest of `size` rows against a history of so many images, of the given night after it, from 0: each has
+    pictures and pages of its own."""
     # Pages whose image has no near-duplicate: how many rows of each table change is then plain.
     seen = round(size * SEEN_SHARE) if images else 0
-    numbers = [images // ALIKE_EVERY * place // seen * ALIKE_EVERY for place in range(seen)]
+    numbers = [(images // ALIKE_EVERY * place // seen + night) * ALIKE_EVERY for place in range(seen)]
     moved = numbers[CHANGED_EVERY - 1 :: CHANGED_EVERY]
     copies = round(size * COPY_SHARE)
-    new = size - seen - copies
-    pages = {f"/new/{number}.jpg": picture(number) for number in range(new)}
-    pages |= {f"/copy/{number}.jpg": picture(number, quality=60) for number in range(copies)}
-    pages |= {f"/old/{number}.jpg": picture(new + number) for number in moved}
+    new, first = size - seen - copies, night * 2 * size
+    pages = {f"/new/{number}.jpg": picture(number) for number in range(first, first + new)}
+    pages |= {f"/copy/{number}.jpg": picture(number, quality=60) for number in range(first, first + copies)}
+    pages |= {f"/old/{number}.jpg": picture(first + new + place) for place, number in enumerate(moved)}
     rows = [
         {"url": f"http://{host(number)}:{PORT}{path}", "title": f"A picture of the night, {path[1:-4]}"}
         for number, path in enumerate(path for path in pages if not path.startswith("/old/"))
@@ -165,9 +166,14 @@ def serving(pages: dict[str, bytes]) -> Iterator[None]:
 
 def run_night(history: Path, images: int, size: int, folder: Path) -> dict[str, Any]:
     """Run a night of `size` rows on a copy of the warehouse `history`; its figures. `folder` is for it alone."""
-    world = make_world(images, size)
-    warehouse, manifest, events = folder / "warehouse", folder / "manifest.jsonl", folder / "events"
-    shutil.copytree(history, warehouse, copy_function=_copied)
+    warehouse = folder / "warehouse"
+    shutil.copytree(history, warehouse, copy_function=copied)
+    return {"images": images, "rows": size, **measure_night(warehouse, make_world(images, size), DATE, folder)}
+
+
+def measure_night(warehouse: Path, world: World, date: dt.date, folder: Path) -> dict[str, Any]:
+    """Run a night of a date on a warehouse; its figures. `folder` is for it alone."""
+    manifest, events = folder / "manifest.jsonl", folder / "events"
     manifest.write_text("".join(f"{json.dumps(row)}\n" for row in world.rows))
     events.mkdir()
     settings = {
@@ -178,15 +184,15 @@ def run_night(history: Path, images: int, size: int, folder: Path) -> dict[str, 
         "spark.properties.spark.eventLog.compress": "false",
         "spark.properties.spark.eventLog.rolling.enabled": "false",
     }
-    command = [sys.executable, "-m", "jobs.nightly", "--profile", PROFILE, "--date", DATE.isoformat()]
+    command = [sys.executable, "-m", "jobs.nightly", "--profile", PROFILE, "--date", date.isoformat()]
     command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     before = _files(warehouse)
     with serving(world.pages):
         tree = measured(command)
-    published = _published(warehouse)
+    published = _published(warehouse, date)
     found = dict(published["counts"])
     if differing := {name: (n, found.get(name)) for name, n in world.counts.items() if found.get(name) != n}:
-        raise RuntimeError(f"a night on {images} images came out otherwise (expected, found): {differing}")
+        raise RuntimeError(f"the night of {date} came out otherwise (expected, found): {differing}")
     (log,) = events.iterdir()
     costs = task_costs(log, warehouse)
     if costs.read[UNKNOWN] > MOST_UNKNOWN * costs.read.total():
@@ -195,8 +201,6 @@ def run_night(history: Path, images: int, size: int, folder: Path) -> dict[str, 
     for path, length in _files(warehouse).items():
         written[path.parts[0]] += 0 if path in before else length
     return {
-        "images": images,
-        "rows": size,
         "tasks": {
             "read_bytes": costs.read.total() - costs.read[INDEX],
             "index_bytes": costs.read[INDEX],
@@ -212,7 +216,7 @@ def run_night(history: Path, images: int, size: int, folder: Path) -> dict[str, 
     }
 
 
-def _copied(source: str, target: str) -> str:
+def copied(source: str, target: str) -> str:
     """Data files are linked, for nobody changes one; whatever may be written over is copied."""
     if source.endswith(".parquet"):
         os.link(source, target)
@@ -224,13 +228,13 @@ def _files(warehouse: Path) -> dict[Path, int]:
     return {path.relative_to(warehouse): path.stat().st_size for path in warehouse.rglob("*") if path.is_file()}
 
 
-def _published(warehouse: Path) -> dict[str, Any]:
+def _published(warehouse: Path, date: dt.date) -> dict[str, Any]:
     """The night's published event. Raises RuntimeError where there is none."""
     events: pa.Table = DeltaTable(str(warehouse / "runs")).to_pyarrow_table()
     for event in events.to_pylist():
-        if event["event"] == "published" and event["ingest_dates"] == [DATE]:
+        if event["event"] == "published" and event["ingest_dates"] == [date]:
             return dict(event)
-    raise RuntimeError(f"{warehouse}: no run was published for {DATE}")
+    raise RuntimeError(f"{warehouse}: no run was published for {date}")
 
 
 # All of them ----------------------------------------------------------------------------------------------------------
