@@ -437,7 +437,7 @@ def edges_with_a_witness(
 
 
 def _inner(rule: DedupSettings) -> DedupSettings:
-    return rule.model_copy(update={"outer_hamming": rule.max_hamming})
+    return rule.model_copy(update={"outer_bits": 0})
 
 
 def _cosines(files: Sequence[File], edges: Edges, embedder: Embedder) -> NDArray[np.float32]:
@@ -451,7 +451,7 @@ def witnesses(embedder: Embedder) -> dict[str, Callable[[Sequence[File]], Edges]
         "shipped views, inner distance alone": partial(edges_of, rule=_inner(DedupSettings()))
     }
     for distance in (8, 10):
-        bare = DedupSettings(outer_hamming=distance, outer_shades=0, outer_hue_apart=50)
+        bare = DedupSettings(outer_bits=distance - DedupSettings().max_hamming, outer_shades=0, outer_hue_apart=50)
         shades, hues = (bare.model_copy(update=one) for one in ({"outer_shades": 6}, {"outer_hue_apart": 20}))
         both = shades.model_copy(update={"outer_hue_apart": 20})
         found |= {
@@ -560,7 +560,7 @@ def false_merges(made: Sequence[tuple[int, File]], edges_by: Callable[[Sequence[
     return report
 
 
-OLD = DedupSettings(views=("whole",), max_hamming=8, max_hue_apart=180, outer_hamming=8, bands=45, rows=9)
+OLD = DedupSettings(views=("whole",), max_hamming=8, max_hue_apart=180, outer_bits=0, bands=45, rows=9)
 """The first rule: upright wholes alone."""
 FEWER_VIEWS: tuple[HashedView, ...] = tuple(view for view in HASHED_VIEWS if view != "inner2")
 CANDIDATES: dict[str, tuple[HashedView, ...]] = {
@@ -666,7 +666,7 @@ def main() -> None:
 
 
 def _at(distance: int, views: Sequence[HashedView]) -> DedupSettings:
-    return DedupSettings(views=tuple(views), max_hamming=distance, outer_hamming=distance)
+    return DedupSettings(views=tuple(views), max_hamming=distance, outer_bits=0)
 
 
 def _without_inner2(rule: DedupSettings) -> DedupSettings:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
 from jobs.evaluation.tuning import Choice, Need, choices, observed_rate, recommended
+from jobs.reporting.pairs import stored_hashes
 from lensfeed.snapshot import Snapshot, SnapshotError
 from schemas.settings import DedupSettings
-from udfs.images.phash import ViewHash
 
 SAMPLE = 20_000
 """Hashes of a warehouse that are looked at, at most: 200 million pairs."""
@@ -82,9 +82,7 @@ def _tell(need: Need, found: Sequence[Choice], sample: NDArray[np.int64] | None)
     say(f"\ndedup.bands={best.bands} dedup.rows={best.rows}: least work a night ")
     say(f"within {need.most_bytes} bytes an image; {best.full_pairs:.3g} pairs for all images at once\n")
     if sample is not None:
-        shipped = DedupSettings()
-        outer = max(need.max_hamming, shipped.outer_hamming)
-        settings = best.settings(DedupSettings(max_hamming=need.max_hamming, outer_hamming=outer))
+        settings = best.settings(DedupSettings(max_hamming=need.max_hamming))
         seen = observed_rate(sample, settings)
         say(f"of the warehouse's own unrelated hashes ({len(sample)} looked at) a share of {seen:.2g} meet, ")
         say(f"{seen / best.candidate_rate:.1f} times what chance says\n")
@@ -102,7 +100,7 @@ def _sample(warehouse: str) -> tuple[NDArray[np.int64], float]:
             for row in batch.to_pylist():
                 if not row["flat"]:
                     images, hashes = images + 1, hashes + len(row["hashes"])
-                    wholes += [one.phash64 for one in map(ViewHash.of, row["hashes"]) if one.is_whole]
+                    wholes += [one.phash64 for one in stored_hashes(row["hashes"]) if one.is_whole]
             if len(wholes) >= SAMPLE:
                 break
     except SnapshotError as error:

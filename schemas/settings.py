@@ -514,21 +514,21 @@ class DedupSettings(Settings):
     """Degrees by which the mean colours of two views may differ, where both have one, and be an edge: one shape in two
     colours is two products. A grey copy has none, and is near them all; what is tinted as a whole (sepia) is near all
     but what is tinted otherwise. 180: colours do not matter."""
-    outer_hamming: int = Field(default=8, ge=0, le=32)
-    """Largest Hamming distance between 64-bit pHashes that may be an edge where more than the hashes speaks for it:
-    both views show `outer_shades`, and their hues are within `outer_hue_apart`. Bands find fewer of these pairs, 88 %
-    at 8. As large as `max_hamming`: there is no such edge."""
+    outer_bits: int = Field(default=2, ge=0, le=32)
+    """By how many bits beyond `max_hamming` two 64-bit pHashes may be apart, and be an edge, where more than the hashes
+    speaks for it: both views show `outer_shades`, and their hues are within `outer_hue_apart`. Bands find fewer of
+    these pairs, 88 % of those 8 bits apart. 0: there is no such edge."""
     outer_shades: int = Field(default=6, ge=0, le=MOST_SHADES)
     """Shades that both views show, beyond `max_hamming`: what is drawn or written in few of them differs from another
     in little, as two screens of one application do."""
     outer_hue_apart: int = Field(default=20, ge=0, le=180)
-    """In place of `max_hue_apart`, beyond `max_hamming`."""
+    """In place of `max_hue_apart` where that is more, beyond `max_hamming`."""
     bands: int = Field(default=42, ge=1)
     """Of the 64-bit pHash's MinHash signature; two hashes are compared where all `rows` of one band are equal."""
     rows: int = Field(default=12, ge=1)
     """42 x 12 finds 99.0 % of the pairs at Hamming distance 6, and 0.043 % of unrelated hashes have to be compared."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
-    """Refused at start-up when bands x rows cannot reach it at `max_hamming`; `outer_hamming` is not looked at."""
+    """Refused at start-up when bands x rows cannot reach it at `max_hamming`; `outer_bits` are not looked at."""
     seed: int = 1
     """Of MinHash's permutations."""
     flat_below: float = Field(default=3.0, ge=0)
@@ -542,11 +542,7 @@ class DedupSettings(Settings):
             raise ValueError(f"views: whole must be among them, found {list(self.views)}")
         return self
 
-    @model_validator(mode="after")
-    def _outer_is_not_inside(self) -> Self:
-        if self.outer_hamming < self.max_hamming:
-            raise ValueError(
-                f"outer_hamming: expected max_hamming ({self.max_hamming}) or more, found {self.outer_hamming}; as "
-                "much means that nothing beyond max_hamming is an edge"
-            )
-        return self
+    @property
+    def outer_hamming(self) -> int:
+        """Largest Hamming distance between 64-bit pHashes that may be an edge at all."""
+        return self.max_hamming + self.outer_bits

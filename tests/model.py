@@ -247,7 +247,8 @@ def is_edge(one: Hash, other: Hash, rule: DedupSettings) -> bool:
     if near <= rule.max_hamming:
         return not of_two_colours(one, other, rule.max_hue_apart)
     many = min(one.shades, other.shades) >= rule.outer_shades
-    return many and near <= rule.outer_hamming and not of_two_colours(one, other, rule.outer_hue_apart)
+    most_apart = min(rule.max_hue_apart, rule.outer_hue_apart)
+    return many and near <= rule.outer_hamming and not of_two_colours(one, other, most_apart)
 
 
 def always(one: Hash, other: Hash) -> bool:

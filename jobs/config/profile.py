@@ -366,6 +366,8 @@ def _unreadable(text: str) -> yaml.Mark | None:
         if isinstance(node, yaml.ScalarNode):
             try:
                 yaml.SafeLoader("").construct_object(node)
+            except yaml.YAMLError:  # a tag that is none: not what is looked for
+                continue
             except ValueError:
                 mark: yaml.Mark = node.start_mark
                 return mark

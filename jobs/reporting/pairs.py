@@ -308,8 +308,18 @@ def _read(snapshot: Snapshot, image_ids: Collection[str], settings: DedupSetting
     return {one: _image(one, hashes[one], standing[one], stored.get(one), settings) for one in image_ids}
 
 
+def stored_hashes(stored: Sequence[bytes]) -> list[ViewHash]:
+    """Hashes of a row of `image_hashes`. Raises UsageError where an earlier release made them."""
+    try:
+        return [ViewHash.of(one) for one in stored]
+    except ValueError as error:
+        raise UsageError(
+            f"the warehouse's images were hashed by another release ({error}): run python -m jobs.rededup first"
+        ) from None
+
+
 def _image(image_id: str, hashes: Row, standing: Row, stored: Row | None, settings: DedupSettings) -> Image:
-    seen = [ViewHash.of(one) for one in hashes["hashes"]]
+    seen = stored_hashes(hashes["hashes"])
     return Image(
         image_id=image_id,
         hashes=tuple(one for one in seen if HASHED_VIEWS[one.view] in settings.views),

@@ -69,7 +69,7 @@ def _rule(explanation: Explanation) -> str:
 
 def _outer(settings: DedupSettings) -> str:
     """What is asked where two are further apart than `max_hamming`; nothing where that is no edge."""
-    if settings.outer_hamming == settings.max_hamming:
+    if not settings.outer_bits:
         return ""
     return (
         f" (up to {settings.outer_hamming} of 64 where both show {settings.outer_shades} shades and their hues are "
@@ -155,7 +155,8 @@ def _obstacle(pair: Pair, names: dict[str, str], explanation: Explanation) -> st
     least = pair.hashes[0]
     ends, bits = _ends(pair, least, names), _bits(least.hamming, least.hamming256)
     is_outer = least.hamming > settings.max_hamming
-    name, most = ("outer" if is_outer else "max"), (settings.outer_hue_apart if is_outer else settings.max_hue_apart)
+    inner, outer = settings.max_hue_apart, settings.outer_hue_apart
+    name, most = ("outer", outer) if is_outer and outer < inner else ("max", inner)
     if least.is_near and least.hues_apart > most:
         return (
             f"{ends} are {bits}, near enough, but of two colours: {least.hues_apart} degrees apart, "
@@ -165,7 +166,11 @@ def _obstacle(pair: Pair, names: dict[str, str], explanation: Explanation) -> st
         missed = 1 - recall(least.hamming, settings.bands, settings.rows)
         return f"{ends} are {bits}, near enough, but share no bucket: {missed:.1%} of pairs at that distance do not"
     met = "they share a bucket, but" if pair.is_candidate else "they share no bucket, and"
-    return f"{met} are too far apart: the nearest, {ends}, are {bits}"
+    told = f"{met} are too far apart: the nearest, {ends}, are {bits}"
+    if is_outer and least.hamming <= settings.outer_hamming and least.hamming256 <= settings.max_hamming256:
+        shades = min(image.hashes[number].shades for image, number in _sides(pair, least))
+        told += f", and one of them shows {shades} shades where dedup.outer_shades is {settings.outer_shades}"
+    return told
 
 
 def _ends(pair: Pair, one: HashPair, names: dict[str, str]) -> str:
@@ -267,7 +272,7 @@ def _turned(pair: Pair, explanation: Explanation) -> Iterator[str]:
     hamming = int(hamming64(np.array([near]), np.array([other_near]))[0])
     wide = int(hamming256(hash_words([far]), hash_words([other_far]))[0])
     settings, edge = explanation.settings, pair.edge
-    is_near = hamming <= settings.max_hamming and wide <= settings.max_hamming256
+    is_near = hamming <= settings.outer_hamming and wide <= settings.max_hamming256
     by_wholes = edge is not None and all(image.hashes[number].is_whole for image, number in _sides(pair, edge))
     told = "one is the other flipped or turned" if by_wholes and not is_near else None
     yield _line("as they are", f"the wholes, not turned to be hashed, {_bits(hamming, wide)}", told)

@@ -224,7 +224,10 @@ class Regrouping:
         strangers = met.frame.select("group_number")
         for known in (*self.nodes, *self.stranger_nodes):
             strangers = strangers.join(known.select("group_number"), "group_number", "left_anti")
-        numbered = work.landing.read("clusters").withColumn("group_number", dedup.group_number())
+        standing = work.landing.read("clusters")
+        if self.afresh:  # all that are live are asked about, and who stood by the old rule counts for nothing
+            standing = standing.where(f.lit(False))
+        numbered = standing.withColumn("group_number", dedup.group_number())
         named = near(numbered, work.keys(f"met_groups_{number}", strangers))
         rows = work.stage(f"strangers_{number}", named.drop("group_number"))
         self.strangers.append(rows)
@@ -232,12 +235,13 @@ class Regrouping:
         self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
 
     def _bands_of(self, nodes: DataFrame, number: int) -> Staged:
-        """Rows of `lsh_bands` of groups asked about. Of those that are new in the index, which are all asked about at
-        first, they are staged already; with them come those of groups that are stored and not live."""
+        """Rows of `lsh_bands` of groups asked about. Of those that are new in the index they are staged already; such
+        that are live are all asked about at first."""
         work = self.work
-        staged = Staged(self.new_bands, work.rows("lsh_bands").rows)
-        if number:
-            staged = Staged(self.new_bands.where(f.lit(False)), 0)
+        staged = Staged(self.new_bands.where(f.lit(False)), 0)
+        if not number:
+            asked = Staged(nodes.select("group_number"), work.rows(f"asked_{number}").rows)
+            staged = Staged(near(self.new_bands, asked), work.rows("lsh_bands").rows)
         new = self.indexed.frame.select("group_id")
         old = nodes.where("not flat").select("group_id", "hashes").join(new, "group_id", "left_anti")
         signing = work.keys(f"known_groups_{number}", old)

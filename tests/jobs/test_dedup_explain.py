@@ -301,6 +301,7 @@ def test_one_shape_in_two_colours_is_two_images(tmp_path: Path, capsys: pytest.C
     [
         (6, 1, "whole of A and whole of B are 8 of 64 bits apart, 0 of 256"),
         (5, 1, "they share a bucket, but are too far apart: the nearest, whole of A and whole of B, are 8 of 64"),
+        (5, 1, "and one of them shows 5 shades where dedup.outer_shades is 6"),
         (6, 4, "near enough, but of two colours: 30 degrees apart, dedup.outer_hue_apart is 20"),
     ],
 )
@@ -442,6 +443,20 @@ def test_another_rule_than_the_warehouses_is_said(tmp_path: Path, capsys: pytest
     assert "B stands behind A: not by this rule, which joins them by no edge" in text
     assert "trimmed" not in text
     assert "These dedup settings are another rule" in text
+
+
+def test_hashes_of_another_release_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warehouse = published(tmp_path / "warehouse", {A: made_up(hashed(1, 1)), B: made_up(hashed(2, 1))})
+    older = [
+        {"image_id": one, "canonical_version": CANONICAL, "group_id": one[:32], "hashes": [bytes(42)], "flat": False}
+        | {"flatness": 9.0, "sharpness": 9.0}
+        for one in (A, B)
+    ]
+    warehouse.write("image_hashes", older, overwrite=True)
+    warehouse.event("later", "published", rule_version="rule")
+    given = ["--profile", "conf/local.yaml", "--explain", A, B, "--set", f"warehouse={warehouse.root}"]
+    assert dedup.main(given) == 2
+    assert "hashed by another release (a hash of a view has 43 bytes; found 42)" in capsys.readouterr().err
 
 
 # What names an image ------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ CHANGES = st.fixed_dictionaries(
     {},
     optional={
         "max_hamming": st.integers(0, 8),
-        "outer_hamming": st.integers(8, 32),
+        "outer_bits": st.integers(0, 32),
         "outer_shades": st.integers(0, 8),
         "outer_hue_apart": st.integers(0, 180),
         "bands": st.integers(1, 50),
@@ -215,13 +215,13 @@ def test_views_of_the_dedup_rule_are_known_ones_the_whole_among_them(views: list
         DedupSettings.model_validate({"views": views})
 
 
-def test_the_outer_distance_is_not_less_than_the_inner_one() -> None:
-    assert DedupSettings(max_hamming=9, outer_hamming=9).outer_hamming == 9
-    with pytest.raises(ValidationError, match=r"outer_hamming: expected max_hamming \(9\) or more, found 8"):
-        DedupSettings(max_hamming=9, outer_hamming=8)
+def test_the_outer_distance_goes_with_the_inner_one() -> None:
+    assert DedupSettings().outer_hamming == 8
+    assert DedupSettings(max_hamming=9).outer_hamming == 11
+    assert DedupSettings(max_hamming=9, outer_bits=0).outer_hamming == 9
 
 
 def test_what_makes_an_outer_edge_decides_and_the_recall_does_not() -> None:
     decisive = DedupSettings().decisive()
-    assert {"outer_hamming", "outer_shades", "outer_hue_apart"} <= decisive.keys()
+    assert {"outer_bits", "outer_shades", "outer_hue_apart"} <= decisive.keys()
     assert "target_recall" not in decisive

@@ -259,7 +259,8 @@ def are_near(left: Compared, right: Compared, settings: DedupSettings) -> NDArra
 
 def most_apart(hamming: NDArray[np.uint8], settings: DedupSettings) -> NDArray[np.int64]:
     """Degrees that the hues of hashes at these 64-bit distances may be apart, element by element."""
-    return np.where(hamming <= settings.max_hamming, settings.max_hue_apart, settings.outer_hue_apart)
+    outer = min(settings.max_hue_apart, settings.outer_hue_apart)
+    return np.where(hamming <= settings.max_hamming, settings.max_hue_apart, outer)
 
 
 def hues_apart(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.int16]:

@@ -270,7 +270,8 @@ def _shades(histogram: NDArray[np.int64]) -> int:
     differs from another in little."""
     counts = histogram.reshape(-1, _SHADE_LEVELS).sum(axis=1)
     shares = counts[counts > 0] / counts.sum()
-    return min(MOST_SHADES, max(1, int(2 ** -(shares @ np.log2(shares)))))
+    # Equal shares come to a whole number, which rounding may miss by a bit, and not by the same on every machine.
+    return min(MOST_SHADES, max(1, int(2 ** -(shares @ np.log2(shares)) + 1e-6)))
 
 
 def canonical_turns(coefficients: NDArray[np.float64]) -> list[int]:

@@ -3,18 +3,21 @@
 import datetime as dt
 import hashlib
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count, pairwise
+from types import MappingProxyType
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
 import jobs.stages.clusters
 import jobs.stages.dedup
 from jobs.config.profile import load
 from jobs.config.progress import Progress
 from jobs.run.context import Work
-from jobs.run.duplicates import stage_duplicates
+from jobs.run.duplicates import stage_afresh, stage_duplicates
 from jobs.stages.clusters import settle
 from jobs.stages.dedup import MOST_EARLIER, hash_rows
 from jobs.warehouse.history import Staged
@@ -25,11 +28,12 @@ from schemas.settings import DedupSettings
 from schemas.tables import TABLES
 from tests.jobs.frames import frame, local_copy
 from tests.model import Content, Hash, clusters, hash_bytes, verified
+from udfs.images.phash import VIEWS_REVISION
 
 pytestmark = pytest.mark.spark
 
 # One row a band: whatever is within reach shares one, so that brute force and bands must find the same.
-SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, outer_hamming=4, bands=12, rows=1)
+SETTINGS = DedupSettings(max_hamming=3, max_hamming256=4, outer_bits=1, bands=12, rows=1)
 DATES = [dt.date(2026, 1, day) for day in (9, 10, 31)]
 
 
@@ -118,11 +122,15 @@ class InMemory(Landing):
 DERIVED = ("image_hashes", "lsh_bands", "clusters")
 
 
-def group(work: Work, landing: InMemory, affected: set[str], stored: DataFrame) -> None:
-    """A run that only groups duplicates, and lands what changed."""
+def group(work: Work, landing: InMemory, affected: set[str], stored: DataFrame, *, afresh: bool = False) -> None:
+    """A run that only groups duplicates, and lands what changed; under another rule, `afresh`."""
     ids = frame(work.spark, "image_id string", [(image,) for image in affected])
-    before = work.stage("image_hashes_before", work.past("image_hashes", Staged(ids, len(affected))))
-    stage_duplicates(work, Staged(ids, len(affected)), before, stored)
+    named = Staged(ids, len(affected))
+    if afresh:
+        stage_afresh(work, named, stored)
+    else:
+        before = work.stage("image_hashes_before", work.past("image_hashes", named))
+        stage_duplicates(work, named, before, stored)
     after = {name: work.after(name, work.staged(name)) for name in DERIVED}
     landing.tables |= {name: work.stage(f"live_{name}", table) for name, table in after.items()}
 
@@ -134,23 +142,40 @@ def in_memory(spark: SparkSession, warehouse: object) -> InMemory:
     return landing
 
 
-def night(landing: InMemory, number: int) -> Work:
-    config = load("conf/local.yaml").model_copy(update={"dedup": SETTINGS})
+def night(landing: InMemory, number: int, rule: DedupSettings = SETTINGS) -> Work:
+    config = load("conf/local.yaml").model_copy(update={"dedup": rule})
     policy = Policy.model_construct(rules=())
     versions = Versions("policy", "gate", "model", "text", "rule", "canonical")
     return Work(landing.spark, landing, config, policy, versions, f"run{number}", Progress("test"))
 
 
 def stored_frame(
-    spark: SparkSession, images: set[str], dates: dict[str, dt.date], contents: dict[str, Content]
+    spark: SparkSession,
+    images: set[str],
+    dates: dict[str, dt.date],
+    contents: dict[str, Content],
+    flatness: Mapping[str, float] = MappingProxyType({}),
 ) -> DataFrame:
     """Stored images; live are those that have a date."""
+    stored = image_frame(spark, images, dates, contents, flatness)
+    place = stored.select("image_id", "first_seen", "source_pixels", "is_live")
+    return local_copy(hash_rows(stored, SETTINGS).join(place, "image_id"))
+
+
+def image_frame(
+    spark: SparkSession,
+    images: set[str],
+    dates: dict[str, dt.date],
+    contents: dict[str, Content],
+    flatness: Mapping[str, float],
+) -> DataFrame:
+    """What `images` says of them, with their place."""
     rows = [
         (
             image,
             "canonical",
             [hash_bytes(one) for one in contents[image].hashes],
-            0.0 if contents[image].flat else 50.0,
+            0.0 if contents[image].flat else flatness.get(image, 50.0),
             1.0,
             dates.get(image),
             contents[image].source_pixels if image in dates else None,
@@ -164,8 +189,7 @@ def stored_frame(
         "first_seen date, source_pixels bigint, is_live boolean",
         rows,
     )
-    place = stored.select("image_id", "first_seen", "source_pixels", "is_live")
-    return local_copy(hash_rows(stored, SETTINGS).join(place, "image_id"))
+    return stored.withColumn("views_revision", f.lit(VIEWS_REVISION))
 
 
 @pytest.mark.slow  # the random sequences hold clusters against the plain model after every job
@@ -219,6 +243,30 @@ def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
         assert {row.group_number % 2**64: row["count"] for row in bands} == {
             group: count * SETTINGS.bands for group, count in hashed.items()
         }
+
+
+def test_under_another_rule_no_group_of_the_rule_before_is_taken_for_a_live_one(
+    spark: SparkSession, in_memory: InMemory
+) -> None:
+    """A pale image is flat by the new rule. One that nobody shows, with the same hashes, now has its old group."""
+    pale, hidden = (Content(digit * 64, "allow", hashes=(Hash(0, 0),)) for digit in "01")
+    near_pale = Content("2" * 64, "allow", hashes=(Hash(1, 1),))
+    contents = {content.image_id: content for content in (pale, hidden, near_pale)}
+    dates = {pale.image_id: DATES[0], near_pale.image_id: DATES[1]}
+    flatness = {pale.image_id: 5.0}
+    stored = stored_frame(spark, set(contents), dates, contents, flatness)
+    in_memory.tables["images"] = local_copy(image_frame(spark, set(contents), dates, contents, flatness))
+
+    def standing() -> dict[str, str]:
+        return {row.image_id: row.representative_id for row in in_memory.tables["clusters"].collect()}
+
+    group(night(in_memory, 0), in_memory, set(contents), stored)
+    assert standing() == {pale.image_id: pale.image_id, near_pale.image_id: pale.image_id}
+    stricter = SETTINGS.model_copy(update={"flat_below": 6.0})
+    group(night(in_memory, 1, stricter), in_memory, set(dates), stored, afresh=True)
+    assert standing() == {image: image for image in dates}
+    group(night(in_memory, 2), in_memory, set(dates), stored, afresh=True)
+    assert standing() == {pale.image_id: pale.image_id, near_pale.image_id: pale.image_id}
 
 
 def test_an_image_with_a_later_first_seen_dethrones_no_representative(spark: SparkSession, in_memory: InMemory) -> None:

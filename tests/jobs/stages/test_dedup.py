@@ -33,7 +33,7 @@ pytestmark = pytest.mark.spark
 
 SETTINGS = DedupSettings()
 NEAR_BY_64_BITS = SETTINGS.model_copy(
-    update={"max_hamming": SETTINGS.outer_hamming, "max_hamming256": 256, "max_hue_apart": 180}
+    update={"max_hamming": SETTINGS.outer_hamming, "outer_bits": 0, "max_hamming256": 256, "max_hue_apart": 180}
 )
 DAY = dt.date(2026, 1, 31)
 Edge = tuple[str, str, int, int]

@@ -203,7 +203,7 @@ def drawn_rule(data: st.DataObject) -> DedupSettings:
         max_hamming=inner,
         max_hamming256=data.draw(st.integers(0, 128)),
         max_hue_apart=data.draw(degrees),
-        outer_hamming=data.draw(st.integers(inner, 4)),
+        outer_bits=data.draw(st.integers(0, 4 - inner)),
         outer_shades=data.draw(st.integers(0, MOST_SHADES)),
         outer_hue_apart=data.draw(degrees),
     )

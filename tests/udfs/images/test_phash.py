@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageOps
 
-from schemas.settings import HASHED_VIEWS, DedupSettings
+from schemas.settings import HASHED_VIEWS, MOST_SHADES, DedupSettings
 from tests.pictures import crops, encoded, photograph
 from udfs.images.minhash import hues_apart
 from udfs.images.phash import (
@@ -466,6 +466,14 @@ def test_a_thing_of_one_strong_colour_is_no_print(colour: str) -> None:
     pen.ellipse((20, 20, 180, 180), fill=colour)
     pen.line((60, 100, 140, 170), fill="black", width=9)
     assert all(0 < hue <= HUES for hue in stored_hues(made))
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_equally_frequent_shades_are_counted(count: int) -> None:
+    """Their entropy is a logarithm of a whole number, which floating point may miss by a bit on either side."""
+    stripes = np.repeat(np.arange(count) * 16, 12).astype(np.uint8)
+    picture = Image.fromarray(np.tile(stripes, (120, 1)))
+    assert ViewHash.of(hash_small(picture).view_hashes[0]).shades == min(count, MOST_SHADES)
 
 
 def test_a_screen_of_text_has_few_shades_and_a_photograph_many() -> None:
