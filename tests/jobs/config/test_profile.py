@@ -332,7 +332,7 @@ def test_a_folder_is_no_profile(tmp_path: Path) -> None:
         ("one: 1\n---\ntwo: 2\n", "line 2, column 1"),
         ("? [a]\n: 1\n", "line 1, column 3"),
         ("warehouse: w\nrun: {a: [2026-01-02, 2026-02-30]}\n", "line 2, column 23"),
-        ("warehouse: w\nrun: {a: !foo b, c: 2026-02-30}\n", "line 2, column 21"),
+        ("crawl: {x: !foo y}\nrun: 2026-02-30\n", "line 2, column 6"),
         (f"warehouse: w\ncrawl:\n  retries: {'9' * 5000}\n", "line 3, column 12"),
     ],
 )

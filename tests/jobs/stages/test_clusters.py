@@ -145,7 +145,7 @@ def in_memory(spark: SparkSession, warehouse: object) -> InMemory:
 def night(landing: InMemory, number: int, rule: DedupSettings = SETTINGS) -> Work:
     config = load("conf/local.yaml").model_copy(update={"dedup": rule})
     policy = Policy.model_construct(rules=())
-    versions = Versions("policy", "gate", "model", "text", "rule", "canonical")
+    versions = Versions("policy", "gate", "model", "text", f"flat below {rule.flat_below:g}", "canonical")
     return Work(landing.spark, landing, config, policy, versions, f"run{number}", Progress("test"))
 
 
