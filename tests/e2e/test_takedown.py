@@ -209,7 +209,7 @@ def test_addresses_are_withdrawn_and_what_else_shows_an_image_stays(
         (["--image", "abc"], "--image: image: expected 64 hexadecimal digits, found 'abc'"),
         (["--domain", "https://example.net/"], "--domain: domain: expected a host name"),
         (["--hash", "pdq:12"], "--hash: pdq: expected 64 hexadecimal digits"),
-        (["--hash", "12" * 32], f"--hash: expected one of url, domain, image, phash256, pdq, found '{'12' * 32}'"),
+        (["--hash", "12" * 32], f"--hash {'12' * 32}: expected phash256:HEX or pdq:HEX"),
         (["--file", "/no/such.csv"], "/no/such.csv: cannot be read as CSV"),
     ],
 )
