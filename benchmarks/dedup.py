@@ -125,8 +125,8 @@ class Tables:
         before = self._bytes()
         with watched() as costs:
             affected = work.keys("affected", live.select("image_id"))
-            before = work.stage("image_hashes_before", work.past("image_hashes", affected))
-            stage_duplicates(work, affected, before, live)
+            hashed = work.stage("image_hashes_before", work.past("image_hashes", affected))
+            stage_duplicates(work, affected, hashed, live)
             work.write_plan()
             landing.apply(run_id)
         told = {
