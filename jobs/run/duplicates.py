@@ -52,8 +52,8 @@ def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
     place = stored.where("is_live").select("image_id", "first_seen", "source_pixels")
     live = work.stage("hashed_live", hashes.join(place, "image_id"))
     groups = hashes.where("not flat").dropDuplicates(["group_id"])
-    indexed = work.counted("indexed_groups", groups.select("group_id", "hashes"))
-    signed = dedup.band_rows(indexed.frame, work.config.dedup, work.versions.rule_version)
+    indexed = work.stage("indexed_groups", groups.select("group_id", "hashes"))
+    signed = dedup.band_rows(indexed, work.config.dedup, work.versions.rule_version)
     staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
     new_bands = staged.where(f.col(CHANGE) != "delete")
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
@@ -73,7 +73,7 @@ def _hash_all(work: Work) -> DataFrame:
     return hashes.unionByName(dedup.hash_rows(dedup.hash_anew(older), settings))
 
 
-def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFrame) -> tuple[DataFrame, Staged]:
+def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFrame) -> tuple[DataFrame, DataFrame]:
     """Stage the hashes of images that are stored from now on and the bands of groups that are new with them, and the
     end of those that no image is left of; the new bands, and the groups that they are of (`group_id`).
 
@@ -94,8 +94,8 @@ def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFr
         return groups.join(held.frame, "group_id", "left_anti").dropDuplicates(["group_id"])
 
     settings = work.config.dedup
-    indexed = work.counted("indexed_groups", of_no_other(came))
-    signed = dedup.band_rows(indexed.frame, settings, work.versions.rule_version)
+    indexed = work.stage("indexed_groups", of_no_other(came))
+    signed = dedup.band_rows(indexed, settings, work.versions.rule_version)
     bands = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
     numbers = dedup.each_hash(of_no_other(went).select(dedup.group_number(), "hashes"))
     ended = numbers.select("group_number", "hash_number", bands, f.lit("delete").alias(CHANGE))
@@ -130,8 +130,8 @@ class Regrouping:
     """Images that came, went or moved: `_IMAGE`, as published and as they will be."""
     new_bands: DataFrame
     """Rows of `lsh_bands` that are not in the table as published, or do not count there (staged)."""
-    indexed: Staged
-    """The groups that they are of: `group_id`."""
+    indexed: DataFrame
+    """The groups that they are of: `group_id` (staged)."""
     afresh: bool = False
     """Whether nothing counts that is stored."""
     asked: list[Staged] = field(default_factory=list)
@@ -242,7 +242,7 @@ class Regrouping:
         if not number:
             asked = Staged(nodes.select("group_number"), work.rows(f"asked_{number}").rows)
             staged = Staged(near(self.new_bands, asked), work.rows("lsh_bands").rows)
-        new = self.indexed.frame.select("group_id")
+        new = self.indexed.select("group_id")
         old = nodes.where("not flat").select("group_id", "hashes").join(new, "group_id", "left_anti")
         signing = work.keys(f"known_groups_{number}", old)
         if signing.rows == 0:

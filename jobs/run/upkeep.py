@@ -44,7 +44,7 @@ class UpkeepPlan:
     most_small: int
     """Small files that a partition may have without anything being done about them."""
     collect: bool = False
-    """Whether pixels and vectors go that nothing which is live needs."""
+    """Whether pixels, vectors and hashes go that nothing which is live needs."""
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryM
 PAGE_ROWS = "parquet.page.row.count.limit"
 """Rows of a page: few by default (jobs.startup.session), so that single rows are found in a file that is sorted."""
 WHOLE_PAGES = "20000"
-"""Of a table that is not, whose files are read whole: Parquet's own limit. The index of near-duplicates, whose rows
-have 8 bytes, takes a quarter less of the disk so and a fifth of the CPU to read."""
+"""Of each table that is not sorted, whose files are read whole: Parquet's own limit. The index of near-duplicates,
+whose rows have 8 bytes, takes a quarter less of the disk so and a fifth of the CPU to read."""
 
 SMALL_FILE, LARGE_FILE = 32 * 2**20, 128 * 2**20
 """Bytes: files below the one are put together, into files of up to the other."""
