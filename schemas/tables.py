@@ -406,17 +406,21 @@ IMAGE_HASHES = Table(
 
 LSH_BANDS = Table(
     name="lsh_bands",
-    row="hash of a group of stored images and band: the index by which a night meets history",
+    row="hash of a group of stored images with its bands: the index by which a night meets history",
     kind="derived",
-    keys=("group_number", "hash_number", "band"),
+    keys=("group_number", "hash_number"),
     purged=True,
     columns=(
         Column("group_number", "bigint", "first 64 bits of group_id; flat groups have no bands", nullable=False),
         Column("hash_number", "int", "which of the group's hashes, from 0", nullable=False),
         Column("view", "int", "which view of the image it is of; 0 is the whole", nullable=False),
-        Column("band", "int", "band number, from 0", nullable=False),
-        Column("band_key", "bigint", "64-bit hash of the band's rows of the MinHash signature", nullable=False),
         Column("phash64", "bigint", "the hash, its 64 bits", nullable=False),
+        Column(
+            "band_keys",
+            "array<bigint>",
+            "for each band, from 0: 64-bit hash of the band's number and its rows of the MinHash signature",
+            nullable=False,
+        ),
         Column("rule_version", "string", "hashing, LSH and verification settings", nullable=False),
     ),
 )

@@ -33,6 +33,9 @@ UNCOUNTED: Mapping[str, Column] = MappingProxyType({})
 
 MOST_LOCAL = 2_000
 """Keys that the driver takes to itself: 130 kB."""
+SMALL_RUN = 100_000
+"""Rows of the largest dataset of a run up to which its keys are first thought to be few: to find that they are not
+takes as long as to stage them."""
 
 
 @dataclass
@@ -75,10 +78,9 @@ class Work:
         """The distinct rows of `frame`, whose columns are a key, to read history by (`past`): few as a relation of the
         driver's, which no scan has to fetch, more staged."""
         distinct = frame.distinct()
-        few = self.landing.collect(distinct, MOST_LOCAL)
-        if few is not None:
-            return few
-        return self.counted(name, distinct)
+        is_small = self.landing.most_staged(self.run_id) <= SMALL_RUN
+        few = self.landing.collect(distinct, MOST_LOCAL) if is_small else None
+        return few or self.counted(name, distinct)
 
     def counted(self, name: str, frame: DataFrame) -> Staged:
         """Stage a dataset that is used with how many rows it has."""

@@ -20,7 +20,9 @@ from jobs.stages import clusters, dedup
 from jobs.stages.clusters import PLACE
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
+from schemas.settings import DedupSettings
 from schemas.tables import TABLES
+from udfs.images.minhash import candidate_rate
 from udfs.images.phash import VIEWS_REVISION
 
 _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
@@ -35,13 +37,13 @@ def stage_duplicates(work: Work, affected: Staged, hashes_before: DataFrame, sto
     `jobs.run.derived.Touched` has them (both staged).
     """
     live = stored.where("is_live")
-    new_bands, indexed = _stage_index(work, affected, hashes_before, stored)
+    new_bands = _stage_index(work, affected, hashes_before, stored)
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.past("clusters", affected))
     was, now = mine.select(*_IMAGE), live.select(*_IMAGE)
     moved = work.stage(
         "moved", was.join(now, [*_IMAGE], "left_anti").unionByName(now.join(was, [*_IMAGE], "left_anti"))
     )
-    Regrouping(work, affected, live, mine, moved, new_bands, indexed).stage()
+    Regrouping(work, affected, live, mine, moved, new_bands).stage()
 
 
 def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
@@ -51,14 +53,13 @@ def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
     work.stage_changes("image_hashes", work.landing.read("image_hashes"), hashes)
     place = stored.where("is_live").select("image_id", "first_seen", "source_pixels")
     live = work.stage("hashed_live", hashes.join(place, "image_id"))
-    groups = hashes.where("not flat").dropDuplicates(["group_id"])
-    indexed = work.stage("indexed_groups", groups.select("group_id", "hashes"))
-    signed = dedup.band_rows(indexed, work.config.dedup, work.versions.rule_version)
+    groups = hashes.where("not flat").select("group_id", "hashes").distinct()
+    signed = dedup.band_rows(groups, work.config.dedup, work.versions.rule_version)
     staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
     new_bands = staged.where(f.col(CHANGE) != "delete")
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
     moved = work.stage("moved", live.select(*_IMAGE))
-    Regrouping(work, affected, live, mine, moved, new_bands, indexed, afresh=True).stage()
+    Regrouping(work, affected, live, mine, moved, new_bands, afresh=True).stage()
 
 
 def _hash_all(work: Work) -> DataFrame:
@@ -73,9 +74,9 @@ def _hash_all(work: Work) -> DataFrame:
     return hashes.unionByName(dedup.hash_rows(dedup.hash_anew(older), settings))
 
 
-def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFrame) -> tuple[DataFrame, DataFrame]:
+def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFrame) -> DataFrame:
     """Stage the hashes of images that are stored from now on and the bands of groups that are new with them, and the
-    end of those that no image is left of; the new bands, and the groups that they are of (`group_id`).
+    end of those that no image is left of; the new bands.
 
     What is stored is in the index, live or not: a page that shows another image takes nothing out of it, and what a
     page shows again need not be put in again. Whether a group is live `clusters` says.
@@ -91,16 +92,14 @@ def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFr
     held = work.keys("held_groups", others.join(affected.frame, "image_id", "left_anti").select("group_id"))
 
     def of_no_other(groups: DataFrame) -> DataFrame:
-        return groups.join(held.frame, "group_id", "left_anti").dropDuplicates(["group_id"])
+        # Equal groups have equal hashes: by both, for to drop duplicates of the one Spark would sort.
+        return groups.join(held.frame, "group_id", "left_anti").distinct()
 
-    settings = work.config.dedup
-    indexed = work.stage("indexed_groups", of_no_other(came))
-    signed = dedup.band_rows(indexed, settings, work.versions.rule_version)
-    bands = f.explode(f.sequence(f.lit(0), f.lit(settings.bands - 1))).alias("band")
+    signed = dedup.band_rows(of_no_other(came), work.config.dedup, work.versions.rule_version)
     numbers = dedup.each_hash(of_no_other(went).select(dedup.group_number(), "hashes"))
-    ended = numbers.select("group_number", "hash_number", bands, f.lit("delete").alias(CHANGE))
+    ended = numbers.select("group_number", "hash_number", f.lit("delete").alias(CHANGE))
     changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
-    return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert"), indexed
+    return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
 
 
 def groups_left_by(work: Work, images: DataFrame) -> DataFrame:
@@ -117,6 +116,28 @@ def _joining() -> dict[str, Column]:
     return {Count.BECAME_LIVE: comes, Count.BECAME_MEMBERS: comes & (f.col("image_id") != f.col("representative_id"))}
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """Images of groups that are decided again."""
+
+    before: DataFrame
+    """Rows of `clusters` of them, as published (staged)."""
+    kept: DataFrame
+    """As they will be, those that the run leaves as they are: `_IMAGE`."""
+    own: DataFrame
+    """As they will be, those that it has changed: `_IMAGE`."""
+
+    @property
+    def members(self) -> DataFrame:
+        return self.kept.unionByName(self.own)
+
+    def and_too(self, others: "_Taken") -> "_Taken":
+        """These and the others."""
+        return _Taken(
+            self.before.unionByName(others.before), self.kept.unionByName(others.kept), self.own.unionByName(others.own)
+        )
+
+
 @dataclass
 class Regrouping:
     """Groups decided again, and what was found out about them so far; see `stage_duplicates`."""
@@ -130,8 +151,6 @@ class Regrouping:
     """Images that came, went or moved: `_IMAGE`, as published and as they will be."""
     new_bands: DataFrame
     """Rows of `lsh_bands` that are not in the table as published, or do not count there (staged)."""
-    indexed: DataFrame
-    """The groups that they are of: `group_id` (staged)."""
     afresh: bool = False
     """Whether nothing counts that is stored."""
     asked: list[Staged] = field(default_factory=list)
@@ -157,26 +176,29 @@ class Regrouping:
         """Ask until nothing outside can come out otherwise, and stage where all images stand then."""
         work = self.work
         named = work.keys("moved_groups", self.moved.select("group_id"))
-        before, members = self._take(named, "moved_members")
-        dead = work.keys("dead_groups", named.frame.join(members, "group_id", "left_anti"))
+        taken = self._take(named, "moved_members")
+        # Not those that have an image that came: it is still there.
+        left = self.mine.select("group_id").join(named.frame, "group_id", "left_semi")
+        dead = work.keys("dead_groups", left.join(taken.members, "group_id", "left_anti"))
         if named.rows == 0:
-            nothing = work.stage(Dataset.REGROUPED, before)
+            nothing = work.stage(Dataset.REGROUPED, taken.before)
             work.stage_changes("clusters", nothing, nothing, _joining())
             return
-        left = _heads(before).join(clusters.first_images(members), ["group_id", *PLACE], "left_anti")
-        behind = work.keys("behind_moved", self._behind(left, "moved_heads"))
-        before_too, members_too = self._take(behind, "behind_members")
-        before, members = before.unionByName(before_too), members.unionByName(members_too)
+        first = clusters.first_images(taken.members)
+        fallen = _heads(taken.before).join(first, ["group_id", *PLACE], "left_anti")
+        taken = taken.and_too(
+            self._take(work.keys("behind_moved", self._behind(fallen, "moved_heads")), "behind_members")
+        )
         rounds = 0
         while True:
-            self._meet(before, members, dead, rounds)
+            self._meet(taken, dead, rounds)
             heads, covered = self._settle()
             pairs = self._neighbouring_heads(heads, rounds)
             reached = work.keys(f"reached_{rounds}", self._reached(covered, pairs, rounds))
             rounds += 1
             if reached.rows == 0:
                 break
-            before, members = self._take(reached, f"reached_members_{rounds}")
+            taken = self._take(reached, f"reached_members_{rounds}")
         work.metrics[Metric.DEDUP_ROUNDS] = float(rounds)
         work.metrics[Metric.DEDUP_REACHED] = float(sum(groups.rows for groups in self.asked[1:]))
         self._assign(heads, pairs)
@@ -185,16 +207,15 @@ class Regrouping:
         """`Work.past` of what counts."""
         return self.work.past(table, Staged(keys.frame, 0) if self.afresh else keys, *by, columns=columns)
 
-    def _take(self, groups: Staged, name: str) -> tuple[DataFrame, DataFrame]:
-        """Groups are decided again: rows of `clusters` of their images as published, and their images as they will
-        be."""
+    def _take(self, groups: Staged, name: str) -> _Taken:
+        """Groups are decided again."""
         before = self.work.stage(name, self._past("clusters", groups))
         kept = before.join(self.affected.frame, "image_id", "left_anti").select(*_IMAGE)
-        members = kept.unionByName(near(self.live.select(*_IMAGE), groups))
+        taken = _Taken(before, kept, near(self.live.select(*_IMAGE), groups))
         self.asked.append(groups)
         self.before.append(before)
-        self.members.append(members)
-        return before, members
+        self.members.append(taken.members)
+        return taken
 
     def _behind(self, heads: DataFrame, name: str) -> DataFrame:
         """`group_id` of the groups, none asked about yet, of whatever stands behind these images."""
@@ -206,20 +227,23 @@ class Regrouping:
             groups = groups.join(asked.frame, "group_id", "left_anti")
         return groups
 
-    def _meet(self, before: DataFrame, members: DataFrame, dead: Staged, number: int) -> None:
+    def _meet(self, taken: _Taken, dead: Staged, number: int) -> None:
         """Look groups up in the index: what they are, and whom they are near. What is met there and is not live is in
         no row of `clusters`, and is heard of no more."""
         work = self.work
-        nodes = work.stage(f"asked_{number}", self._nodes(before, members, f"asked_images_{number}"))
+        nodes = work.stage(f"asked_{number}", self._nodes(taken, f"asked_images_{number}"))
         self.nodes.append(nodes)
         bands = self._bands_of(nodes, number)
         index = work.landing.read("lsh_bands")
-        others = _met_by(bands, index.where(f.lit(False)) if self.afresh else index)
+        settings = work.config.dedup
+        others = _met_by(bands, index.where(f.lit(False)) if self.afresh else index, settings)
         if number:  # those of this run are not in the table
-            others = others.unionByName(_met_by(bands, self.new_bands.select(*index.columns)))
+            others = others.unionByName(_met_by(bands, self.new_bands.select(*index.columns), settings))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
-        met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, work.config.dedup))
+        indexed = work.landing.bytes_of("lsh_bands") / dedup.bytes_of_bands(settings)
+        expected = bands.rows * (settings.bands + indexed * candidate_rate(settings.bands, settings.rows))
+        met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, settings, expected))
         self.met.append(met)
         strangers = met.frame.select("group_number")
         for known in (*self.nodes, *self.stranger_nodes):
@@ -231,7 +255,8 @@ class Regrouping:
         named = near(numbered, work.keys(f"met_groups_{number}", strangers))
         rows = work.stage(f"strangers_{number}", named.drop("group_number"))
         self.strangers.append(rows)
-        known = self._nodes(rows, rows.select(*_IMAGE), f"stranger_images_{number}")
+        images = rows.select(*_IMAGE)
+        known = self._nodes(_Taken(rows, images, images.where(f.lit(False))), f"stranger_images_{number}")
         self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
 
     def _bands_of(self, nodes: DataFrame, number: int) -> Staged:
@@ -242,8 +267,8 @@ class Regrouping:
         if not number:
             asked = Staged(nodes.select("group_number"), work.rows(f"asked_{number}").rows)
             staged = Staged(near(self.new_bands, asked), work.rows("lsh_bands").rows)
-        new = self.indexed.select("group_id")
-        old = nodes.where("not flat").select("group_id", "hashes").join(new, "group_id", "left_anti")
+        new = self.new_bands.select("group_number")
+        old = nodes.where("not flat").join(new, "group_number", "left_anti").select("group_id", "hashes")
         signing = work.keys(f"known_groups_{number}", old)
         if signing.rows == 0:
             return staged
@@ -251,13 +276,14 @@ class Regrouping:
         signed = work.counted(f"bands_{number}", rows)
         return Staged(staged.frame.unionByName(signed.frame, allowMissingColumns=True), staged.rows + signed.rows)
 
-    def _nodes(self, before: DataFrame, members: DataFrame, name: str) -> DataFrame:
+    def _nodes(self, taken: _Taken, name: str) -> DataFrame:
         """Groups with these members as such: `group_id, group_number`, `PLACE`, `_HASHES`, `was_head`."""
-        first = clusters.first_images(members)
-        mine = self.live.select(*_HASHES)
-        others = self.work.keys(name, first.select("image_id").join(mine, "image_id", "left_anti"))
+        first, mine = clusters.first_images(taken.members), self.live.select(*_HASHES)
+        # Of those that are kept alone: there are none in a first load, and no images are then compared.
+        kept = clusters.first_images(taken.kept).select("image_id")
+        others = self.work.keys(name, kept.join(mine, "image_id", "left_anti"))
         hashes = mine.unionByName(self._past("image_hashes", others, columns=_HASHES))
-        stood = _heads(before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
+        stood = _heads(taken.before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
         joined = first.join(hashes, "image_id").join(stood, ["group_id", *PLACE], "left")
         return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False))).select("*", dedup.group_number())
 
@@ -270,6 +296,7 @@ class Regrouping:
         while any(met.rows for met in self.met):
             number = next(self.numbers)
             roles = undecided.withColumn("is_head", f.lit(False)).unionByName(heads.withColumn("is_head", f.lit(True)))
+            roles = self._that_met(roles)
             pairs = work.counted(
                 f"earlier_{number}", dedup.earlier_neighbours(self._rows_met(roles), work.config.dedup)
             )
@@ -289,7 +316,7 @@ class Regrouping:
     def _neighbouring_heads(self, heads: DataFrame, number: int) -> DataFrame:
         """`dedup.neighbouring_heads` of all that were met, the heads being these."""
         nodes = self._asked_nodes().withColumn("is_asked", f.lit(True))
-        nodes = nodes.unionByName(self._outside_nodes().withColumn("is_asked", f.lit(False)))
+        nodes = self._that_met(nodes.unionByName(self._outside_nodes().withColumn("is_asked", f.lit(False))))
         is_head = heads.select("group_id", f.lit(True).alias("is_head"))
         nodes = nodes.join(is_head, "group_id", "left").withColumn("is_head", f.coalesce("is_head", f.lit(False)))
         nodes = nodes.withColumn("is_risen", f.expr("is_asked and is_head and not was_head"))
@@ -336,22 +363,29 @@ class Regrouping:
         hashes = dedup.each_hash(nodes)
         return (rows if len(self.met) == 1 else rows.distinct()).join(hashes, ["group_number", "hash_number"])
 
+    def _that_met(self, nodes: DataFrame) -> DataFrame:
+        """Those of the groups that were found near another one: most never are."""
+        numbers = _union([met.frame.select("group_number") for met in self.met])
+        return near(nodes, Staged(numbers, sum(met.rows for met in self.met)))
+
 
 def _heads(rows: DataFrame) -> DataFrame:
     """Rows of `clusters` of representatives."""
     return rows.where("image_id = representative_id")
 
 
-def _met_by(bands: Staged, index: DataFrame) -> DataFrame:
-    """Rows of the index in buckets with these rows of it. Views that are not full are met by full ones alone.
+def _met_by(bands: Staged, index: DataFrame, settings: DedupSettings) -> DataFrame:
+    """Hashes of the index in buckets with these rows of it, a row for each (`dedup.each_band`). Views that are not full
+    are met by full ones alone.
 
     A key says which band it is of, and to look one number up takes a third of what a struct does: so of all the index
     rows are found by that, and of the few that are found by their views.
     """
-    found = near(index, Staged(bands.frame.select("band_key"), bands.rows))
+    asked, rows = dedup.each_band(bands.frame), bands.rows * settings.bands
+    found = near(dedup.each_band(index), Staged(asked.select("band_key"), rows))
     full, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
     met_by = f.explode(f.when(dedup.is_full(), any_view).otherwise(full)).alias("is_full")
-    buckets = Staged(bands.frame.select("band_key", met_by), 2 * bands.rows)
+    buckets = Staged(asked.select("band_key", met_by), 2 * rows)
     return near(found.withColumn("is_full", dedup.is_full()), buckets)
 
 

@@ -119,7 +119,6 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "hashed_groups",
             "held_groups",
             "image_hashes",
-            "indexed_groups",
             "known_groups_",
             "lsh_bands",
             "met_",

@@ -22,6 +22,7 @@ from pyspark.sql import functions as f
 
 from schemas.settings import DedupSettings
 from schemas.tables import IMAGE_HASHES, LSH_BANDS
+from udfs.images.buckets import BLOCK_DDL, MET_DDL, meet, pack, parts_for
 from udfs.images.minhash import (
     Compared,
     alike,
@@ -41,6 +42,7 @@ from udfs.images.phash import (
     SHADES_BYTES,
     VIEW_BYTES,
     hash_pixels,
+    read_hashes,
     view_numbers,
 )
 
@@ -48,12 +50,11 @@ MOST_EARLIER = 8
 """Earlier undecided neighbours that a group is told of in a bucket."""
 
 _HASHED_DDL = "image_id string, canonical_version string, flatness double, sharpness double, view_hashes array<binary>"
-_BANDS_DDL = "group_number bigint, hash_number int, view int, band int, band_key bigint, phash64 bigint"
-_MEETING_DDL = "band_key bigint, group_number bigint, hash_number int"
+_BANDS_DDL = "group_number bigint, hash_number int, view int, phash64 bigint, band_keys array<bigint>"
 _EARLIER_DDL = "group_id string, earlier_id string"
 _HEADS_DDL = "group_id string, head_group string, hamming int, hamming256 int"
 
-_COMPARED = ("band_key", "group_id", "group_number", "phash64", "phash256", "hue", "shades", "is_full", "is_head")
+_COMPARED = ("bucket", "group_id", "group_number", "phash64", "phash256", "hue", "shades", "is_full", "is_head")
 
 _Buckets = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 """Rows of whole buckets, sorted by bucket -> what is found in them."""
@@ -122,6 +123,11 @@ def is_full() -> Column:
     return f.col("view").isin(*FULL_VIEW_NUMBERS).alias("is_full")
 
 
+def bytes_of_bands(settings: DedupSettings) -> int:
+    """About what a row of `lsh_bands` takes on disk: its keys, and its 64 bits."""
+    return 8 * (settings.bands + 1)
+
+
 def group_number() -> Column:
     """`group_id` as the index names it. Two groups with one number (a chance of 3 % that there are such among 1e9) meet
     whom either meets, and are then told apart by their hashes."""
@@ -129,47 +135,53 @@ def group_number() -> Column:
 
 
 def band_rows(groups: DataFrame, settings: DedupSettings, rule_version: str) -> DataFrame:
-    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, `settings.bands` of them per hash."""
+    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, one for each of their hashes."""
 
     def sign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            keys = band_keys(signatures(batch.column("phash64").to_numpy(zero_copy_only=False), settings), settings)
-            repeated = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), settings.bands)))
-            band = pa.array(np.tile(np.arange(settings.bands, dtype=np.int32), batch.num_rows))
-            *ids, near = repeated.columns
-            yield pa.RecordBatch.from_arrays(
-                [*ids, band, pa.array(keys.reshape(-1)), near],
-                names=["group_number", "hash_number", "view", "band", "band_key", "phash64"],
-            )
+            lists = batch.column("hashes")
+            times = lists.value_lengths().to_numpy(zero_copy_only=False)
+            hashes = read_hashes(lists.flatten())
+            near = hashes["phash64"].copy().view(">i8").reshape(-1).astype(np.int64)
+            keys = band_keys(signatures(near, settings), settings)
+            number = np.arange(len(hashes)) - np.repeat(np.cumsum(times) - times, times)
+            ends = np.arange(len(hashes) + 1, dtype=np.int32) * settings.bands
+            columns = {
+                "group_number": np.repeat(batch.column("group_number").to_numpy(), times),
+                "hash_number": number.astype(np.int32),
+                "view": hashes["view"].astype(np.int32),
+                "phash64": near,
+                "band_keys": pa.ListArray.from_arrays(pa.array(ends), pa.array(keys.reshape(-1))),
+            }
+            yield pa.RecordBatch.from_arrays([pa.array(one) for one in columns.values()], names=list(columns))
 
-    hashes = each_hash(groups.select(group_number(), "hashes"))
-    signed = hashes.select("group_number", "hash_number", "view", "phash64").mapInArrow(sign, _BANDS_DDL)
+    signed = groups.select(group_number(), "hashes").mapInArrow(sign, _BANDS_DDL)
     return signed.withColumn("rule_version", f.lit(rule_version)).select(*LSH_BANDS.column_names)
 
 
-def meeting_rows(new_bands: DataFrame, old_bands: DataFrame, settings: DedupSettings) -> DataFrame:
-    """Of the rows of buckets (`band_key, group_number, hash_number`) those whose 64-bit hash is near that of another
-    group there, one of the two being new, and one of a full view. `old_bands` are those that share a bucket with a
-    new one; what is far from all of them (beyond `outer_hamming`) ends here."""
-    columns = [f.col(name) for name in ("band_key", "group_number", "hash_number", "phash64")] + [is_full()]
-    rows = old_bands.select(*columns, f.lit(False).alias("is_new")).unionByName(
-        new_bands.select(*columns, f.lit(True).alias("is_new"))
-    )
+def each_band(hashes: DataFrame) -> DataFrame:
+    """Rows of `lsh_bands` -> a row for each of their bands, with its `band_key` in place of all of them."""
+    return hashes.select("*", f.explode("band_keys").alias("band_key")).drop("band_keys")
 
-    def meet(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        met = np.zeros(table.num_rows, dtype=np.bool_)
-        keys, hashes, group = (_integers(table, name) for name in ("band_key", "phash64", "group_number"))
-        flags = {name: _flags(table, name) for name in ("is_full", "is_new")}
-        for first, second in close_pairs(keys, hashes, settings.outer_hamming, **flags):
-            others = group[first] != group[second]
-            met[first[others]] = True
-            met[second[others]] = True
-        yield from table.select(["band_key", "group_number", "hash_number"]).filter(pa.array(met)).to_batches()
 
-    sorted_rows = rows.repartition("band_key").sortWithinPartitions("band_key")
-    return sorted_rows.mapInArrow(_in_buckets(meet), _MEETING_DDL)
+def meeting_rows(new: DataFrame, old: DataFrame, settings: DedupSettings, expected: float) -> DataFrame:
+    """Of the hashes that share a bucket those whose 64 bits are near another group's there, one of the two being new,
+    and one of a full view: `bucket, group_number, hash_number`. What is far from all of them (beyond `outer_hamming`)
+    ends here.
+
+    `new`: rows of `lsh_bands`; `old`: of `each_band`, those that share a bucket with a new one; `expected`: about how
+    many rows the buckets have in all. A `bucket` is what is left of one, or of several that have the same hashes: two
+    hashes that met in 42 bands are told of once.
+    """
+    columns = ["group_number", "hash_number", "phash64", "band_keys", "is_full", "is_new"]
+    known = old.withColumns({"band_keys": f.array("band_key"), "is_full": is_full(), "is_new": f.lit(False)})
+    asked = new.withColumns({"is_full": is_full(), "is_new": f.lit(True)})
+    rows = known.select(*columns).unionByName(asked.select(*columns))
+    parts = parts_for(expected)
+    blocks = rows.mapInArrow(lambda batches: pack(batches, parts), BLOCK_DDL)
+    of_one_part = blocks.repartition("part").sortWithinPartitions("part")
+    met = of_one_part.mapInArrow(lambda batches: meet(batches, settings.outer_hamming), MET_DDL)
+    return met.distinct() if parts > 1 else met
 
 
 def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
@@ -182,7 +194,7 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        keys, hashes, is_head = _integers(table, "band_key"), _compared(table), _flags(table, "is_head")
+        keys, hashes, is_head = _integers(table, "bucket"), _compared(table), _flags(table, "is_head")
         number = _integers(table, "group_number")
         told = np.zeros(table.num_rows, dtype=np.int64)
         found = [np.empty((2, 0), dtype=np.int64)]
@@ -209,12 +221,12 @@ def earlier_neighbours(rows: DataFrame, settings: DedupSettings) -> DataFrame:
             names=["group_id", "earlier_id"],
         )
 
-    order = [f.col("band_key"), f.col("first_seen"), f.desc("source_pixels"), f.col("image_id")]
+    order = [f.col("bucket"), f.col("first_seen"), f.desc("source_pixels"), f.col("image_id")]
     place = ["first_seen", "source_pixels", "image_id"]
     sorted_rows = (
         rows.withColumn("is_full", is_full())
         .select(*_COMPARED, *place)
-        .repartition("band_key")
+        .repartition("bucket")
         .sortWithinPartitions(*order)
     )
     return sorted_rows.mapInArrow(_in_buckets(find), _EARLIER_DDL).distinct()
@@ -228,7 +240,7 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
     """
 
     def find(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        keys, hashes, is_head = _integers(table, "band_key"), _compared(table), _flags(table, "is_head")
+        keys, hashes, is_head = _integers(table, "bucket"), _compared(table), _flags(table, "is_head")
         is_risen, is_asked = _flags(table, "is_risen"), _flags(table, "is_asked")
         groups, number = table.column("group_id").combine_chunks(), _integers(table, "group_number")
         flags = {"is_full": _flags(table, "is_full"), "is_new": is_head}
@@ -248,8 +260,8 @@ def neighbouring_heads(rows: DataFrame, settings: DedupSettings) -> DataFrame:
                 )
 
     columns = [*_COMPARED, "is_risen", "is_asked"]
-    sorted_rows = rows.withColumn("is_full", is_full()).select(*columns).repartition("band_key")
-    sorted_rows = sorted_rows.sortWithinPartitions("band_key")
+    sorted_rows = rows.withColumn("is_full", is_full()).select(*columns).repartition("bucket")
+    sorted_rows = sorted_rows.sortWithinPartitions("bucket")
     found = sorted_rows.mapInArrow(_in_buckets(find), _HEADS_DDL)
     least = found.groupBy("group_id", "head_group").agg(f.min(f.struct("hamming256", "hamming")).alias("least"))
     return least.select("group_id", "head_group", "least.hamming", "least.hamming256")
@@ -264,9 +276,9 @@ def _in_buckets(find: _Buckets) -> Callable[[Iterable[pa.RecordBatch]], Iterable
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            keys = batch.column("band_key").to_numpy()
+            keys = batch.column("bucket").to_numpy()
             last_bucket = int(np.searchsorted(keys, keys[-1]))
-            if last_bucket or (held and held[-1].column("band_key")[-1].as_py() != keys[0]):
+            if last_bucket or (held and held[-1].column("bucket")[-1].as_py() != keys[0]):
                 yield from whole([*held, batch.slice(0, last_bucket)])
                 held = []
             held.append(batch.slice(last_bucket))

@@ -231,12 +231,17 @@ class Landing:
             return self._no_rows(struct_type(TABLES[table]))
         if (table, pinned) not in self._read:
             delta = self._at_version(self.spark, table, pinned)
-            spark = self._compiling if _is_large(delta) else self.spark
+            spark = self._compiling if _bytes_of(delta) > LARGE_TABLE else self.spark
             if TABLES[table].keeps_files:
                 self._read[table, pinned] = self._at_version(spark, table, pinned)
             else:
                 self._read[table, pinned] = self._rows_in(table, delta.inputFiles(), spark)
         return self._read[table, pinned]
+
+    def bytes_of(self, table: str) -> int:
+        """What the files of the table's newest version take, as its log says; 0 where it never had any rows."""
+        version = self.version(table)
+        return _bytes_of(self._at_version(self.spark, table, version)) if version > 0 else 0
 
     def _at_version(self, spark: SparkSession, table: str, version: int) -> DataFrame:
         return spark.read.format("delta").option("versionAsOf", version).load(self.path(table))
@@ -429,6 +434,10 @@ class Landing:
         """How many rows this process staged under that name."""
         return self._staged_rows[run_id, name]
 
+    def most_staged(self, run_id: str) -> int:
+        """Rows of the largest dataset that this process staged for the run."""
+        return max((found.rows for (run, _), found in self._staged_rows.items() if run == run_id), default=0)
+
     def staged(self, run_id: str, name: str, spark: SparkSession | None = None) -> DataFrame:
         """A dataset of the run, in another session where one is given; a relation known to be empty where this process
         staged no row under that name."""
@@ -541,7 +550,7 @@ class Landing:
 
     def _session_for(self, table: str) -> SparkSession:
         """A session of its own to write a table by."""
-        is_large = self.version(table) > 0 and _is_large(self.spark.read.format("delta").load(self.path(table)))
+        is_large = self.bytes_of(table) > LARGE_TABLE
         session = _compiling_session(self.spark) if is_large else self.spark.newSession()
         set_pages(session, TABLES[table])
         return session
@@ -716,9 +725,9 @@ def _compiling_session(spark: SparkSession) -> SparkSession:
     return session
 
 
-def _is_large(table: DataFrame) -> bool:
-    """Whether a table has more than `LARGE_TABLE` bytes, as its log says."""
-    return int(table._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()) > LARGE_TABLE
+def _bytes_of(table: DataFrame) -> int:
+    """What the files of a table take, as its log says."""
+    return int(table._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())
 
 
 def _is_known_empty(frame: DataFrame) -> bool:

@@ -141,11 +141,12 @@ def band_keys(signature_rows: NDArray[np.uint32], settings: DedupSettings) -> ND
         keys ^= bands[:, :, row]
         keys *= _ODD
         keys ^= keys >> np.uint64(29)
-    return _finalised(keys).view(np.int64)
+    return finalised(keys).view(np.int64)
 
 
-def _finalised(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the key depends on every bit before."""
+def finalised(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """64-bit numbers mixed by the finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every bit of one depends on every
+    bit before."""
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))

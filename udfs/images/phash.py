@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
@@ -47,6 +49,18 @@ HASH_LAYOUT = np.dtype(
 )
 """The same for numpy, to read many hashes at once."""
 HASH_BYTES = HASH_LAYOUT.itemsize
+
+
+def read_hashes(stored: pa.Array) -> NDArray[np.void]:
+    """Stored hashes, an Arrow binary column, as (N,) of dtype `HASH_LAYOUT`. Raises ValueError where one has another
+    length, or is null."""
+    lengths = pc.binary_length(stored).to_numpy(zero_copy_only=False)
+    if not (lengths == HASH_BYTES).all():
+        raise ValueError(f"stored hashes have {HASH_BYTES} bytes each; found lengths {np.unique(lengths)[:5]}")
+    _, offsets, data = stored.buffers()
+    first = int(np.frombuffer(offsets, dtype=np.int32)[stored.offset]) if len(stored) else 0
+    return np.frombuffer(data or b"", dtype=HASH_LAYOUT, count=len(stored), offset=first)
+
 
 HUES = 36
 """Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own. Of what is tinted

@@ -107,7 +107,7 @@ def test_pages_are_small_where_single_rows_are_looked_for_and_whole_where_files_
     rows = {
         "clusters": """sha2(cast(id as string), 256) image_id, 'r' rule_version, 'h' representative_id, 1 hamming,
             1 hamming256, 'g' group_id, date'2024-01-01' first_seen, 1L source_pixels""",
-        "lsh_bands": """id group_number, 0 hash_number, 0 view, 0 band, xxhash64(id) band_key, id phash64,
+        "lsh_bands": """id group_number, 0 hash_number, 0 view, id phash64, array(xxhash64(id)) band_keys,
             'r' rule_version""",
     }
     spark.range(0, 5_000, 1, 1).createOrReplaceTempView("numbers")
@@ -116,7 +116,7 @@ def test_pages_are_small_where_single_rows_are_looked_for_and_whole_where_files_
     landing.write_plan("r", [StagedTable(name, name, 5_000) for name in rows])
     landing.apply("r")
     assert _pages(spark, landing, "clusters", "image_id") == 5_000 / 250
-    assert _pages(spark, landing, "lsh_bands", "band_key") == 1
+    assert _pages(spark, landing, "lsh_bands", "phash64") == 1
 
 
 def _pages(spark: SparkSession, landing: Landing, table: str, column: str) -> int:
