@@ -41,7 +41,7 @@ from jobs.run.context import Work
 from jobs.run.duplicates import stage_duplicates
 from jobs.run.names import Metric
 from jobs.stages.dedup import hash_rows
-from jobs.startup.session import THREAD_LIMITS, open_session
+from jobs.startup.session import LOCAL_JAVA_OPTIONS, THREAD_LIMITS, open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Versions
 from schemas.policy import Policy
@@ -57,6 +57,16 @@ CHAIN_NIGHTS = 10
 LATER_VARIANTS = 100
 LOOK_EVERY_S = 0.2
 TABLES_OF_DEDUP = ("image_hashes", "lsh_bands", "clusters")
+
+AS_ON_A_CLUSTER = tuple(
+    f"spark.properties.spark.{name}={value}"
+    for name, value in {
+        "sql.codegen.wholeStage": "true",
+        "sql.codegen.factoryMode": "FALLBACK",
+        "driver.extraJavaOptions": " ".join(one for one in LOCAL_JAVA_OPTIONS if "TieredStopAtLevel" not in one),
+    }.items()
+)
+"""Expressions are compiled, and by both of Java's compilers: local mode leaves out either, for small nights."""
 
 NO_COLOUR = b"\0\0"
 """Neither hue nor shades."""
@@ -237,9 +247,7 @@ def found_shares(
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All that is asked for, in one session."""
-    compiled = {"wholeStage": "true", "factoryMode": "FALLBACK"} if options.hashes else {}
-    given = [f"spark.properties.spark.sql.codegen.{name}={value}" for name, value in compiled.items()]
-    config = load(PROFILE, ["manifest.path=none", *given, *options.set])
+    config = load(PROFILE, ["manifest.path=none", *(AS_ON_A_CLUSTER if options.hashes else ()), *options.set])
     rule, random = config.dedup, np.random.default_rng(1)
     spark = open_session(config)
     report: dict[str, Any] = {"rule": rule.model_dump()}

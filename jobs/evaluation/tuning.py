@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from schemas.settings import DedupSettings
 from udfs.images.minhash import band_keys, bands_needed, candidate_rate, hamming64, recall, signatures
 
-ROW_BYTES = 11
-"""Of a row of `lsh_bands` on disk, measured: docs/scale.md."""
+BAND_BYTES = 8.3
+"""Of a band of a hash in `lsh_bands` on disk, measured: docs/scale.md."""
 ROWS = range(8, 21)
 """Rows a band that are looked at: with fewer everything meets, with more no index is small enough."""
 
@@ -89,7 +89,7 @@ def _choice(need: Need, rows: int, bands: int) -> Choice:
         need.images * (need.images - 1) / 2 * compared * rate,
         night_pairs,
         moved,
-        index_rows * ROW_BYTES,
+        index_rows * BAND_BYTES,
         work,
     )
 

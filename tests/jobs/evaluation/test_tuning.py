@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jobs import tune_dedup
-from jobs.evaluation.tuning import ROW_BYTES, Need, choices, observed_rate, recommended
+from jobs.evaluation.tuning import BAND_BYTES, Need, choices, observed_rate, recommended
 from schemas.settings import DedupSettings
 from udfs.images.minhash import band_keys, candidate_rate, recall, signatures
 
@@ -19,7 +19,7 @@ def test_more_rows_have_fewer_pairs_compared_and_a_larger_index() -> None:
     assert [one.bytes_per_image for one in found] == sorted(one.bytes_per_image for one in found)
     assert [one.moved for one in found] == sorted((one.moved for one in found), reverse=True)
     for one in found:
-        assert one.bytes_per_image == one.bands * ROW_BYTES
+        assert one.bytes_per_image == one.bands * BAND_BYTES
         assert isclose(one.night_pairs, 1e10 * one.candidate_rate)
         assert one.recalls[6] >= 0.99 > recall(6, one.bands - 1, one.rows)
 
