@@ -26,7 +26,7 @@ from udfs.images.minhash import candidate_rate
 from udfs.images.phash import VIEWS_REVISION
 
 _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
-_HASHES = ("image_id", "hashes", "flat")
+_HASHES = ("hashes", "flat")
 
 
 def stage_duplicates(work: Work, affected: Staged, hashes_before: DataFrame, stored: DataFrame) -> None:
@@ -125,11 +125,11 @@ class _Taken:
     kept: DataFrame
     """As they will be, those that the run leaves as they are: `_IMAGE`."""
     own: DataFrame
-    """As they will be, those that it has changed: `_IMAGE`."""
+    """As they will be, those that it has changed: `_IMAGE`, `_HASHES`."""
 
     @property
     def members(self) -> DataFrame:
-        return self.kept.unionByName(self.own)
+        return self.kept.unionByName(self.own.select(*_IMAGE))
 
     def and_too(self, others: "_Taken") -> "_Taken":
         """These and the others."""
@@ -211,7 +211,7 @@ class Regrouping:
         """Groups are decided again."""
         before = self.work.stage(name, self._past("clusters", groups))
         kept = before.join(self.affected.frame, "image_id", "left_anti").select(*_IMAGE)
-        taken = _Taken(before, kept, near(self.live.select(*_IMAGE), groups))
+        taken = _Taken(before, kept, near(self.live.select(*_IMAGE, *_HASHES), groups))
         self.asked.append(groups)
         self.before.append(before)
         self.members.append(taken.members)
@@ -255,8 +255,8 @@ class Regrouping:
         named = near(numbered, work.keys(f"met_groups_{number}", strangers))
         rows = work.stage(f"strangers_{number}", named.drop("group_number"))
         self.strangers.append(rows)
-        images = rows.select(*_IMAGE)
-        known = self._nodes(_Taken(rows, images, images.where(f.lit(False))), f"stranger_images_{number}")
+        standing_still = _Taken(rows, rows.select(*_IMAGE), self.live.select(*_IMAGE, *_HASHES).where(f.lit(False)))
+        known = self._nodes(standing_still, f"stranger_images_{number}")
         self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
 
     def _bands_of(self, nodes: DataFrame, number: int) -> Staged:
@@ -278,13 +278,13 @@ class Regrouping:
 
     def _nodes(self, taken: _Taken, name: str) -> DataFrame:
         """Groups with these members as such: `group_id, group_number`, `PLACE`, `_HASHES`, `was_head`."""
-        first, mine = clusters.first_images(taken.members), self.live.select(*_HASHES)
-        # Of those that are kept alone: there are none in a first load, and no images are then compared.
-        kept = clusters.first_images(taken.kept).select("image_id")
-        others = self.work.keys(name, kept.join(mine, "image_id", "left_anti"))
-        hashes = mine.unionByName(self._past("image_hashes", others, columns=_HASHES))
+        kept = clusters.first_images(taken.kept)
+        hashes = self._past(
+            "image_hashes", self.work.keys(name, kept.select("image_id")), columns=["image_id", *_HASHES]
+        )
+        images = kept.join(hashes, "image_id").unionByName(taken.own)
         stood = _heads(taken.before).select("group_id", *PLACE, f.lit(True).alias("was_head"))
-        joined = first.join(hashes, "image_id").join(stood, ["group_id", *PLACE], "left")
+        joined = clusters.first_images(images, *_HASHES).join(stood, ["group_id", *PLACE], "left")
         return joined.withColumn("was_head", f.coalesce("was_head", f.lit(False))).select("*", dedup.group_number())
 
     def _settle(self) -> tuple[DataFrame, DataFrame]:
@@ -317,7 +317,7 @@ class Regrouping:
         """`dedup.neighbouring_heads` of all that were met, the heads being these."""
         nodes = self._asked_nodes().withColumn("is_asked", f.lit(True))
         nodes = self._that_met(nodes.unionByName(self._outside_nodes().withColumn("is_asked", f.lit(False))))
-        is_head = heads.select("group_id", f.lit(True).alias("is_head"))
+        is_head = self._that_met(heads).select("group_id", f.lit(True).alias("is_head"))
         nodes = nodes.join(is_head, "group_id", "left").withColumn("is_head", f.coalesce("is_head", f.lit(False)))
         nodes = nodes.withColumn("is_risen", f.expr("is_asked and is_head and not was_head"))
         found = dedup.neighbouring_heads(self._rows_met(nodes), self.work.config.dedup)

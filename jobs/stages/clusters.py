@@ -34,11 +34,12 @@ def place(prefix: str = "") -> Column:
     return f.struct(date.alias("first_seen"), (-pixels).alias("fewer_pixels"), image.alias("image_id"))
 
 
-def first_images(members: DataFrame) -> DataFrame:
-    """Live images (`group_id` and `PLACE`) -> the first of each group: `group_id` and `PLACE`."""
-    first = members.groupBy("group_id").agg(f.min(place()).alias("first"))
-    pixels = (-f.col("first.fewer_pixels")).alias("source_pixels")
-    return first.select("group_id", "first.first_seen", pixels, "first.image_id")
+def first_images(members: DataFrame, *more: str) -> DataFrame:
+    """Live images (`group_id`, `PLACE` and `more`) -> the first of each group, the same of it."""
+    first = members.groupBy("group_id").agg(f.min(f.struct(place().alias("place"), *more)).alias("first"))
+    date, pixels, image = (f.col(f"first.place.{name}") for name in ("first_seen", "fewer_pixels", "image_id"))
+    others = [f.col(f"first.{name}") for name in more]
+    return first.select("group_id", date, (-pixels).alias("source_pixels"), image, *others)
 
 
 def settle(pairs: Staged, places: DataFrame, checkpoint: Checkpoint, most_in_one_task: int) -> DataFrame:
@@ -96,12 +97,11 @@ def assign(
     head among the members' own groups; `standing`: where members stand now, as far as they may go on standing there:
     `image_id, hamming, hamming256` and the representative's `PLACE` with the prefix `head_`.
     """
-    own = heads.select("group_id", f.col("group_id").alias("head_group"), *[f.lit(0).alias(n) for n in _DISTANCES])
-    named = heads.select(f.col("group_id").alias("head_group"), *[f.col(name).alias(f"head_{name}") for name in PLACE])
-    near = neighbours.unionByName(own).join(named, "head_group")
-    offered = members.join(near.drop("head_group"), "group_id").unionByName(
-        members.join(standing.drop("representative_id"), "image_id")
-    )
+    head = [f.col(name).alias(f"head_{name}") for name in PLACE]
+    own = heads.select("group_id", *[f.lit(0).alias(name) for name in _DISTANCES], *head)
+    named = heads.select(f.col("group_id").alias("head_group"), *head)
+    near = neighbours.join(named, "head_group").drop("head_group").unionByName(own)
+    offered = members.join(near, "group_id").unionByName(members.join(standing.drop("representative_id"), "image_id"))
     offer = f.struct("hamming256", "hamming", place("head_").alias("head")).alias("offer")
     best = offered.where(place("head_") <= place()).groupBy("group_id", *PLACE).agg(f.min(offer).alias("best"))
     rows = best.select("*", "best.hamming", "best.hamming256", f.col("best.head.image_id").alias("representative_id"))
