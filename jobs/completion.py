@@ -17,35 +17,58 @@ from jobs.config.catalogue import commands
 from jobs.config.command import JobParser, job_parser, run_command
 
 SHELLS = ("bash", "zsh", "fish")
+_FIRST = {"--help": "show every command", "--version": "show the version"}
+"""What there is in place of a command."""
 
 _BASH = """\
 # Completion of lensfeed's commands for bash; made by `lensfeed completion bash`.
 _lensfeed() {
-  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words
+  local command="${COMP_WORDS[1]//_/-}" current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" found
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words=%(commands)s
+    found=%(commands)s
   elif [ "$before" = --set ]; then
     compopt -o nospace
-    words=%(settings)s
+    found=%(settings)s
   else
-    case "${COMP_WORDS[1]//_/-}:$before" in
-%(values)s
-    esac
-    if [ -z "$words" ] && [[ "$current" == -* ]]; then
-      case "${COMP_WORDS[1]//_/-}" in
-%(options)s
-      esac
-    fi
+%(cases)s
   fi
   COMPREPLY=()
-  [ -z "$words" ] || COMPREPLY=($(compgen -W "$words" -- "$current"))
+  [ -z "$found" ] || COMPREPLY=($(compgen -W "$found" -- "$current"))
 }
 complete -o default -F _lensfeed lensfeed
 """
 
 _ZSH = """\
-autoload -U +X bashcompinit && bashcompinit
+# Completion of lensfeed's commands for zsh; made by `lensfeed completion zsh`.
+_lensfeed() {
+  local command="${words[2]//_/-}" current="$PREFIX" before="${words[CURRENT-1]}" found
+  if (( CURRENT == 2 )); then
+    found=%(commands)s
+  elif [[ "$before" == --set ]]; then
+    found=%(settings)s
+    compadd -S '' -- ${=found}
+    return
+  else
+%(cases)s
+  fi
+  if [[ -n "$found" ]]; then
+    compadd -- ${=found}
+  else
+    _files
+  fi
+}
+compdef _lensfeed lensfeed
 """
+
+_CASES = """\
+    case "$command:$before" in
+%(values)s
+    esac
+    if [ -z "$found" ] && [[ "$current" == -* ]]; then
+      case "$command" in
+%(options)s
+      esac
+    fi"""
 
 
 def command_line() -> JobParser:
@@ -62,11 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(shell: str) -> None:
-    sys.stdout.write(fish() if shell == "fish" else bash(for_zsh=shell == "zsh"))
+    sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[shell]())
 
 
-def bash(*, for_zsh: bool = False) -> str:
-    """The script for bash; for zsh the same, by its own emulation."""
+def bash() -> str:
+    """The script for bash."""
+    return _BASH % _words()
+
+
+def zsh() -> str:
+    """The script for zsh: its own functions, for what it has of bash's puts a space behind `--set NAME=`."""
+    return _ZSH % _words()
+
+
+def _words() -> dict[str, str]:
+    """What both scripts are filled with."""
     values: dict[str, None] = {}
     options = []
     for name, command in commands().items():
@@ -76,23 +109,24 @@ def bash(*, for_zsh: bool = False) -> str:
             words |= dict.fromkeys(action.option_strings or choices)
             if choices:
                 after = action.option_strings or [name]
-                values |= {f"      {name}:{one}) words={_quoted(choices)} ;;": None for one in after}
-        options.append(f"        {name}) words={_quoted(words)} ;;")
-    filled = _BASH % {
-        "commands": _quoted([*commands(), "--help", "--version"]),
+                values |= {f"      {name}:{one}) found={_quoted(choices)} ;;": None for one in after}
+        options.append(f"        {name}) found={_quoted(words)} ;;")
+    return {
+        "commands": _quoted([*commands(), *_FIRST]),
         "settings": _quoted(_settings()),
-        "values": "\n".join(values),
-        "options": "\n".join(options),
+        "cases": _CASES % {"values": "\n".join(values), "options": "\n".join(options)},
     }
-    return (_ZSH if for_zsh else "") + filled
 
 
 def fish() -> str:
     """The script for fish, with what each command and option does."""
     lines = ["# Completion of lensfeed's commands for fish; made by `lensfeed completion fish`."]
+    first = "__fish_use_subcommand"
+    lines += [_fish(first, f"-f -l {option.removeprefix('--')}", about) for option, about in _FIRST.items()]
     for name, command in commands().items():
-        lines.append(_fish("__fish_use_subcommand", f"-f -a {name}", command.summary))
-        seen = f"__fish_seen_subcommand_from {name}"
+        lines.append(_fish(first, f"-f -a {name}", command.summary))
+        written = dict.fromkeys([name, name.replace("-", "_")])
+        seen = f"__fish_seen_subcommand_from {' '.join(written)}"
         for action in _actions(command.parser()):
             long = [option.removeprefix("--") for option in action.option_strings if option.startswith("--")]
             what = " ".join(f"-l {option}" for option in long)

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 LOOK_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
 
-_BAR = "{desc} |{bar}| {n_fmt}/{total_fmt} tasks{postfix} [{elapsed}<{remaining}]"
+LEAST_BAR = 8
+"""Columns: where there are fewer left beside what is told, there is no bar."""
+
+_TIMES = "{elapsed}<{remaining}"
 _bar: Any = None
 """The bar on the screen."""
 _drawing = threading.RLock()
@@ -27,7 +30,15 @@ class UnderWay:
     done: int
     """Of the tasks."""
     rows: int
-    """That the tasks have read so far, as their executors say, up to some seconds ago."""
+    """That the tasks have read so far, as their executors say, up to some seconds ago. In local mode only of tasks that
+    have ended: there Spark loses the names of what it counts in those that run."""
+    outcomes: Mapping[str, int] | None = None
+    """What came of how many rows, as far as the tasks have said themselves; None where they do not count it."""
+
+    @property
+    def through(self) -> int:
+        """Rows that the tasks are through with, or have read, where no more is known."""
+        return self.rows if self.outcomes is None else sum(self.outcomes.values())
 
 
 Look = Callable[[], UnderWay | None]
@@ -78,18 +89,53 @@ def _looks(look: Look, ended: threading.Event, every_s: float) -> Iterator[tuple
 
 def line(first: UnderWay, now: UnderWay, seconds: float) -> str:
     """What is done of the tasks; the rate, and how long it may last, by what was done in the seconds since `first`."""
-    told = f"{now.done} of {now.tasks} tasks, {_rows(first, now, seconds)}"
+    told = ", ".join([f"{now.done} of {now.tasks} tasks", _rows(now), *_rate(first, now, seconds), *_outcomes(now)])
     if seconds > 0 and now.done > first.done:
         left = (now.tasks - now.done) * seconds / (now.done - first.done)
         told += f", some {left:.0f} s left" if left < 120 else f", some {left / 60:.0f} min left"
     return told
 
 
-def _rows(first: UnderWay, now: UnderWay, seconds: float) -> str:
-    told = f"{now.rows:,} rows"
-    if seconds > 0 and now.rows > first.rows:
-        told += f", {(now.rows - first.rows) / seconds:,.0f} rows/s"
-    return told
+def _rows(now: UnderWay) -> str:
+    return f"{now.through:,} rows"
+
+
+def _rate(first: UnderWay, now: UnderWay, seconds: float, unit: str = " rows/s") -> list[str]:
+    done = now.through - first.through
+    return [f"{done / seconds:,.0f}{unit}"] if seconds > 0 and done > 0 else []
+
+
+def _outcomes(now: UnderWay) -> list[str]:
+    """The most first."""
+    counted = sorted((now.outcomes or {}).items(), key=lambda one: (-one[1], one[0]))
+    return [f"{count:,} {name}" for name, count in counted]
+
+
+def bar_format(step: str, first: UnderWay, now: UnderWay, seconds: float, times: str, columns: int) -> str:
+    """What tqdm draws in one line of so many columns: as much as there is room for, then a bar in what is left.
+
+    `times`: what will stand in place of the times. Less and less is told until it fits: rows without their number, in
+    short, outcomes without the fewest. How far it is and how long it may last are never cut off for these.
+    """
+    fixed = len(f"  {step}  [{times}]")
+    told = next((one for one in _tellings(first, now, seconds) if fixed + len(one) <= columns), None)
+    if told is None:
+        return f"  {step} {now.done}/{now.tasks}"  # which tqdm cuts off where that is too long
+    bar = "|{bar}| " if columns - fixed - len(told) >= LEAST_BAR + len("|| ") else ""
+    return f"  {step} {bar}{told} [{_TIMES}]"
+
+
+def _tellings(first: UnderWay, now: UnderWay, seconds: float) -> Iterator[str]:
+    """What may be told of a step, the longest first."""
+    tasks, outcomes = f"{now.done}/{now.tasks}", _outcomes(now)
+    rate, short_rate = _rate(first, now, seconds), _rate(first, now, seconds, "/s")
+    yield ", ".join([f"{tasks} tasks", _rows(now), *rate, *outcomes])
+    yield ", ".join([f"{tasks} tasks", *rate, *outcomes])
+    yield ", ".join([tasks, *short_rate, *outcomes])
+    for kept in range(len(outcomes) - 1, 0, -1):
+        yield ", ".join([tasks, *short_rate, *outcomes[:kept], "…"])
+    yield ", ".join([tasks, *short_rate])
+    yield tasks
 
 
 def _draw(step: str, look: Look, _say: Callable[[str], None], ended: threading.Event) -> None:
@@ -100,11 +146,13 @@ def _draw(step: str, look: Look, _say: Callable[[str], None], ended: threading.E
         for first, now, seconds in _looks(look, ended, LOOK_EVERY_S):
             with _drawing:
                 if _bar is None:
-                    _bar = tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=_BAR, desc=f"  {step}")
+                    _bar = tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=f"  {step}")
                 if now is first:
                     _bar.reset(total=now.tasks)
-                _bar.set_postfix_str(_rows(first, now, seconds), refresh=False)
                 _bar.n = now.done
+                drawn = _bar.format_dict
+                times = _bar.format_meter(**drawn | {"bar_format": _TIMES, "ncols": None})
+                _bar.bar_format = bar_format(step, first, now, seconds, times, drawn["ncols"] or 80)
                 _bar.refresh()
     finally:
         with _drawing:

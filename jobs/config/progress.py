@@ -5,11 +5,12 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from jobs.config.live import Look, aside, watched
+from jobs.config.live import Look, UnderWay, aside, watched
 from udfs.credentials import redact_text
 
 log = logging.getLogger("lensfeed")
@@ -104,6 +105,8 @@ class Progress:
         self.prefix = prefix
         self.run_id = run_id
         self.look = look
+        self.outcomes: Callable[[], Mapping[str, int]] | None = None
+        """What came of how many rows so far in the stage under way, which sets this where it knows."""
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -114,7 +117,8 @@ class Progress:
         """
         log.info("%s %s ...", self.prefix, name)
         begun = time.monotonic()
-        telling = watched(name, self.look, self.say, in_terminal=_draws()) if self.look else nullcontext()
+        self.outcomes = None
+        telling = watched(name, self._look, self.say, in_terminal=_draws()) if self.look else nullcontext()
         try:
             with telling:
                 yield
@@ -126,6 +130,10 @@ class Progress:
         took = time.monotonic() - begun
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         log.info("%s %s done in %.1f s", self.prefix, name, took)
+
+    def _look(self) -> UnderWay | None:
+        now = self.look() if self.look else None
+        return replace(now, outcomes=self.outcomes()) if now and self.outcomes else now
 
     def say(self, text: str) -> None:
         """One line."""

@@ -1,5 +1,6 @@
 """The audit: expectations on a staged run. A run that breaks one is never prepared."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -10,7 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
-from jobs.run.names import FAILED
+from jobs.run.names import BLOCKED, FAILED, outcome
+from schemas.outcomes import Outcome
 from schemas.tables import SIGHTINGS
 from udfs.credentials import redact_text
 
@@ -19,15 +21,16 @@ _LONGEST = 100
 
 
 def outcome_counts(sightings: DataFrame) -> dict[str, int]:
-    """Rows by outcome (`outcome.accepted`, ...) and by failure code (`failed.timeout`, ...), and `sightings` in all."""
-    counts: dict[str, int] = {"sightings": 0}
-    for row in sightings.groupBy("outcome", "failure_code").count().collect():
-        counts["sightings"] += row["count"]
-        key = f"outcome.{row['outcome']}"
-        counts[key] = counts.get(key, 0) + row["count"]
+    """Rows by outcome (`outcome.accepted`, ...), by failure code (`failed.timeout`, ...) and, of those that are
+    blocked, by reason (`blocked.nsfw`, ...), and `sightings` in all. A row counts for each of its reasons."""
+    counts = Counter({"sightings": 0})
+    why = f.when(f.col("outcome") == Outcome.BLOCKED, f.col("reasons")).alias("why")
+    for row in sightings.groupBy("outcome", "failure_code", why).count().collect():
+        keys = ["sightings", outcome(row["outcome"]), *(f"{BLOCKED}{reason}" for reason in row["why"] or ())]
         if row["failure_code"]:
-            counts[f"{FAILED}{row['failure_code']}"] = row["count"]
-    return counts
+            keys.append(f"{FAILED}{row['failure_code']}")
+        counts.update(dict.fromkeys(keys, row["count"]))
+    return dict(counts)
 
 
 def check_rows_read(owed: int, read: int) -> None:

@@ -7,6 +7,7 @@ contents only; what they mean for sightings is `jobs.stages.outcomes`.
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,6 +20,7 @@ from jobs.run.names import Count, Dataset, Metric
 from jobs.stages import outcomes
 from jobs.stages.crawl import crawl_and_gate, lost_decoders
 from jobs.stages.embed import embed_images, embed_texts
+from jobs.startup.tally import Tally, tally
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
 from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
@@ -31,6 +33,7 @@ from udfs.embedding.golden import Golden
 from udfs.gate.content import gate_version
 from udfs.gate.rules import refused_url
 from udfs.images.phash import VIEWS_REVISION
+from udfs.tally import Listener
 
 NOTHING_AHEAD: Mapping[str, DataFrame] = MappingProxyType({})
 
@@ -47,21 +50,24 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None, ahead: DataFram
     """
     decoders = work.versions.canonical_version
     listed = work.landing.read("quarantine").where(f.col("canonical_version") == decoders).select("image_id", "detail")
-    if ahead is None:
-        crawled = _asked(work, requests, listed, most_s)
-    else:
-        crawled = _answering(ahead, requests)
-        answered = work.keys("fetched_ahead", crawled.select("url_id"))
-        asked = work.counted("asked_now", requests.join(answered.frame, "url_id", "left_anti"))
-        if asked.rows:
-            crawled = crawled.unionByName(_asked(work, asked.frame, listed, most_s))
-        work.counts[Count.FETCHED_AHEAD] = answered.rows
-    staged = work.stage(
-        Dataset.CRAWL,
-        crawled.withColumn("run_id", f.lit(work.run_id)),
-        {"images": "has_pixels"},
-        **{Count.NOT_MODIFIED: f.col("not_modified"), Count.LOST_DECODERS: lost_decoders()},
-    )
+    with tally(work.spark) if work.progress.look else nullcontext(Tally()) as so_far:
+        if so_far.listener:
+            work.progress.outcomes = so_far.counts
+        if ahead is None:
+            crawled = _asked(work, requests, listed, most_s, so_far.listener)
+        else:
+            crawled = _answering(ahead, requests)
+            answered = work.keys("fetched_ahead", crawled.select("url_id"))
+            asked = work.counted("asked_now", requests.join(answered.frame, "url_id", "left_anti"))
+            if asked.rows:
+                crawled = crawled.unionByName(_asked(work, asked.frame, listed, most_s, so_far.listener))
+            work.counts[Count.FETCHED_AHEAD] = answered.rows
+        staged = work.stage(
+            Dataset.CRAWL,
+            crawled.withColumn("run_id", f.lit(work.run_id)),
+            {"images": "has_pixels"},
+            **{Count.NOT_MODIFIED: f.col("not_modified"), Count.LOST_DECODERS: lost_decoders()},
+        )
     found = work.rows(Dataset.CRAWL)
     work.counts[Count.URLS] = found.rows
     work.counts |= {name: found.counted[name] for name in (Count.NOT_MODIFIED, Count.LOST_DECODERS)}
@@ -82,7 +88,9 @@ def crawl(work: Work, requests: DataFrame, most_s: float | None, ahead: DataFram
     return staged
 
 
-def _asked(work: Work, requests: DataFrame, listed: DataFrame, most_s: float | None) -> DataFrame:
+def _asked(
+    work: Work, requests: DataFrame, listed: DataFrame, most_s: float | None, listener: Listener | None
+) -> DataFrame:
     """Requests, asked for now -> rows of the staging table, but for the run."""
     config = work.config
     crawled = crawl_and_gate(
@@ -96,6 +104,7 @@ def _asked(work: Work, requests: DataFrame, listed: DataFrame, most_s: float | N
         deadline_at=None if most_s is None else time.time() + most_s,
         quarantine=listed,
         crawlers=work.crawlers,
+        listener=listener,
     )
     return (
         crawled.withColumn("source_bytes", f.col("bytes"))

@@ -24,7 +24,7 @@ from jobs.run.context import Work, new_run_id
 from jobs.run.denylist import in_force
 from jobs.run.expectations import NOTHING, Accepted, Expectations, UnexpectedError, earlier_nights
 from jobs.run.ingest import Night, inputs_digest, manifest_rows
-from jobs.run.names import FAILED, Count, Metric, changed
+from jobs.run.names import BLOCKED, FAILED, Count, Metric, changed
 from jobs.run.pipelines import NIGHT, REFETCH, stage_run
 from jobs.run.reading import Reading
 from jobs.run.redecision import Refetch
@@ -49,7 +49,7 @@ SWITCHED = {
 }
 """Versions that a feed may be switched to (jobs.reembed), in words."""
 MOST_CODES = 3
-"""Failure codes that the last line of a night counts."""
+"""Failure codes, and reasons of blocked rows, that the last line of a night counts."""
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def changed_since(work: Reading, date: dt.date, earlier: Event, manifest: Manife
 
 
 def summary(event: Event) -> str:
-    """The funnel of a published run in one line, with what most failures were."""
+    """The funnel of a published run in one line, with why most rows were blocked or have failed."""
     counts = event.counts or {}
     outcomes = ", ".join(
         f"{counts[key]} {key.removeprefix('outcome.')}" for key in sorted(counts) if key.startswith("outcome.")
@@ -392,12 +392,13 @@ def summary(event: Event) -> str:
         return f"published run {event.run_id}: {otherwise} sightings decided otherwise{overtaken}"
     remark = f"; {event.detail}" if event.detail else ""
     said = f"published run {event.run_id}: {counts.get(Count.SIGHTINGS, 0)} sightings ({outcomes}){overtaken}"
-    return f"{said}{_commonest_failures(counts)}{remark}"
+    return f"{said}{_commonest(counts, BLOCKED)}{_commonest(counts, FAILED)}{remark}"
 
 
-def _commonest_failures(counts: Mapping[str, int]) -> str:
-    """Why most of the failed rows have failed, as `; failed: 12 gone, 3 timeout`; empty where none has."""
-    codes = [(count, name.removeprefix(FAILED)) for name, count in counts.items() if name.startswith(FAILED) and count]
+def _commonest(counts: Mapping[str, int], kind: str) -> str:
+    """Why most of the failed rows have failed, as `; failed: 12 gone, 3 timeout`, or most of the blocked ones are
+    blocked; empty where none is."""
+    codes = [(count, name.removeprefix(kind)) for name, count in counts.items() if name.startswith(kind) and count]
     common = [f"{count} {code}" for count, code in sorted(codes, key=lambda one: (-one[0], one[1]))]
     more = ", ..." if len(common) > MOST_CODES else ""
-    return f"; failed: {', '.join(common[:MOST_CODES])}{more}" if common else ""
+    return f"; {kind.removesuffix('.')}: {', '.join(common[:MOST_CODES])}{more}" if common else ""

@@ -99,6 +99,8 @@ class Metric(StrEnum):
 
 FAILED = "failed."
 """What the counts of failure codes begin with."""
+BLOCKED = "blocked."
+"""What the counts of the reasons of blocked rows begin with."""
 
 
 def changed(table: str) -> str:

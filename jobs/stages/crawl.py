@@ -16,10 +16,11 @@ from schemas.arrow import ddl
 from schemas.outcomes import LOST_DECODER, FailureCode
 from schemas.policy import Policy
 from schemas.settings import CrawlSettings, GateSettings, ImageSettings
-from udfs.crawl.fetch import FETCHED, fetch_batches
+from udfs.crawl.fetch import FETCHED, fetch_batches, fetched_so_far
 from udfs.gate.content import canonical_udf, gate_udf
 from udfs.gate.overrides import People
 from udfs.gate.rules import refused_url
+from udfs.tally import Listener, telling
 
 
 def crawl_and_gate(
@@ -34,6 +35,7 @@ def crawl_and_gate(
     deadline_at: float | None,
     quarantine: DataFrame | None = None,
     crawlers: int = 1,
+    listener: Listener | None = None,
 ) -> DataFrame:
     """Requests (`url_id, url, host`; optionally `validated_url, etag, last_modified, image_id`) -> one output row per
     URL: the fetch's evidence, the gate's verdict, the canonical image.
@@ -43,16 +45,18 @@ def crawl_and_gate(
 
     `quarantine` (`image_id, detail`): contents that no decoder is shown; they fail as `decode` with that detail.
     `crawlers`: how many crawls may ask hosts at the same time, this one included: it keeps to its part of their limits.
+    `listener`: who is told, while it goes on, what came of the URLs so far.
     """
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return fetch_batches(
+        fetched = fetch_batches(
             batches, crawl, refuse=refused_url(policy), deadline_at=deadline_at, foreign_host_shards=tasks * crawlers
         )
+        return telling(fetched, listener, "fetch", fetched_so_far)
 
     fetched = spread_by_host(requests, tasks, crawl.per_host_concurrency, crawlers).mapInArrow(fetch, ddl(FETCHED))
-    judge = gate_udf(policy, gate, crawl, people, device_for(requests.sparkSession, "auto"))
-    canonical = canonical_udf(images, crawl, gate)
+    judge = gate_udf(policy, gate, crawl, people, device_for(requests.sparkSession, "auto"), listener)
+    canonical = canonical_udf(images, crawl, gate, listener)
     known = _held_back(fetched, quarantine)
     judged = known.withColumn("gate", judge("body", "content_type", "image_id"))
     made = judged.withColumn("made", canonical("body", "content_type", "gate.decision"))

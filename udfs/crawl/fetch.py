@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
@@ -114,6 +114,17 @@ def fetch_batches(
                 size = sum(len(row.body) for row in completed if row.body)
                 yield _to_batch(completed)
                 engine.release(size)
+
+
+def fetched_so_far(fetched: pa.RecordBatch) -> Mapping[str, int]:
+    """What came of rows of `FETCHED`: `fetched` are those with a body, of which the gate will say what comes."""
+    return {
+        "fetched": fetched.num_rows - fetched.column("body").null_count,
+        "unchanged": fetched.column("not_modified").true_count,
+        "blocked": fetched.num_rows - fetched.column("blocked_reason").null_count,
+        "failed": fetched.num_rows - fetched.column("failure_code").null_count,
+        "deferred": fetched.column("deferred").true_count,
+    }
 
 
 def _targets(batches: Iterable[pa.RecordBatch]) -> Iterator[Target]:

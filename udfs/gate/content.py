@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ from udfs.images.canonical import Canonical, canonicalise
 from udfs.images.decode import ImageError
 from udfs.images.phash import REVISION as HASHES_REVISION
 from udfs.images.phash import oriented_hashes
+from udfs.tally import Listener, telling
 
 GATE = (
     "decision string, reasons array<string>, halves array<string>, scores map<string,double>, "
@@ -140,12 +141,20 @@ _ISOLATED_TIMEOUTS = 3
 """How many time-outs of an image pass before one that does not answer counts as one that hangs its decoder."""
 
 
-def gate_udf(policy: Policy, gate: GateSettings, limits: CrawlSettings, people: People, device: Wanted = "auto") -> Any:
+def gate_udf(
+    policy: Policy,
+    gate: GateSettings,
+    limits: CrawlSettings,
+    people: People,
+    device: Wanted = "auto",
+    listener: Listener | None = None,
+) -> Any:
     """`(body binary, content_type string, image_id string) -> GATE`; null bodies (nothing was fetched) give a null
-    decision. `device`: where detectors that can use a GPU compute."""
+    decision. `device`: where detectors that can use a GPU compute; `listener`: who is told what came of the rows."""
 
     def judge(batches: _Batches) -> Iterator[pd.DataFrame]:
-        return judge_batches(batches, policy, gate, limits, people, device)
+        judged = judge_batches(batches, policy, gate, limits, people, device)
+        return telling(judged, listener, "gate", _judged_so_far)
 
     return _iterator_udf(judge, GATE)
 
@@ -171,6 +180,29 @@ def judge_batches(
             if is_full() and _is_first_attempt():
                 raise HangingImagesError("too many images were given up in one process")
         yield pd.DataFrame(rows, columns=_GATE_NAMES, dtype=object)
+
+
+def _judged_so_far(judged: pd.DataFrame) -> Mapping[str, int]:
+    """What came of the contents of a batch that the gate does not allow."""
+    decisions = judged["decision"].value_counts()
+    return _ended_so_far(
+        {
+            "review": int(decisions.get(Decision.REVIEW.value, 0)),
+            "blocked": int(decisions.get(Decision.BLOCK.value, 0)),
+            "failed": int(judged["failure_code"].notna().sum()),
+        }
+    )
+
+
+def _made_so_far(made: pd.DataFrame) -> Mapping[str, int]:
+    """What came of those that it allows."""
+    allowed, failed = (int(made[name].notna().sum()) for name in ("pixels", "failure_code"))
+    return _ended_so_far({"allowed": allowed, "failed": failed})
+
+
+def _ended_so_far(counts: dict[str, int]) -> Mapping[str, int]:
+    """With these, that they are no longer merely fetched (`udfs.crawl.fetch.fetched_so_far`)."""
+    return counts | {"fetched": -sum(counts.values())}
 
 
 def _iterator_udf(function: Callable[..., Any], returns: str) -> Any:
@@ -323,11 +355,14 @@ def _decide(policy: Policy, row: Row, signals: ContentSignals, people: People) -
     row["phash256s"], row["pdqs"], row["pdq_quality"] = signals.phash256s, signals.pdqs, signals.pdq_quality
 
 
-def canonical_udf(images: ImageSettings, limits: CrawlSettings, gate: GateSettings) -> Any:
-    """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow."""
+def canonical_udf(
+    images: ImageSettings, limits: CrawlSettings, gate: GateSettings, listener: Listener | None = None
+) -> Any:
+    """`(body binary, content_type string, decision string) -> CANONICAL`; nulls unless the decision is allow.
+    `listener`: as of `gate_udf`."""
 
     def canonical(batches: _Batches) -> Iterator[pd.DataFrame]:
-        return canonical_batches(batches, images, limits, gate)
+        return telling(canonical_batches(batches, images, limits, gate), listener, "canonical", _made_so_far)
 
     return _iterator_udf(canonical, CANONICAL)
 

@@ -15,7 +15,7 @@ from itertools import count
 import pytest
 
 from jobs.config import live
-from jobs.config.live import UnderWay, line, watched
+from jobs.config.live import UnderWay, bar_format, line, watched
 from jobs.config.progress import Progress, start_logging
 from tests.jobs.config.own_log import start_anew
 
@@ -43,6 +43,42 @@ def moving(tasks: int = 8) -> Callable[[], UnderWay | None]:
 def test_a_line_has_what_can_be_told(first: tuple[int, int], now: tuple[int, int], seconds: float, told: str) -> None:
     one, other = (UnderWay((1,), 8, done, rows) for done, rows in (first, now))
     assert line(one, other, seconds) == told
+
+
+def test_a_line_has_what_came_of_things_so_far_the_most_first() -> None:
+    outcomes = {"blocked": 14, "allowed": 1312, "failed": 9}
+    first, now = UnderWay((1,), 8, 0, 0, {}), UnderWay((1,), 8, 0, 0, outcomes)
+    assert line(first, now, 10.0) == "0 of 8 tasks, 1,335 rows, 134 rows/s, 1,312 allowed, 14 blocked, 9 failed"
+
+
+OUTCOMES = {"allowed": 3120, "unchanged": 1200, "blocked": 400, "failed": 280}
+
+
+@pytest.mark.parametrize(
+    ("columns", "outcomes", "drawn"),
+    [
+        (
+            200,
+            OUTCOMES,
+            "  crawl |{bar}| 3/8 tasks, 5,000 rows, 50 rows/s, "
+            "3,120 allowed, 1,200 unchanged, 400 blocked, 280 failed [*]",
+        ),
+        (90, {}, "  crawl |{bar}| 3/8 tasks, 5,000 rows, 50 rows/s [*]"),
+        (60, {}, "  crawl 3/8 tasks, 5,000 rows, 50 rows/s [*]"),
+        (100, OUTCOMES, "  crawl 3/8 tasks, 50 rows/s, 3,120 allowed, 1,200 unchanged, 400 blocked, 280 failed [*]"),
+        (88, OUTCOMES, "  crawl 3/8, 50/s, 3,120 allowed, 1,200 unchanged, 400 blocked, 280 failed [*]"),
+        (80, OUTCOMES, "  crawl 3/8, 50/s, 3,120 allowed, 1,200 unchanged, 400 blocked, … [*]"),
+        (50, OUTCOMES, "  crawl 3/8, 50/s, 3,120 allowed, … [*]"),
+        (35, OUTCOMES, "  crawl 3/8, 50/s [*]"),
+        (25, OUTCOMES, "  crawl 3/8 [*]"),
+        (12, OUTCOMES, "  crawl 3/8"),
+    ],
+)
+def test_a_bar_tells_what_its_line_has_room_for(columns: int, outcomes: dict[str, int], drawn: str) -> None:
+    times = "01:40<02:46"
+    first, now = UnderWay((1,), 8, 0, 0), UnderWay((1,), 8, 3, 5000, outcomes or None)
+    made = bar_format("crawl", first, now, 100.0, times, columns)
+    assert made.replace("{elapsed}<{remaining}", "*") == drawn
 
 
 def test_lines_come_from_time_to_time_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +112,12 @@ def test_what_fails_in_a_step_fails_as_ever(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Terminal:
-    """80 columns, and what was written there."""
+    """So many columns, and what was written there."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 80) -> None:
         self.ours, theirs = pty.openpty()
         os.set_blocking(self.ours, False)
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.screen = io.TextIOWrapper(os.fdopen(theirs, "wb", buffering=0), encoding="utf-8", write_through=True)
         self.written = b""
 
@@ -92,14 +128,18 @@ class Terminal:
                 self.written += chunk
         return self.written.decode()
 
+    def close(self) -> None:
+        """It is gone."""
+        self.screen.close()
+        os.close(self.ours)
+
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     """One; a test makes its screen stderr itself, for pytest puts its own there when the test begins."""
     made = Terminal()
     yield made
-    made.screen.close()
-    os.close(made.ours)
+    made.close()
 
 
 def test_a_terminal_has_a_bar_that_makes_way_for_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +171,31 @@ def test_lines_of_json_have_no_bar_between_them(terminal: Terminal, monkeypatch:
     lines = terminal.read().splitlines()
     assert len(lines) == 2
     assert all(one.startswith("{") for one in lines)
+
+
+@pytest.mark.parametrize(("columns", "told"), [(80, "/8, "), (120, "/8 tasks, "), (200, "| 3/8 tasks, 33")])
+def test_the_outcomes_so_far_are_in_the_bar_which_never_leaves_its_line(
+    columns: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
+    terminal = Terminal(columns)
+    monkeypatch.setattr(sys, "stderr", terminal.screen)
+    start_anew(monkeypatch)
+    start_logging()
+    progress = Progress("2026-01-31", look=moving(8))
+    with progress.stage("crawl and gate"):
+        counted = iter(range(312, 1000))
+        progress.outcomes = lambda: {"allowed": next(counted), "blocked": 14, "failed": 9}
+        deadline = time.monotonic() + 20
+        while "3/8" not in terminal.read() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    with progress.stage("embed"):
+        time.sleep(0.2)
+    crawled, embedded = terminal.read().replace("\n", "\r").split("embed ...")
+    terminal.close()
+    drawn = [piece for piece in crawled.split("\r") if "/8" in piece]
+    assert max(map(len, crawled.split("\r"))) <= columns
+    assert any(told in piece and " allowed, 14 blocked, 9 failed [" in piece for piece in drawn)
+    assert all(piece.rstrip().endswith("]") for piece in drawn)
+    assert "/8 tasks" in embedded
+    assert "allowed" not in embedded

@@ -17,6 +17,7 @@ from jobs.run.audit import (
     check_urls,
     check_vectors,
     neighbour_overlap,
+    outcome_counts,
 )
 from tests.jobs.frames import frame
 
@@ -28,6 +29,31 @@ CRAWLED = "image_id string, decision string, has_pixels boolean"
 
 def vectors(spark: SparkSession, *rows: Sequence[float]) -> DataFrame:
     return frame(spark, "image_id string, vector array<float>", [(str(n), list(row)) for n, row in enumerate(rows)])
+
+
+def test_rows_are_counted_by_outcome_by_failure_and_by_every_reason_of_those_that_are_blocked(
+    spark: SparkSession,
+) -> None:
+    rows = [
+        ("accepted", None, []),
+        ("blocked", None, ["nsfw"]),
+        ("blocked", None, ["domain", "nsfw"]),
+        ("review", None, ["nsfw_maybe"]),
+        ("failed", "dns", []),
+        ("failed", "dns", None),
+        ("failed", "gone", []),
+    ]
+    assert outcome_counts(frame(spark, "outcome string, failure_code string, reasons array<string>", rows)) == {
+        "sightings": 7,
+        "outcome.accepted": 1,
+        "outcome.blocked": 2,
+        "outcome.review": 1,
+        "outcome.failed": 3,
+        "blocked.nsfw": 2,
+        "blocked.domain": 1,
+        "failed.dns": 2,
+        "failed.gone": 1,
+    }
 
 
 def test_neighbours_are_the_same_under_a_turned_space_and_others_under_one_of_chance() -> None:

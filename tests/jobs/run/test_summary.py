@@ -20,5 +20,13 @@ def test_the_commonest_failures_are_told() -> None:
     assert published(sightings=8, outcome__accepted=8).endswith("(8 accepted)")
 
 
+def test_the_commonest_reasons_of_blocked_rows_are_told_before_the_failures() -> None:
+    outcomes = {"sightings": 9, "outcome__blocked": 8, "outcome__failed": 1, "failed__dns": 1}
+    reasons = {"blocked__nsfw": 5, "blocked__domain": 2, "blocked__licence": 2, "blocked__hash": 1}
+    assert published(**outcomes, **reasons) == (
+        "published run r: 9 sightings (8 blocked, 1 failed); blocked: 5 nsfw, 2 domain, 2 licence, ...; failed: 1 dns"
+    )
+
+
 def test_a_run_that_ends_no_rows_tells_none() -> None:
     assert published(changed__sightings=3) == "published run r: 3 sightings decided otherwise"
