@@ -9,8 +9,9 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -131,16 +132,21 @@ class SafeResolver(AbstractResolver):
         parallel: int,
         cache_s: float,
         timeout_s: float,
+        patience: int,
         lookup: Lookup = system_lookup,
     ) -> None:
+        """`parallel`: threads of `executor` that look-ups may hold. `patience`: failures of the name server in a row
+        after which they are remembered, as other failures are."""
         self._allowed = tuple(allowed_networks)
         self._executor = executor
         # The time-out of a lookup starts when a thread is free for it, not when it joins the queue.
         self._turns = asyncio.Semaphore(parallel)
+        self._patience = patience
         self._cache_s = cache_s
         self._timeout_s = timeout_s
         self._lookup = lookup
         self._known: RecentlyUsed[tuple[float, _Resolution]] = RecentlyUsed(KNOWN_NAMES)
+        self._in_vain: RecentlyUsed[int] = RecentlyUsed(KNOWN_NAMES)
         self._under_way: dict[str, asyncio.Task[_Resolution]] = {}
 
     async def addresses(self, host: str) -> list[str]:
@@ -197,8 +203,8 @@ class SafeResolver(AbstractResolver):
     async def _look_up(self, host: str) -> "_Resolution":
         loop = asyncio.get_running_loop()
         try:
-            async with self._turns, asyncio.timeout(self._timeout_s):
-                found = await loop.run_in_executor(self._executor, self._lookup, host)
+            await self._turns.acquire()
+            found = await self._answer(host)
         except TimeoutError:
             resolution = _Resolution(problem="no answer in time", temporary=True)
         except socket.gaierror as error:
@@ -211,9 +217,30 @@ class SafeResolver(AbstractResolver):
             resolution = _Resolution(safe, forbidden, "no address")
         finally:
             del self._under_way[host]
+        in_vain = self._in_vain.get(host) or 0
+        if resolution.temporary or in_vain:
+            in_vain = in_vain + 1 if resolution.temporary else 0
+            self._in_vain.put(host, in_vain)
+        if in_vain >= self._patience:
+            # Each row of the host would wait for all of its tries, and keep the rows of others from being read.
+            resolution = replace(resolution, temporary=False)
         if not resolution.temporary:
             self._known.put(host, (loop.time() + self._cache_s, resolution))
         return resolution
+
+    async def _answer(self, host: str) -> Sequence[str]:
+        """What the look-up gives, whose turn ends with it. Raises TimeoutError where that takes too long."""
+        loop = asyncio.get_running_loop()
+
+        def end_turn(_: Future[Sequence[str]]) -> None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._turns.release)
+
+        answer = self._executor.submit(self._lookup, host)
+        # Not when it is given up: its thread is taken until then, and the next one would wait for it with its own time.
+        answer.add_done_callback(end_turn)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.wrap_future(answer)
 
 
 @dataclass(frozen=True, slots=True)

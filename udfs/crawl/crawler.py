@@ -29,6 +29,8 @@ from udfs.media_types import is_other_media
 from udfs.urls import BadUrl, host_of, join_url, normalise_url, origin_of
 
 DNS_THREADS = 32
+PARSING_THREADS = 1
+"""For robots.txt; more would wait for the interpreter lock. Name servers that hang must not keep it waiting."""
 KNOWN_HOSTS = 20_000
 """Hosts whose limits are remembered; the ones in use always are."""
 
@@ -137,13 +139,14 @@ class Crawler:
         self._refuse = refuse
         self._foreign_host_shards = foreign_host_shards
         self._machine_slots = MachineSlots(settings.per_host_concurrency)
-        self._executor = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="lensfeed-dns")
+        self._executor = ThreadPoolExecutor(DNS_THREADS + PARSING_THREADS, thread_name_prefix="lensfeed-dns")
         self._resolver = SafeResolver(
             settings.allowed_networks,
             executor=self._executor,
             parallel=DNS_THREADS,
             cache_s=settings.dns_cache_s,
             timeout_s=settings.connect_timeout_s,
+            patience=settings.circuit_breaker_failures,
             lookup=lookup or system_lookup,
         )
         self._exchanges = Exchanges(settings, self._resolver)

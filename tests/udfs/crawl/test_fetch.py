@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from tests.hostile_server import (
     reset,
     slow,
 )
+from udfs.crawl import crawler
 from udfs.crawl.fetch import BATCH_ROWS, fetch_batches
 
 ROBOTS = b"User-agent: *\nDisallow: /picture\nCrawl-delay: 0.2\n\nUser-agent: lensfeed\nDisallow: /svg\n"
@@ -494,6 +496,38 @@ def test_a_hot_host_holds_back_no_other(server: HostileServer) -> None:
         row["url"] for batch in fetch_batches([batch_of(urls)], settings, lookup=lookup) for row in batch.to_pylist()
     ]
     assert max(order.index(url) for url in urls[60:]) < 50
+
+
+def test_a_robots_txt_waits_for_no_name_that_hangs(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "DNS_THREADS", 1)
+    over = threading.Event()
+
+    def hanging(host: str) -> Sequence[str]:
+        if host == "dead.example":
+            over.wait(20)
+        return lookup(host)
+
+    urls = [server.url("strict.example", "untyped"), server.url("dead.example", "picture")]
+    rows = fetch_batches([batch_of(urls)], SETTINGS, lookup=hanging)
+    first = next(rows).to_pylist()
+    over.set()
+    assert [(row["url"], outcome(row)) for row in first] == [(urls[0], "ok")]
+    assert sum(batch.num_rows for batch in rows) == 1
+
+
+def test_a_name_whose_server_keeps_failing_is_not_asked_for_by_every_row(server: HostileServer) -> None:
+    asked = []
+
+    def failing(host: str) -> Sequence[str]:
+        if host == "dead.example":
+            asked.append(host)
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+        return lookup(host)
+
+    urls = [server.url("dead.example", f"picture?{number}") for number in range(40)]
+    rows = fetch(urls, having(circuit_breaker_failures=2), lookup=failing)
+    assert {outcome(row) for row in rows} == {"dns"}
+    assert len(asked) == 2
 
 
 def test_bodies_beyond_the_memory_allowed_wait_for_the_consumer(server: HostileServer) -> None:
