@@ -325,14 +325,18 @@ class Crawler:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         async with gate.slot(self._slots, urgent=urgent):
+            begun = loop.time()
             # Waiting for one's turn is politeness, not the server's slowness.
-            deadline.at += loop.time() - asked
+            deadline.at += begun - asked
+            settings = self._settings
+            has_time = deadline.at - begun >= min(settings.request_timeout_s, settings.row_deadline_s) / 2
             try:
                 reply = await self._exchanges.get(
                     url, deadline, wants_body=wants_body, headers=headers, limit=limit, cut=cut
                 )
             except FetchError as failure:
-                if failure.code in CONNECTION_LEVEL:
+                # Of a row whose time others have used up, before they led it here, this host has had too little.
+                if failure.code in CONNECTION_LEVEL and (has_time or loop.time() < deadline.at):
                     gate.failed()
                 raise
         gate.succeeded()

@@ -243,6 +243,20 @@ def test_a_host_that_keeps_failing_is_left_alone(server: HostileServer) -> None:
     assert len(server.requests_to("flaky.example")) == 5
 
 
+def test_a_host_that_is_given_no_time_by_the_one_that_led_to_it_is_not_left_alone(server: HostileServer) -> None:
+    late = slow(0.8, redirect(server.url("innocent.example", "unhurried")))
+    patience = having(row_deadline_s=1, per_host_concurrency=20, circuit_breaker_failures=3, retries=0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "unhurried", slow(0.4, answer(200, PICTURE)))
+        patched.setitem(HANDLERS, "late", late)
+        rows = fetch([server.url("roundabout.example", f"late?{number}") for number in range(40)], patience)
+        assert {outcome(row) for row in rows} == {"timeout"}
+        # Its own slowness counts, however little time rows have.
+        patched.setitem(HANDLERS, "unhurried", slow(60, answer(200, PICTURE)))
+        rows = fetch([server.url("slow.example", f"unhurried?{number}") for number in range(40)], patience)
+    assert Counter(map(outcome, rows)) == {"timeout": 20, "deferred:circuit_open": 20}
+
+
 def test_a_host_may_not_cost_more_than_its_budget_of_retries(server: HostileServer) -> None:
     urls = [server.url("costly.example", f"error?{i}") for i in range(40)]
     rows = fetch(urls, having(per_host_concurrency=16))
