@@ -223,6 +223,16 @@ def test_a_crawl_delay_beyond_the_longest_pause_defers_all_rows_but_the_first(se
     assert Counter(map(outcome, rows)) == {"ok": 1, "deferred:host_pause": 4}
 
 
+def test_a_crawl_delay_is_no_longer_pause_for_being_divided_among_tasks(server: HostileServer) -> None:
+    """Each task waits longer, so that all together keep to it: their rows would be deferred night after night."""
+    settings, urls = having(max_host_pause_s=0.3), [server.url("delayed.example", f"picture?{i}") for i in range(3)]
+    rows = fetch(urls, settings, columns={"host_shards": [2] * 3}, foreign_host_shards=2)
+    assert Counter(map(outcome, rows)) == {"ok": 3}
+    led_there = [server.url(f"leads{i}.example", f"onward/delayed.example/picture?{i}") for i in range(3)]
+    rows = fetch(led_there, settings, foreign_host_shards=2)
+    assert Counter(map(outcome, rows)) == {"ok": 1, "deferred:host_pause": 2}
+
+
 def test_retry_after_holds_back_the_other_rows_of_the_host(server: HostileServer) -> None:
     rows = fetch([server.url("paused.example", path) for path in ("limited-seconds", "limited-seconds?2")])
     assert Counter(map(outcome, rows)) == {"ok": 2}
