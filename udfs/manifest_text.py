@@ -271,6 +271,12 @@ def csv_header(start: bytes, is_whole: bool) -> tuple[str, ...] | None:
     return tuple(name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
 
 
+def csv_places(header: Sequence[str], name: str) -> list[int]:
+    """Where a column is in a CSV file: white space around its name counts only where another one has none."""
+    exact = [place for place, found in enumerate(header) if found == name]
+    return exact or [place for place, found in enumerate(header) if found.strip() == name.strip()]
+
+
 def csv_rows(names: Mapping[str, str], line_end: bytes) -> ReadBatches:
     """For `mapInArrow`: whole files as lines (`value`, `_file`, `_block`), split at `line_end` -> `READ`.
 
@@ -313,8 +319,8 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 def _places(header: list[str], names: Mapping[str, str]) -> dict[str, int]:
     """Our columns -> their places: the first of a name that is there more than once."""
-    found = {ours: names.get(ours, ours) for ours in MANIFEST_COLUMNS}
-    return {ours: header.index(theirs) for ours, theirs in found.items() if theirs in header}
+    found = {ours: csv_places(header, names.get(ours, ours)) for ours in MANIFEST_COLUMNS}
+    return {ours: places[0] for ours, places in found.items() if places}
 
 
 def _named(header: Sequence[str]) -> int:

@@ -144,6 +144,13 @@ def test_empty_csv_fields_that_have_no_name_may_be_there_or_not(header: str, rec
     assert title == "bad" or (row["url"], row["title"]) == ("http://h/", title)
 
 
+def test_white_space_around_a_csv_columns_name_is_no_other_name() -> None:
+    """Else what a manifest says of a licence, say, would be passed over in silence."""
+    rows = read_csv(b"url , license,title, title ,\talt_text\nhttp://h/,cc0,a,b, c\n", {"description": " title "})
+    said = {"license": "cc0", "title": "a", "description": "b", "alt_text": " c"}
+    assert given_values(rows[0]) == {"url": "http://h/", **said}
+
+
 def test_a_csv_column_without_a_name_may_hold_whatever_it_likes() -> None:
     rows = read_csv(
         b",url,,title,\n0,http://h/0,x,a,y\n1,http://h/1,,b,\n2,http://h/2,,c\n3,http://h/3,,d,,\n4,http://h/4,x\n"
