@@ -378,6 +378,7 @@ HANDLERS: dict[str, Handler] = {
     "gone": answer(410),
     "forbidden": answer(403),
     "no-content": answer(204),
+    "no-content-but-body": answer(204, PICTURE),
     "partial": answer(206, PICTURE),
     "unasked-304": answer(304),
     "switching": answer(101),

@@ -24,6 +24,8 @@ _NO_FIELD = re.compile(rb"^(?!%s:|[ \t]|\r?$)[^\n]*\n(?:[ \t][^\n]*\n)*" % _TOKE
 _APART = re.compile(rb"(%s)[ \t]+:" % _TOKEN)
 """A name that is not followed by its colon at once."""
 _INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d\s")
+_BODILESS = re.compile(rb"\s*HTTP/1\.\d (204|304)\s")
+"""Statuses that end with their head (RFC 9112 section 6.3)."""
 
 
 def forgiving_connector(**options: Any) -> aiohttp.TCPConnector:
@@ -86,7 +88,11 @@ class _ForgivingHandler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         if self._head is None or self._parser is None:
-            super().data_received(data)
+            if self._is_answered() and data:
+                # Nobody has asked for it: whoever is next on this connection would take it for an answer.
+                self._end()
+            else:
+                super().data_received(data)
             return
         searched = max(0, len(self._head) - 3)
         self._head += data
@@ -96,6 +102,9 @@ class _ForgivingHandler(ResponseHandler):
             if not _INTERIM.match(head):
                 rest = bytes(self._head[found.end() :])
                 self._head = None
+                if rest and _BODILESS.match(head):
+                    self.force_close()  # a body all the same, which is no response either
+                    rest = b""
                 super().data_received(put_right(head) + rest)
                 return
             super().data_received(put_right(head))  # such as 100 Continue: the response itself is yet to come
@@ -109,8 +118,16 @@ class _ForgivingHandler(ResponseHandler):
             head, self._head = bytes(self._head), None
             super().data_received(head)  # which says what is wrong with it
 
-    def _refuse(self) -> None:
-        self._head = None
+    def _is_answered(self) -> bool:
+        """Whether the response has come whole: a connection that waits for its next request, mostly."""
+        return not self._upgraded and self._parser is not None and self._payload is not None and self._payload.is_eof()
+
+    def _end(self) -> None:
+        self.force_close()
         if self.transport is not None:
             self.transport.close()
+
+    def _refuse(self) -> None:
+        self._head = None
+        self._end()
         self.set_exception(HttpProcessingError(message=f"a head of more than {MAX_HEAD} bytes"))

@@ -1,6 +1,7 @@
 """The fetcher's promises to its caller: one row out for each row in, polite on the way, bounded in time and memory."""
 
 import asyncio
+import gzip
 import hashlib
 import socket
 import threading
@@ -407,6 +408,29 @@ def test_a_304_that_speaks_of_another_version_confirms_nothing_and_the_row_is_as
 def test_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) -> None:
     row = fetch_one(server.url("unasked.example", "unasked-304"), columns={"image_id": ["a" * 64]})
     assert (outcome(row), row["image_id"], row["not_modified"]) == ("bad_type", None, False)
+
+
+def test_a_304_with_a_body_confirms_what_is_held(server: HostileServer) -> None:
+    """Some servers pack nothing at all, which comes to twenty bytes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "packed-304", answer(304, gzip.compress(b""), f"ETag: {ETAG}"))
+        url = server.url("packed.example", "packed-304")
+        row = fetch([url], columns=held(url, etag=[ETAG], image_id=["a" * 64]))[0]
+    assert outcome(row) == "not_modified"
+
+
+def test_what_comes_without_being_asked_for_is_nobodys_answer(server: HostileServer) -> None:
+    async def double(request: Request, writer: asyncio.StreamWriter) -> None:
+        for body in (request.path.encode(), b"of another"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "double", double)
+        urls = [server.url("double.example", f"double?{number}") for number in range(6)]
+        rows = fetch(urls, having(per_host_concurrency=1, per_host_rate=5.0, obey_robots=False))
+    assert [row["body"] for row in rows] == [f"/double?{number}".encode() for number in range(6)]
 
 
 def test_a_validator_that_would_split_the_header_is_not_sent(server: HostileServer) -> None:

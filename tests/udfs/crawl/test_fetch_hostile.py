@@ -75,6 +75,7 @@ OUTCOMES = {
     "gone": "gone",
     "forbidden": "http_4xx",
     "no-content": "bad_type",
+    "no-content-but-body": "bad_type",
     "partial": "bad_type",
     "unasked-304": "bad_type",
     "switching": "bad_type",
