@@ -44,11 +44,13 @@ class ForbiddenAddressError(Exception):
 
 
 class NameResolutionError(Exception):
-    """A host name has no address; `temporary` when the name server may answer otherwise later."""
+    """A host name has no address; `temporary` when the name server may answer otherwise later, `is_left_alone` when it
+    has failed so often that it is not asked for now."""
 
-    def __init__(self, message: str, *, temporary: bool) -> None:
+    def __init__(self, message: str, *, temporary: bool, is_left_alone: bool = False) -> None:
         super().__init__(message)
         self.temporary = temporary
+        self.is_left_alone = is_left_alone
 
 
 _NEVER_PUBLIC = frozenset({"localhost", "example", "invalid", "test"})
@@ -135,8 +137,8 @@ class SafeResolver(AbstractResolver):
         patience: int,
         lookup: Lookup = system_lookup,
     ) -> None:
-        """`parallel`: threads of `executor` that look-ups may hold. `patience`: failures of the name server in a row
-        after which they are remembered, as other failures are."""
+        """`parallel`: threads of `executor` that look-ups may hold. `patience`: failures of a name's server in a row
+        after which it is left alone for `cache_s` seconds."""
         self._allowed = tuple(allowed_networks)
         self._executor = executor
         # The time-out of a lookup starts when a thread is free for it, not when it joins the queue.
@@ -165,7 +167,9 @@ class SafeResolver(AbstractResolver):
             return list(resolution.safe)
         if resolution.forbidden is not None:
             raise ForbiddenAddressError(f"{host} is at {resolution.forbidden}")
-        raise NameResolutionError(f"{host}: {resolution.problem}", temporary=resolution.temporary)
+        raise NameResolutionError(
+            f"{host}: {resolution.problem}", temporary=resolution.temporary, is_left_alone=resolution.is_left_alone
+        )
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -223,8 +227,8 @@ class SafeResolver(AbstractResolver):
             self._in_vain.put(host, in_vain)
         if in_vain >= self._patience:
             # Each row of the host would wait for all of its tries, and keep the rows of others from being read.
-            resolution = replace(resolution, temporary=False)
-        if not resolution.temporary:
+            resolution = replace(resolution, is_left_alone=True)
+        if not resolution.temporary or resolution.is_left_alone:
             self._known.put(host, (loop.time() + self._cache_s, resolution))
         return resolution
 
@@ -251,6 +255,7 @@ class _Resolution:
     forbidden: str | None = None
     problem: str = ""
     temporary: bool = False
+    is_left_alone: bool = False
 
 
 def _is_literal(host: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Self
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.bounded import Budget, RecentlyUsed, without_frames
-from udfs.crawl.addresses import Lookup, SafeResolver, system_lookup
+from udfs.crawl.addresses import Lookup, NameResolutionError, SafeResolver, system_lookup
 from udfs.crawl.exchange import (
     Deadline,
     Exchanges,
@@ -199,11 +199,14 @@ class Crawler:
 
         Raises:
             FetchError: with `dns` or `forbidden_address`.
+            HostUnavailableError: its name server has failed so often that it is left alone.
         """
         host = host_of(url)
         try:
             addresses = await self._resolver.addresses(host)
         except Exception as error:
+            if isinstance(error, NameResolutionError) and error.is_left_alone:
+                raise HostUnavailableError("circuit_open") from error
             failure = failure_of(error)
             if failure is None:
                 raise
