@@ -114,12 +114,12 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            names = check_header(path, reader.fieldnames or ())
+            names, cells = check_header(path, reader)
             if missing := {"kind", "subject"} - set(names):
                 raise UsageError(f"{path}: expected the columns kind and subject, found none of {sorted(missing)}")
             for number, row in enumerate(reader, start=1):
                 # A comma in a URL that is not in quotes: what is before it is another URL.
-                check_cells(path, number, row, len(names))
+                check_cells(path, number, row, cells)
                 kind = (row["kind"] or "").strip()
                 if kind not in KINDS:
                     raise UsageError(f"{path}, row {number}: kind: expected one of {', '.join(KINDS)}, found {kind!r}")

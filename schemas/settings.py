@@ -173,7 +173,8 @@ class CrawlSettings(Settings):
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that may be fetched from although they are not globally routable, for tests and intranets."""
     circuit_breaker_failures: int = Field(default=10, ge=1)
-    """Consecutive connection-level failures after which a host is left alone for the rest of the task."""
+    """Consecutive connection-level failures after which a host is left alone for the rest of the task; where its name
+    server is what fails, for `dns_cache_s`."""
     max_host_pause_s: float = Field(default=60, ge=0)
     """A host that asks for a longer pause (Retry-After, Crawl-delay) has the rest of its rows `deferred`."""
     share_limits_by_address: bool = False

@@ -353,6 +353,9 @@ HANDLERS: dict[str, Handler] = {
     "lengths": answer(
         200, PICTURE, f"Content-Length: {len(PICTURE)}", f"Content-Length: {len(PICTURE)}, {len(PICTURE)}"
     ),
+    "lengthy-chunks": raw(CHUNKED[:-2] + b"Content-Length: 9\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(PICTURE), PICTURE)),
+    "no-framing": answer(200, PICTURE, "Transfer-Encoding: identity"),
+    "no-fields": answer(200, PICTURE, "no colon", ": no name", "no token: x", "\xe9: x\r\n\tand more", "X-Apart : x"),
     "two-lengths": answer(200, PICTURE, f"Content-Length: {len(PICTURE) - 1}"),
     "types": answer(200, PICTURE, "Content-Type: image/jpeg", content_type="image/jpeg"),
     "typed-as-nothing": answer(200, PICTURE, content_type="application/force-download"),
@@ -375,6 +378,7 @@ HANDLERS: dict[str, Handler] = {
     "gone": answer(410),
     "forbidden": answer(403),
     "no-content": answer(204),
+    "no-content-but-body": answer(204, PICTURE),
     "partial": answer(206, PICTURE),
     "unasked-304": answer(304),
     "switching": answer(101),
@@ -409,6 +413,7 @@ HANDLERS: dict[str, Handler] = {
     "noai-second": answer(200, PICTURE, "X-Robots-Tag: nofollow", "x-robots-tag: max-snippet: 5, NoImageAI"),
     "noai-other": answer(200, PICTURE, "X-Robots-Tag: otherbot: noai, noimageai"),
     "noai-ours": answer(200, PICTURE, "X-Robots-Tag: otherbot: nofollow, LensFeed: noai"),
+    "noai-apart": answer(200, PICTURE, "X-Robots-Tag : noai"),
     "noai-302": answer(302, b"", "X-Robots-Tag: noai", "Location: /picture"),
     "noai-endless": endless(CHUNKED.replace(b"\r\n\r\n", b"\r\nX-Robots-Tag: noai\r\n\r\n"), b"1\r\nx\r\n"),
     "tdm": answer(200, PICTURE, "TDM-Reservation: 1", "TDM-Policy: https://a.example/policy.json"),

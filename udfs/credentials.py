@@ -86,9 +86,18 @@ def redact_url(url: str) -> str:
     return redacted
 
 
+_MOST_ROUNDS = 4
+"""What is taken out may have kept an earlier pattern from matching. Two are enough for all that was ever found; a text
+that is made to need more costs no more than these."""
+
+
 def _removed(nested: tuple[_Nested, ...], text: str) -> str:
-    for one in nested:
-        text = _removed_of(one, text)
+    for _ in range(_MOST_ROUNDS):
+        before = text
+        for one in nested:
+            text = _removed_of(one, text)
+        if text == before:
+            break
     return text
 
 

@@ -271,11 +271,18 @@ def csv_header(start: bytes, is_whole: bool) -> tuple[str, ...] | None:
     return tuple(name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
 
 
+def csv_places(header: Sequence[str], name: str) -> list[int]:
+    """Where a column is in a CSV file: white space around its name counts only where another one has none."""
+    exact = [place for place, found in enumerate(header) if found == name]
+    return exact or [place for place, found in enumerate(header) if found.strip() == name.strip()]
+
+
 def csv_rows(names: Mapping[str, str], line_end: bytes) -> ReadBatches:
     """For `mapInArrow`: whole files as lines (`value`, `_file`, `_block`), split at `line_end` -> `READ`.
 
     `names`: our column -> the manifest's. Records are numbered from 0 after the header. Fields that are empty are null;
-    tags are a JSON array or separated by `|`, attributes a JSON object.
+    tags are a JSON array or separated by `|`, attributes a JSON object. A record may have more or fewer fields than the
+    header where these hold nothing and have no name.
     """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -283,11 +290,12 @@ def csv_rows(names: Mapping[str, str], line_end: bytes) -> ReadBatches:
             records = csv_records((lines for _, lines in group), line_end)
             header, _, _ = next(records, ([], None, False))
             places = _places(header, names)
+            named = _named(header)
             first = 0
             for part in _parts(records):
                 rows = _Rows()
                 for record in part:
-                    rows.add(*_csv_row(record, len(header), places))
+                    rows.add(*_csv_row(record, header, named, places))
                 numbers = pa.array(range(first, first + len(part)), pa.int64())
                 yield rows.batch(pa.array([file] * len(part)), numbers)
                 first += len(part)
@@ -311,17 +319,24 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 def _places(header: list[str], names: Mapping[str, str]) -> dict[str, int]:
     """Our columns -> their places: the first of a name that is there more than once."""
-    found = {ours: names.get(ours, ours) for ours in MANIFEST_COLUMNS}
-    return {ours: header.index(theirs) for ours, theirs in found.items() if theirs in header}
+    found = {ours: csv_places(header, names.get(ours, ours)) for ours in MANIFEST_COLUMNS}
+    return {ours: places[0] for ours, places in found.items() if places}
 
 
-def _csv_row(record: Record, width: int, places: Mapping[str, int]) -> tuple[dict[str, Any], str | None]:
+def _named(header: Sequence[str]) -> int:
+    """How many fields there are up to the last one that has a name: spreadsheets write commas behind it."""
+    return max((place for place, name in enumerate(header, 1) if name.strip()), default=0)
+
+
+def _csv_row(
+    record: Record, header: Sequence[str], named: int, places: Mapping[str, int]
+) -> tuple[dict[str, Any], str | None]:
     fields, problem, undecodable = record
     values: dict[str, Any] = {}
     if problem:
         return values, problem
-    if len(fields) != width:
-        problem = f"not a CSV record of {width} fields"
+    if len(fields) != len(header) and (len(fields) < named or any(map(str.strip, fields[named:]))):
+        problem = f"not a CSV record of {len(header)} fields"
     for ours, place in places.items():
         text = fields[place] if place < len(fields) else ""
         if not text:

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import re
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes, urljoin
+from urllib.parse import unquote_to_bytes
 
 import idna
 
@@ -18,9 +18,10 @@ MAX_URL_LENGTH = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
-_RELATIVE_PATH = re.compile(r"(?![a-zA-Z][a-zA-Z0-9+.-]*:)[^/?#]")
 _INNER_WHITE_SPACE = re.compile(r"[\t\r\n]")
-"""Left out of a redirect's target by browsers and by urljoin."""
+"""Left out of a redirect's target by browsers."""
+_EITHER_SLASH = "/\\"
+_SLASHES = re.compile(r"[/\\]{2}")
 _PARTS = re.compile(r"//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -80,22 +81,31 @@ def normalise_url(raw: str) -> str:
 
 
 def join_url(base: str, location: str) -> str:
-    """The normalised target of a redirect: `location` (absolute or relative) seen from the normalised `base`.
+    """The normalised target of a redirect: `location` (absolute or relative) seen from the normalised `base`, as
+    browsers see it.
 
     Raises:
-        BadUrl: as `normalise_url`, and `location` for what cannot be joined.
+        BadUrl: as `normalise_url`.
     """
-    location = location.strip(" \t\r\n\f\v")
-    try:
-        if not _RELATIVE_PATH.match(location):
-            return normalise_url(urljoin(base, location))
-        # RFC 3986 section 5.2.3, by hand: urljoin makes one slash of several, which is another resource.
-        path = base.partition("?")[0]
-        return normalise_url(path[: path.rindex("/") + 1] + _INNER_WHITE_SPACE.sub("", location))
-    except BadUrl:
-        raise
-    except ValueError as error:
-        raise BadUrl("location") from error
+    # Not by urljoin, which drops a semicolon at the end and makes one slash of several.
+    reference = _INNER_WHITE_SPACE.sub("", location.strip(" \t\r\n\f\v"))
+    scheme = base[: base.index(":")]
+    named = _SCHEME.match(reference)
+    if named is not None and named[1].lower() not in DEFAULT_PORTS:
+        raise BadUrl("scheme")
+    if named is not None and (named[1].lower() != scheme or _SLASHES.match(reference, named.end())):
+        return normalise_url(f"{named[1]}://{reference[named.end() :].lstrip(_EITHER_SLASH)}")
+    relative = reference[named.end() :] if named is not None else reference
+    if _SLASHES.match(relative):
+        return normalise_url(f"{scheme}://{relative.lstrip(_EITHER_SLASH)}")
+    path = base.partition("?")[0]
+    if relative.startswith(tuple(_EITHER_SLASH)):
+        return normalise_url(origin_of(base) + relative)
+    if relative.startswith("?"):
+        return normalise_url(path + relative)
+    if not relative or relative.startswith("#"):
+        return base
+    return normalise_url(path[: path.rindex("/") + 1] + relative)
 
 
 def url_id(normalised: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.config.causes import cause_of
-from jobs.config.errors import RunError, UsageError
+from jobs.config.errors import RunError, UsageError, printable
 from jobs.config.progress import LOG_FORMATS, log, place_of, start_logging
 
 
@@ -117,6 +117,7 @@ def _flush_output() -> None:
 def what_failed(error: BaseException) -> str:
     """The error in one line: where it happened, where that is known, and its cause."""
     is_ours = isinstance(error, UsageError | RunError)
-    cause = " ".join(str(error).split()) if is_ours else cause_of(error)
+    # It may repeat what a manifest or a server has said.
+    cause = printable(" ".join(str(error).split()) if is_ours else cause_of(error))
     place = place_of(error)
     return f"{place}: {cause}" if place and not isinstance(error, UsageError) else cause

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from jobs.config.errors import UsageError
+from jobs.config.errors import UsageError, printable
 from schemas.policy import LIST_FIELDS, AnyRule, CombinedRule, Policy, TextRule, TextTest, UrlRule
 from schemas.settings import (
     CrawlSettings,
@@ -386,11 +386,7 @@ def _text_of(path: Path, name: str) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}: not UTF-8 text (byte {error.start})") from None
     except ValueError:  # NUL, or half of a surrogate pair
-        raise UsageError(f"{_printable(name)}: cannot be read (no file can have such a name)") from None
-
-
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        raise UsageError(f"{printable(name)}: cannot be read (no file can have such a name)") from None
 
 
 class _CircleError(Exception):

@@ -23,6 +23,7 @@ from schemas.tables import MANIFEST_COLUMNS
 from udfs.manifest_text import (
     ManifestValueError,
     csv_header,
+    csv_places,
     json_keys,
     json_names,
 )
@@ -38,6 +39,8 @@ _EXTENSIONS = {
 _SAMPLED_LINES = 1000
 _MOST_NAMES = 1000
 """Names of columns that are looked at where one that is needed is not among the first lines'."""
+_NAMES_SHOWN, _LONGEST_NAME = 50, 100
+"""Of those that a message lists."""
 _HEADS = (2**14, 2**20)
 """Bytes of a file that are looked at first, and where a CSV header is longer; it ends within the last."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -167,12 +170,22 @@ def _find_csv(
     found = of_each(files, look)
     for name, (header, _) in zip(files, found, strict=True):
         if header:
-            _require(_needed(settings), name, header)
+            _check_csv_columns(settings, name, header)
     filled = [(name, line_end) for name, (header, line_end) in zip(files, found, strict=True) if header]
     columns = tuple(dict.fromkeys(column for header, _ in found for column in header))
     return ManifestFiles(
         root, "csv", tuple(name for name, _ in filled), columns, tuple(line_end for _, line_end in filled)
     )
+
+
+def _check_csv_columns(settings: ManifestSettings, name: str, header: tuple[str, ...]) -> None:
+    places = {ours: csv_places(header, theirs) for ours, theirs in column_names(settings).items()}
+    missing = {ours: theirs for ours, theirs in _needed(settings).items() if not places[ours]}
+    _require(missing, name, header)
+    for ours, found in places.items():
+        if len(found) > 1:
+            theirs = header[found[0]]
+            raise UsageError(f"manifest {name}: column {theirs!r} (for {ours}) is there {len(found)} times")
 
 
 def _start_of(reader: Files, name: str, length: int) -> bytes:
@@ -253,9 +266,16 @@ def _require(needed: Mapping[str, str], path: str, found: tuple[str, ...]) -> No
     for ours, theirs in needed.items():
         if theirs not in found:
             raise UsageError(
-                f"manifest {path}: no column {theirs!r} (for {ours}); columns found: {', '.join(found) or 'none'}. "
+                f"manifest {path}: no column {theirs!r} (for {ours}); columns found: {_listed(found)}. "
                 f"Set manifest.columns.{ours} to the name of the column that holds it"
             )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names of columns in a message: a file that is none of ours may seem to have any number of any length."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:_NAMES_SHOWN]]
+    more = [f"and {len(names) - _NAMES_SHOWN} more"] if len(names) > _NAMES_SHOWN else []
+    return ", ".join([*shown, *more]) or "none"
 
 
 def _root_cause(error: PySparkException | Py4JJavaError) -> str:

@@ -16,8 +16,9 @@ def plain(text: str | None, longest: int = LONGEST) -> str:
     direction of the text around it, or control a terminal."""
     if not text:
         return ""
-    shown = "".join(_visible(character) for character in " ".join(text.split()))
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+    line = " ".join(text.split())
+    kept = line if len(line) <= longest else line[: longest - 1]  # a text may have millions of characters
+    return "".join(map(_visible, kept)) + "…" * (len(line) > longest)
 
 
 def _visible(character: str) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, strict=True)
-                names = check_header(path, reader.fieldnames or ())
-                rows = [_restored_row(path, number, row, len(names)) for number, row in enumerate(reader, start=1)]
+                names, cells = check_header(path, reader)
+                rows = [_restored_row(path, number, row, cells) for number, row in enumerate(reader, start=1)]
     except (OSError, pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as {kind[1:]} ({error})") from None
     missing = [name for name in _NEEDED if name not in names]
@@ -114,23 +114,35 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _restored_row(path: Path, number: int, row: dict[str | Any, str | Any], columns: int) -> dict[str, str | None]:
+def _restored_row(path: Path, number: int, row: dict[str | Any, str | Any], cells: int) -> dict[str, str | None]:
     """The row as it went out; UsageError where it has more cells than the header."""
-    check_cells(path, number, row, columns)
-    return {name: cell[1:] if cell and _DEFUSED.match(cell) else cell for name, cell in row.items()}
+    check_cells(path, number, row, cells)
+    named = {name: cell for name, cell in row.items() if name is not None}
+    return {name: cell[1:] if cell and _DEFUSED.match(cell) else cell for name, cell in named.items()}
 
 
-def check_header(path: Path, names: Sequence[str]) -> list[str]:
-    """The names of a CSV's columns; UsageError for one that stands twice, of which only the last would be read."""
+def check_header(path: Path, reader: "csv.DictReader[str]") -> tuple[list[str], int]:
+    """The names of a CSV's columns, and how many cells it has; UsageError for a name that stands twice, of which only
+    the last would be read.
+
+    The reader goes by these names: columns without one behind the last that has one, which spreadsheets add, are none.
+    """
+    given = list(reader.fieldnames or ())
+    named = max((place for place, name in enumerate(given, 1) if name.strip()), default=0)
+    names = given[:named]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{path}: expected columns of different names, found {repeated[0]!r} more than once")
-    return list(names)
+    reader.fieldnames = names
+    return names, len(given)
 
 
-def check_cells(path: Path, number: int, row: Mapping[str | Any, Any], columns: int) -> None:
-    """Raises UsageError where a row of a CSV has more cells than the header: they are under None then."""
-    if beyond := row.get(None):
-        raise UsageError(f"{path}, row {number}: expected {columns} cells, found {columns + len(beyond)}")
+def check_cells(path: Path, number: int, row: Mapping[str | Any, Any], cells: int) -> None:
+    """Raises UsageError where a row of a CSV has more cells than the header's `cells`, or anything in one that has no
+    name: they are under None."""
+    beyond = row.get(None, ())
+    named = len(row) - (None in row)
+    if named + len(beyond) > max(cells, named) or any(map(str.strip, beyond)):
+        raise UsageError(f"{path}, row {number}: expected {named} cells, found {named + len(beyond)}")
 
 
 def _kind(path: Path) -> str:

@@ -30,10 +30,21 @@ def test_a_file_of_requests_is_read_as_spreadsheets_write_it(tmp_path: Path) -> 
     ]
 
 
+def test_columns_that_a_spreadsheet_adds_are_none(tmp_path: Path) -> None:
+    content = b"kind,subject,, \nurl,https://a.example/x,,\ndomain,a.example, ,\n,,,\n"
+    with pytest.raises(UsageError, match="row 3: kind: expected"):  # as of any row that says nothing
+        requests("--file", str(written(tmp_path, content)))
+    found = requests("--file", str(written(tmp_path, content.removesuffix(b",,,\n"))))
+    assert found == [Takedown("url", "https://a.example/x"), Takedown("domain", "a.example")]
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"kind,subject\nurl,https://a.example/x,y.jpg\n", "row 1: expected 2 cells, found 3"),
+        (b"kind,subject\nurl,https://a.example/x,\n", "row 1: expected 2 cells, found 3"),
+        (b"kind,subject,\nurl,https://a.example/x,y.jpg\n", "row 1: expected 2 cells, found 3"),
+        (b"kind,subject,,\nurl,https://a.example/x,y.jpg,\n", "row 1: expected 2 cells, found 4"),
         (b"kind,subject,subject\nurl,https://a.example/x,\n", "found 'subject' more than once"),
         (b"kind;subject\nurl;x\n", "expected the columns kind and subject"),
         (b"kind,subject\nurl,\n", "row 1: url: expected one that could be fetched"),

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from udfs.credentials import redact_text, redact_url
@@ -95,6 +95,8 @@ JOINED = st.lists(PIECES, max_size=14).map("".join)
 
 @settings(deadline=None, max_examples=1000)
 @given(JOINED)
+@example("//%3A%2F%2F@u:%5Cp%40")
+@example("//%3A%2F%2F@%3f%40:%40")
 def test_redacting_twice_changes_nothing(text: str) -> None:
     once = redact_text(text)
     assert redact_text(once) == once

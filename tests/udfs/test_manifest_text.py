@@ -123,6 +123,44 @@ def test_rows_of_long_fields_come_in_small_batches(monkeypatch: pytest.MonkeyPat
     assert [(row["row_number"], len(row["url"])) for row in rows] == list(enumerate(lengths))
 
 
+@pytest.mark.parametrize("header", ["url,title", "url,title,", "url,title,, "])
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ("http://h/,a", "a"),
+        ("http://h/,a,", "a"),
+        ('http://h/,a,""," ",,', "a"),
+        ("http://h/,", None),
+        ("http://h/,,,,", None),
+        ("http://h/", "bad"),
+        ("http://h/,a, b and more,,", "bad"),
+        ("http://h/,a,,,b", "bad"),
+    ],
+)
+def test_empty_csv_fields_that_have_no_name_may_be_there_or_not(header: str, record: str, title: str | None) -> None:
+    row = read_csv(f"{header}\n{record}\n".encode())[0]
+    width = header.count(",") + 1
+    assert row["malformed"] == (f"not a CSV record of {width} fields" if title == "bad" else None)
+    assert title == "bad" or (row["url"], row["title"]) == ("http://h/", title)
+
+
+def test_white_space_around_a_csv_columns_name_is_no_other_name() -> None:
+    """Else what a manifest says of a licence, say, would be passed over in silence."""
+    rows = read_csv(b"url , license,title, title ,\talt_text\nhttp://h/,cc0,a,b, c\n", {"description": " title "})
+    said = {"license": "cc0", "title": "a", "description": "b", "alt_text": " c"}
+    assert given_values(rows[0]) == {"url": "http://h/", **said}
+
+
+def test_a_csv_column_without_a_name_may_hold_whatever_it_likes() -> None:
+    rows = read_csv(
+        b",url,,title,\n0,http://h/0,x,a,y\n1,http://h/1,,b,\n2,http://h/2,,c\n3,http://h/3,,d,,\n4,http://h/4,x\n"
+    )
+    assert [(row["title"], row["malformed"] is None) for row in rows] == [
+        *(("a", True), ("b", True), ("c", True), ("d", True)),
+        (None, False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("field", "tags"),
     [

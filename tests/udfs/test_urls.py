@@ -267,10 +267,36 @@ def test_redirects_are_seen_from_where_they_came(location: str, target: str) -> 
         ("http://a/b//c", "?d", "http://a/b//c?d"),
         ("http://a/b", "c//d", "http://a/c//d"),
         ("http://a/b", "c\td", "http://a/cd"),
+        ("http://a//b", "/..//c", "http://a//c"),
+        ("http://a/b", "//c//d", "http://c//d"),
     ],
 )
 def test_slashes_that_repeat_are_kept_as_browsers_keep_them(base: str, location: str, target: str) -> None:
     assert join_url(base, location) == target
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/b;", "http://a/b;"),
+        ("http://c/d;", "http://c/d;"),
+        ("//c/d;?e;", "http://c/d;?e;"),
+        ("http:d", "http://a/b/d"),
+        ("HTTP:/d", "http://a/d"),
+        ("https:c/d", "https://c/d"),
+        ("https:/c/d", "https://c/d"),
+        ("http:///c/d", "http://c/d"),
+        ("\\\\c\\d", "http://c/d"),
+        ("/\\c/d", "http://c/d"),
+        ("\\d", "http://a/d"),
+        ("#d", "http://a/b/x?y"),
+        ("ht\ntp://c/d", "http://c/d"),
+        ("d:e", None),
+        ("./d:e", "http://a/b/d:e"),
+    ],
+)
+def test_redirects_lead_where_browsers_go(location: str, target: str | None) -> None:
+    assert _read(lambda raw: join_url("http://a/b/x?y", raw), location)[0] == target
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "http://[half", "http://u:p@b/", "\\\\b\x00"])

@@ -9,8 +9,9 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -43,11 +44,13 @@ class ForbiddenAddressError(Exception):
 
 
 class NameResolutionError(Exception):
-    """A host name has no address; `temporary` when the name server may answer otherwise later."""
+    """A host name has no address; `temporary` when the name server may answer otherwise later, `is_left_alone` when it
+    has failed so often that it is not asked for now."""
 
-    def __init__(self, message: str, *, temporary: bool) -> None:
+    def __init__(self, message: str, *, temporary: bool, is_left_alone: bool = False) -> None:
         super().__init__(message)
         self.temporary = temporary
+        self.is_left_alone = is_left_alone
 
 
 _NEVER_PUBLIC = frozenset({"localhost", "example", "invalid", "test"})
@@ -131,16 +134,21 @@ class SafeResolver(AbstractResolver):
         parallel: int,
         cache_s: float,
         timeout_s: float,
+        patience: int,
         lookup: Lookup = system_lookup,
     ) -> None:
+        """`parallel`: threads of `executor` that look-ups may hold. `patience`: failures of a name's server in a row
+        after which it is left alone for `cache_s` seconds."""
         self._allowed = tuple(allowed_networks)
         self._executor = executor
         # The time-out of a lookup starts when a thread is free for it, not when it joins the queue.
         self._turns = asyncio.Semaphore(parallel)
+        self._patience = patience
         self._cache_s = cache_s
         self._timeout_s = timeout_s
         self._lookup = lookup
         self._known: RecentlyUsed[tuple[float, _Resolution]] = RecentlyUsed(KNOWN_NAMES)
+        self._in_vain: RecentlyUsed[int] = RecentlyUsed(KNOWN_NAMES)
         self._under_way: dict[str, asyncio.Task[_Resolution]] = {}
 
     async def addresses(self, host: str) -> list[str]:
@@ -159,7 +167,9 @@ class SafeResolver(AbstractResolver):
             return list(resolution.safe)
         if resolution.forbidden is not None:
             raise ForbiddenAddressError(f"{host} is at {resolution.forbidden}")
-        raise NameResolutionError(f"{host}: {resolution.problem}", temporary=resolution.temporary)
+        raise NameResolutionError(
+            f"{host}: {resolution.problem}", temporary=resolution.temporary, is_left_alone=resolution.is_left_alone
+        )
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -197,8 +207,8 @@ class SafeResolver(AbstractResolver):
     async def _look_up(self, host: str) -> "_Resolution":
         loop = asyncio.get_running_loop()
         try:
-            async with self._turns, asyncio.timeout(self._timeout_s):
-                found = await loop.run_in_executor(self._executor, self._lookup, host)
+            await self._turns.acquire()
+            found = await self._answer(host)
         except TimeoutError:
             resolution = _Resolution(problem="no answer in time", temporary=True)
         except socket.gaierror as error:
@@ -211,9 +221,30 @@ class SafeResolver(AbstractResolver):
             resolution = _Resolution(safe, forbidden, "no address")
         finally:
             del self._under_way[host]
-        if not resolution.temporary:
+        in_vain = self._in_vain.get(host) or 0
+        if resolution.temporary or in_vain:
+            in_vain = in_vain + 1 if resolution.temporary else 0
+            self._in_vain.put(host, in_vain)
+        if in_vain >= self._patience:
+            # Each row of the host would wait for all of its tries, and keep the rows of others from being read.
+            resolution = replace(resolution, is_left_alone=True)
+        if not resolution.temporary or resolution.is_left_alone:
             self._known.put(host, (loop.time() + self._cache_s, resolution))
         return resolution
+
+    async def _answer(self, host: str) -> Sequence[str]:
+        """What the look-up gives, whose turn ends with it. Raises TimeoutError where that takes too long."""
+        loop = asyncio.get_running_loop()
+
+        def end_turn(_: Future[Sequence[str]]) -> None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._turns.release)
+
+        answer = self._executor.submit(self._lookup, host)
+        # Not when it is given up: its thread is taken until then, and the next one would wait for it with its own time.
+        answer.add_done_callback(end_turn)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.wrap_future(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +255,7 @@ class _Resolution:
     forbidden: str | None = None
     problem: str = ""
     temporary: bool = False
+    is_left_alone: bool = False
 
 
 def _is_literal(host: str) -> bool:

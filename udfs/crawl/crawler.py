@@ -11,7 +11,7 @@ from typing import Self
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
 from udfs.bounded import Budget, RecentlyUsed, without_frames
-from udfs.crawl.addresses import Lookup, SafeResolver, system_lookup
+from udfs.crawl.addresses import Lookup, NameResolutionError, SafeResolver, system_lookup
 from udfs.crawl.exchange import (
     Deadline,
     Exchanges,
@@ -29,6 +29,8 @@ from udfs.media_types import is_other_media
 from udfs.urls import BadUrl, host_of, join_url, normalise_url, origin_of
 
 DNS_THREADS = 32
+PARSING_THREADS = 1
+"""For robots.txt; more would wait for the interpreter lock. Name servers that hang must not keep it waiting."""
 KNOWN_HOSTS = 20_000
 """Hosts whose limits are remembered; the ones in use always are."""
 
@@ -137,13 +139,14 @@ class Crawler:
         self._refuse = refuse
         self._foreign_host_shards = foreign_host_shards
         self._machine_slots = MachineSlots(settings.per_host_concurrency)
-        self._executor = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="lensfeed-dns")
+        self._executor = ThreadPoolExecutor(DNS_THREADS + PARSING_THREADS, thread_name_prefix="lensfeed-dns")
         self._resolver = SafeResolver(
             settings.allowed_networks,
             executor=self._executor,
             parallel=DNS_THREADS,
             cache_s=settings.dns_cache_s,
             timeout_s=settings.connect_timeout_s,
+            patience=settings.circuit_breaker_failures,
             lookup=lookup or system_lookup,
         )
         self._exchanges = Exchanges(settings, self._resolver)
@@ -196,11 +199,14 @@ class Crawler:
 
         Raises:
             FetchError: with `dns` or `forbidden_address`.
+            HostUnavailableError: its name server has failed so often that it is left alone.
         """
         host = host_of(url)
         try:
             addresses = await self._resolver.addresses(host)
         except Exception as error:
+            if isinstance(error, NameResolutionError) and error.is_left_alone:
+                raise HostUnavailableError("circuit_open") from error
             failure = failure_of(error)
             if failure is None:
                 raise
@@ -322,14 +328,18 @@ class Crawler:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         async with gate.slot(self._slots, urgent=urgent):
+            begun = loop.time()
             # Waiting for one's turn is politeness, not the server's slowness.
-            deadline.at += loop.time() - asked
+            deadline.at += begun - asked
+            settings = self._settings
+            has_time = deadline.at - begun >= min(settings.request_timeout_s, settings.row_deadline_s) / 2
             try:
                 reply = await self._exchanges.get(
                     url, deadline, wants_body=wants_body, headers=headers, limit=limit, cut=cut
                 )
             except FetchError as failure:
-                if failure.code in CONNECTION_LEVEL:
+                # Of a row whose time others have used up, before they led it here, this host has had too little.
+                if failure.code in CONNECTION_LEVEL and (has_time or loop.time() < deadline.at):
                     gate.failed()
                 raise
         gate.succeeded()

@@ -42,6 +42,8 @@ class Share:
 
     connections: int
     fraction: float
+    is_own: bool = True
+    """Whether the task has URLs of the host, or met it by a redirect."""
 
 
 def share_of(limit: int, tasks: int, shards: int | None) -> Share:
@@ -59,7 +61,7 @@ def share_of(limit: int, tasks: int, shards: int | None) -> Share:
         return Share(limit, 1.0)
     connections, fraction = max(1, limit // (2 * tasks)), 1 / (2 * tasks)
     if shards is None:
-        return Share(connections, fraction)
+        return Share(connections, fraction, is_own=False)
     others = max(0, tasks - shards)
     kept = min(others * connections, limit // 2)
     return Share(max(1, (limit - kept) // shards), (1 - others * fraction) / shards)
@@ -112,6 +114,7 @@ class HostGate:
         "_failures_in_a_row",
         "_fraction",
         "_host",
+        "_is_own",
         "_machine_slots",
         "_max_pause",
         "_next_start",
@@ -128,6 +131,7 @@ class HostGate:
         self._machine_slots = machine_slots
         self._connections = share.connections
         self._fraction = share.fraction
+        self._is_own = share.is_own
         self._slots = asyncio.Semaphore(share.connections)
         self._rate = settings.per_host_rate
         self._crawl_delay = 0.0
@@ -146,6 +150,7 @@ class HostGate:
             self._slots.release()
         self._connections = max(self._connections, share.connections)
         self._fraction = max(self._fraction, share.fraction)
+        self._is_own = self._is_own or share.is_own
 
     def set_crawl_delay(self, seconds: float) -> None:
         """Obey a Crawl-delay from the next request on."""
@@ -176,8 +181,10 @@ class HostGate:
             raise HostUnavailableError("circuit_open")
         now = asyncio.get_running_loop().time()
         is_asked = self._crawl_delay > self._own_interval()
-        asked_by_host = max(self._not_before, self._next_start if is_asked else 0.0)
-        if asked_by_host - now > self._max_pause:
+        # What the host asks for, and not what that comes to for one of several tasks: they would defer all of its rows,
+        # every night. What a redirect led here may wait for another one.
+        between = (self._next_start - now) * (self._fraction if self._is_own else 1.0)
+        if max(self._not_before - now, between if is_asked else 0.0) > self._max_pause:
             raise HostUnavailableError("host_pause")
 
     @asynccontextmanager

@@ -100,6 +100,14 @@ def test_what_failed_names_date_run_and_innermost_stage() -> None:
     assert what_failed(failed_in(progress, RunError("expected 2, found 1"))) == f"{expected}expected 2, found 1"
     assert what_failed(failed_in(progress, KeyError("a"))) == f"{expected}KeyError: 'a'"
     assert what_failed(failed_in(progress, UsageError("say so"))) == "say so"
+
+
+@pytest.mark.parametrize("kind", [UsageError, RunError])
+def test_what_others_have_said_controls_no_terminal(kind: type[Exception]) -> None:
+    """A message names the columns of a manifest, which may be any file."""
+    assert what_failed(kind("found:\n \x1b[2Jgr\u00f6\u00dfe\x00, \u202etxt.exe \udcff")) == (
+        "found: \\x1b[2Jgr\u00f6\u00dfe\\x00, \\u202etxt.exe \\udcff"
+    )
     assert place_of(ValueError()) == ""
 
 

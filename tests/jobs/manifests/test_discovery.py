@@ -586,6 +586,22 @@ def test_a_manifest_without_url_is_refused_with_the_columns_found(spark: SparkSe
     assert found(spark, tmp_path / "a.csv", columns={"url": "uri"}).columns == ("uri", "the name")
 
 
+def test_what_is_listed_of_a_file_that_is_no_manifest_has_an_end(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", f"{'x' * 500},{','.join('abc' * 100)}\n")
+    with pytest.raises(UsageError, match=rf"columns found: {'x' * 100}\.\.\., a, b, .*, and 251 more\. Set "):
+        found(spark, tmp_path / "a.csv")
+
+
+def test_a_csv_column_that_is_there_twice_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "url,title,other,other,title\n")
+    with pytest.raises(UsageError, match=r"a\.csv: column 'title' \(for title\) is there 2 times"):
+        found(spark, tmp_path / "a.csv")
+    write(tmp_path / "b.csv", " url,other,other, title,title\n")
+    assert found(spark, tmp_path / "b.csv").files
+    with pytest.raises(UsageError, match=r"b\.csv: column 'other' \(for license\) is there 2 times"):
+        found(spark, tmp_path / "b.csv", columns={"license": "other"})
+
+
 def test_a_mapping_of_unknown_names_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "url,name\n")
     with pytest.raises(UsageError, match=r"no column 'headline' \(for title\); columns found: url, name"):

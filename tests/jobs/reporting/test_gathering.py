@@ -1,5 +1,7 @@
 """What is read for a report, and what it comes to."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,13 @@ def test_what_was_read_is_told_with_what_there_was() -> None:
 )
 def test_a_text_is_shown_on_one_line_with_a_sign_for_what_is_invisible(text: str | None, shown: str) -> None:
     assert plain(text) == shown
+
+
+def test_a_text_of_megabytes_costs_no_more_than_what_is_shown_of_it() -> None:
+    text = "\u202eword \x00" * 1_000_000
+    begun = time.process_time()
+    assert plain(text, 9) == "\ufffdword \ufffd\ufffd…"
+    assert time.process_time() - begun < 0.7
 
 
 def test_code_in_our_texts_is_marked_and_the_rest_escaped() -> None:

@@ -81,6 +81,15 @@ def test_reasons_as_a_list_are_refused(tmp_path: Path) -> None:
         review_file.read_verdicts(path)
 
 
+def test_columns_that_a_spreadsheet_adds_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "review.csv"
+    path.write_text("subject_kind,subject_id,reasons,verdict,reviewer,,\nimage,a,b,,,,\nimage,c,d,allow,me,,\n")
+    assert [row.subject_id for row in review_file.read_verdicts(path)] == ["c"]
+    path.write_text("subject_kind,subject_id,reasons,verdict,reviewer,,\nimage,c,d,allow,me,,more\n")
+    with pytest.raises(UsageError, match="row 1: expected 5 cells, found 7"):
+        review_file.read_verdicts(path)
+
+
 def test_a_row_with_a_cell_too_many_is_refused_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "review.csv"
     path.write_text("subject_kind,subject_id,reasons,verdict,reviewer\nimage,a,b,,\nimage,a,b,allow,me,more\n")

@@ -3,14 +3,23 @@
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.crawl.addresses import ForbiddenAddressError, NameResolutionError, SafeResolver, is_fetchable, system_lookup
+from udfs.crawl.addresses import (
+    ForbiddenAddressError,
+    Lookup,
+    NameResolutionError,
+    SafeResolver,
+    is_fetchable,
+    system_lookup,
+)
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e"]
 NOT_PUBLIC = [
@@ -113,18 +122,25 @@ class Names:
         return answer
 
 
-def resolve(names: Names, *hosts: str, cache_s: float = 60) -> list[list[str] | str]:
+def resolver_of(executor: Executor, lookup: Lookup, **options: Any) -> SafeResolver:
+    given = {"parallel": 2, "cache_s": 60, "timeout_s": 5, "patience": 10} | options
+    return SafeResolver((), executor=executor, lookup=lookup, **given)
+
+
+def resolve(names: Names, *hosts: str, **options: Any) -> list[list[str] | str]:
     """Addresses of each host in turn, or the name of the exception."""
 
     async def run() -> list[list[str] | str]:
         found: list[list[str] | str] = []
         with ThreadPoolExecutor(2) as executor:
-            resolver = SafeResolver((), executor=executor, parallel=2, cache_s=cache_s, timeout_s=5, lookup=names)
+            resolver = resolver_of(executor, names, **options)
             for host in hosts:
                 try:
                     found.append([entry["host"] for entry in await resolver.resolve(host, 80)])
-                except (ForbiddenAddressError, NameResolutionError) as error:
-                    found.append(type(error).__name__)
+                except NameResolutionError as error:
+                    found.append("left alone" if error.is_left_alone else "NameResolutionError")
+                except ForbiddenAddressError:
+                    found.append("ForbiddenAddressError")
         return found
 
     return asyncio.run(run())
@@ -153,6 +169,66 @@ def test_a_failure_of_the_name_server_itself_is_not_remembered() -> None:
     assert names.asked == ["a", "a"]
 
 
+def test_a_name_server_that_keeps_failing_is_left_alone_for_a_while() -> None:
+    names = Names({"a": socket.gaierror(socket.EAI_AGAIN, "try again"), "b": ["8.8.8.8"]})
+    assert resolve(names, *"aababaaa", patience=3) == [
+        *["NameResolutionError"] * 2,
+        ["8.8.8.8"],
+        "left alone",
+        ["8.8.8.8"],
+        *["left alone"] * 3,
+    ]
+    assert names.asked == list("aaba")
+    names.asked.clear()
+    resolve(names, *"aaaaa", patience=3, cache_s=0)
+    assert names.asked == list("aaaaa")
+
+
+def test_a_name_server_that_answers_has_failed_no_more() -> None:
+    names = Names({})
+
+    def at_times(host: str) -> Sequence[str]:
+        names.asked.append(host)
+        if len(names.asked) % 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return ["8.8.8.8"]
+
+    async def run() -> list[str | bool]:
+        found: list[str | bool] = []
+        with ThreadPoolExecutor(2) as executor:
+            resolver = resolver_of(executor, at_times, cache_s=0, patience=3)
+            for _ in range(9):
+                try:
+                    found += await resolver.addresses("a")
+                except NameResolutionError as error:
+                    found.append(error.temporary)
+        return found
+
+    assert asyncio.run(run()) == [True, True, "8.8.8.8"] * 3
+
+
+def test_names_that_hang_cost_others_none_of_their_time() -> None:
+    """A look-up that was given up still has its thread: the next one must not wait for that with its own time-out."""
+    over = threading.Event()
+
+    def hanging(host: str) -> Sequence[str]:
+        if host.startswith("dead"):
+            over.wait(5)
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+        return ["8.8.8.8"]
+
+    async def run() -> list[list[str] | BaseException]:
+        with ThreadPoolExecutor(2) as executor:
+            resolver = resolver_of(executor, hanging, timeout_s=0.1)
+            asyncio.get_running_loop().call_later(0.5, over.set)
+            hosts = ("dead1", "dead2", "good1", "good2")
+            return await asyncio.gather(*map(resolver.addresses, hosts), return_exceptions=True)
+
+    *dead, good, other = asyncio.run(run())
+    assert [str(error) for error in dead] == ["dead1: no answer in time", "dead2: no answer in time"]
+    assert good == other == ["8.8.8.8"]
+
+
 def test_literal_addresses_are_checked_and_never_looked_up() -> None:
     names = Names({})
     assert resolve(names, "8.8.8.8", "127.0.0.1", "::1") == [["8.8.8.8"], *["ForbiddenAddressError"] * 2]
@@ -164,7 +240,7 @@ def test_many_waiters_for_one_name_share_one_look_up() -> None:
 
     async def run() -> None:
         with ThreadPoolExecutor(2) as executor:
-            resolver = SafeResolver((), executor=executor, parallel=2, cache_s=60, timeout_s=5, lookup=names)
+            resolver = resolver_of(executor, names)
             await asyncio.gather(*(resolver.addresses("a") for _ in range(20)))
 
     asyncio.run(run())

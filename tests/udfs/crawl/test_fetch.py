@@ -1,7 +1,9 @@
 """The fetcher's promises to its caller: one row out for each row in, polite on the way, bounded in time and memory."""
 
 import asyncio
+import gzip
 import hashlib
+import socket
 import threading
 import time
 from collections import Counter
@@ -29,6 +31,7 @@ from tests.hostile_server import (
     reset,
     slow,
 )
+from udfs.crawl import crawler
 from udfs.crawl.fetch import BATCH_ROWS, fetch_batches
 
 ROBOTS = b"User-agent: *\nDisallow: /picture\nCrawl-delay: 0.2\n\nUser-agent: lensfeed\nDisallow: /svg\n"
@@ -221,6 +224,16 @@ def test_a_crawl_delay_beyond_the_longest_pause_defers_all_rows_but_the_first(se
     assert Counter(map(outcome, rows)) == {"ok": 1, "deferred:host_pause": 4}
 
 
+def test_a_crawl_delay_is_no_longer_pause_for_being_divided_among_tasks(server: HostileServer) -> None:
+    """Each task waits longer, so that all together keep to it: their rows would be deferred night after night."""
+    settings, urls = having(max_host_pause_s=0.3), [server.url("delayed.example", f"picture?{i}") for i in range(3)]
+    rows = fetch(urls, settings, columns={"host_shards": [2] * 3}, foreign_host_shards=2)
+    assert Counter(map(outcome, rows)) == {"ok": 3}
+    led_there = [server.url(f"leads{i}.example", f"onward/delayed.example/picture?{i}") for i in range(3)]
+    rows = fetch(led_there, settings, foreign_host_shards=2)
+    assert Counter(map(outcome, rows)) == {"ok": 1, "deferred:host_pause": 2}
+
+
 def test_retry_after_holds_back_the_other_rows_of_the_host(server: HostileServer) -> None:
     rows = fetch([server.url("paused.example", path) for path in ("limited-seconds", "limited-seconds?2")])
     assert Counter(map(outcome, rows)) == {"ok": 2}
@@ -239,6 +252,20 @@ def test_a_host_that_keeps_failing_is_left_alone(server: HostileServer) -> None:
     rows = fetch(urls, having(circuit_breaker_failures=5, per_host_concurrency=1, retries=0))
     assert Counter(map(outcome, rows)) == {"connect": 5, "deferred:circuit_open": 25}
     assert len(server.requests_to("flaky.example")) == 5
+
+
+def test_a_host_that_is_given_no_time_by_the_one_that_led_to_it_is_not_left_alone(server: HostileServer) -> None:
+    late = slow(0.8, redirect(server.url("innocent.example", "unhurried")))
+    patience = having(row_deadline_s=1, per_host_concurrency=20, circuit_breaker_failures=3, retries=0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "unhurried", slow(0.4, answer(200, PICTURE)))
+        patched.setitem(HANDLERS, "late", late)
+        rows = fetch([server.url("roundabout.example", f"late?{number}") for number in range(40)], patience)
+        assert {outcome(row) for row in rows} == {"timeout"}
+        # Its own slowness counts, however little time rows have.
+        patched.setitem(HANDLERS, "unhurried", slow(60, answer(200, PICTURE)))
+        rows = fetch([server.url("slow.example", f"unhurried?{number}") for number in range(40)], patience)
+    assert Counter(map(outcome, rows)) == {"timeout": 20, "deferred:circuit_open": 20}
 
 
 def test_a_host_may_not_cost_more_than_its_budget_of_retries(server: HostileServer) -> None:
@@ -383,6 +410,29 @@ def test_a_304_that_was_not_asked_for_confirms_nothing(server: HostileServer) ->
     assert (outcome(row), row["image_id"], row["not_modified"]) == ("bad_type", None, False)
 
 
+def test_a_304_with_a_body_confirms_what_is_held(server: HostileServer) -> None:
+    """Some servers pack nothing at all, which comes to twenty bytes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "packed-304", answer(304, gzip.compress(b""), f"ETag: {ETAG}"))
+        url = server.url("packed.example", "packed-304")
+        row = fetch([url], columns=held(url, etag=[ETAG], image_id=["a" * 64]))[0]
+    assert outcome(row) == "not_modified"
+
+
+def test_what_comes_without_being_asked_for_is_nobodys_answer(server: HostileServer) -> None:
+    async def double(request: Request, writer: asyncio.StreamWriter) -> None:
+        for body in (request.path.encode(), b"of another"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(HANDLERS, "double", double)
+        urls = [server.url("double.example", f"double?{number}") for number in range(6)]
+        rows = fetch(urls, having(per_host_concurrency=1, per_host_rate=5.0, obey_robots=False))
+    assert [row["body"] for row in rows] == [f"/double?{number}".encode() for number in range(6)]
+
+
 def test_a_validator_that_would_split_the_header_is_not_sent(server: HostileServer) -> None:
     url = server.url("splitting.example", "conditional")
     row = fetch_one(url, columns=held(url, etag=['"a"\r\nCookie: x=1'], image_id=["a" * 64]))
@@ -494,6 +544,38 @@ def test_a_hot_host_holds_back_no_other(server: HostileServer) -> None:
         row["url"] for batch in fetch_batches([batch_of(urls)], settings, lookup=lookup) for row in batch.to_pylist()
     ]
     assert max(order.index(url) for url in urls[60:]) < 50
+
+
+def test_a_robots_txt_waits_for_no_name_that_hangs(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "DNS_THREADS", 1)
+    over = threading.Event()
+
+    def hanging(host: str) -> Sequence[str]:
+        if host == "dead.example":
+            over.wait(20)
+        return lookup(host)
+
+    urls = [server.url("strict.example", "untyped"), server.url("dead.example", "picture")]
+    rows = fetch_batches([batch_of(urls)], SETTINGS, lookup=hanging)
+    first = next(rows).to_pylist()
+    over.set()
+    assert [(row["url"], outcome(row)) for row in first] == [(urls[0], "ok")]
+    assert sum(batch.num_rows for batch in rows) == 1
+
+
+def test_a_name_whose_server_keeps_failing_is_not_asked_for_by_every_row(server: HostileServer) -> None:
+    asked = []
+
+    def failing(host: str) -> Sequence[str]:
+        if host == "dead.example":
+            asked.append(host)
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+        return lookup(host)
+
+    urls = [server.url("dead.example", f"picture?{number}") for number in range(40)]
+    rows = fetch(urls, having(circuit_breaker_failures=2), lookup=failing)
+    assert {outcome(row) for row in rows} == {"deferred:circuit_open"}
+    assert len(asked) == 2
 
 
 def test_bodies_beyond_the_memory_allowed_wait_for_the_consumer(server: HostileServer) -> None:

@@ -65,7 +65,7 @@ OUTCOMES = {
     "hang-up": "connect",
     "non-ascii-header": "ok",
     **dict.fromkeys(("large-field", "large-fields", "fields-in-pieces", "lengths", "types", "early-hints"), "ok"),
-    **dict.fromkeys(("typed-as-nothing", "transformed"), "ok"),
+    **dict.fromkeys(("typed-as-nothing", "transformed", "lengthy-chunks", "no-framing", "no-fields"), "ok"),
     "two-lengths": "connect",
     "heads-too-large": "connect",
     "huge-header": "connect",
@@ -75,6 +75,7 @@ OUTCOMES = {
     "gone": "gone",
     "forbidden": "http_4xx",
     "no-content": "bad_type",
+    "no-content-but-body": "bad_type",
     "partial": "bad_type",
     "unasked-304": "bad_type",
     "switching": "bad_type",
@@ -110,6 +111,7 @@ OUTCOMES = {
     "noai-second": "opt_out",
     "noai-other": "ok",
     "noai-ours": "opt_out",
+    "noai-apart": "opt_out",
     "noai-302": "opt_out",
     "noai-endless": "opt_out",
     "tdm": "opt_out",
@@ -168,6 +170,7 @@ def test_a_body_that_is_no_picture_is_refused_by_the_decoder(
     [
         *("gzipped", "raw-deflate", "listed-gzip", "twice-gzipped", "no-coding", "padded-gzip", "large-field"),
         *("large-fields", "fields-in-pieces", "lengths", "types", "early-hints", "typed-as-nothing", "transformed"),
+        *("lengthy-chunks", "no-framing", "no-fields"),
     ],
 )
 def test_what_is_an_image_to_every_browser_arrives_whole(hostile_rows: dict[str, dict[str, Any]], case: str) -> None:

@@ -27,7 +27,7 @@ def test_the_shares_of_all_tasks_are_no_more_than_the_whole(limit: int, tasks: i
 
 @pytest.mark.parametrize(
     ("shards", "share"),
-    [(1, Share(6, 0.75)), (2, Share(4, 0.5)), (None, Share(2, 0.25))],
+    [(1, Share(6, 0.75)), (2, Share(4, 0.5)), (None, Share(2, 0.25, is_own=False))],
 )
 def test_half_of_a_host_is_kept_for_tasks_that_meet_it_by_a_redirect(shards: int | None, share: Share) -> None:
     assert share_of(8, 2, shards) == share
