@@ -9,6 +9,7 @@ from jobs.config.causes import _innermost, cause_of
 from jobs.config.command import run_command, what_failed
 from jobs.config.errors import RunError, UsageError
 from jobs.config.progress import Progress, place_of
+from tests.jobs.config.own_log import start_anew
 
 WORKER = """org.apache.spark.SparkException: Job aborted due to stage failure: Task 1 in stage 3.0 failed 4 times, \
 most recent failure: Lost task 1.3 in stage 3.0 (TID 9) (10.0.0.7 executor 2): \
@@ -116,10 +117,7 @@ def test_what_others_have_said_controls_no_terminal(kind: type[Exception]) -> No
 def test_traces_are_for_those_who_ask_and_the_line_is_the_last(
     error: Exception, code: int, debug: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.config.progress import log
-
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "level", log.level)
+    start_anew(monkeypatch)
 
     def fails() -> None:
         raise error
