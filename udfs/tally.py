@@ -65,7 +65,7 @@ def telling(
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         sending: socket.socket | None = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a host may have a name that is none
             sending = stack.enter_context(_connected(listener))
 
         def tell() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
-from udfs.images.minhash import band_keys, bands_needed, candidate_rate, hamming64, recall, signatures
+from udfs.images.minhash import band_keys, bands_needed, candidate_rate, hamming64, recall, share_met, signatures
 
 BAND_BYTES = 8.3
 """Of a band of a hash in `lsh_bands` on disk, measured: docs/scale.md."""
@@ -78,7 +78,7 @@ def _choice(need: Need, rows: int, bands: int) -> Choice:
     compared = 2 * need.hashes - 1  # hashes of one with the whole of the other, both ways round
     night_pairs = need.night * need.images * compared * rate
     # One band of a history's hash meets none of the night's by chance.
-    moved = -math.expm1(need.night * need.hashes * math.log1p(-candidate_rate(1, rows)))
+    moved = share_met(need.night * need.hashes, rows)
     index_rows = need.hashes * bands
     work = need.night * index_rows + moved * need.images * index_rows + night_pairs
     return Choice(

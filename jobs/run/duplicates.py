@@ -22,11 +22,14 @@ from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE
 from schemas.settings import DedupSettings
 from schemas.tables import TABLES
-from udfs.images.minhash import candidate_rate
+from udfs.images.minhash import share_met
 from udfs.images.phash import VIEWS_REVISION
 
 _IMAGE = ("image_id", "group_id", "first_seen", "source_pixels")
 _HASHES = ("hashes", "flat")
+
+_MET_AS_THEY_ARE = 1_000_000
+"""Rows of what met up to which groups are named by all of them."""
 
 
 def stage_duplicates(work: Work, affected: Staged, hashes_before: DataFrame, stored: DataFrame) -> None:
@@ -241,8 +244,9 @@ class Regrouping:
             others = others.unionByName(_met_by(bands, self.new_bands.select(*index.columns), settings))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
-        indexed = work.landing.bytes_of("lsh_bands") / dedup.bytes_of_bands(settings)
-        expected = bands.rows * (settings.bands + indexed * candidate_rate(settings.bands, settings.rows))
+        looked_at = 0 if self.afresh else work.landing.bytes_of("lsh_bands") / dedup.bytes_of_bands(settings)
+        looked_at += work.rows("lsh_bands").rows if number else 0
+        expected = settings.bands * (bands.rows + looked_at * share_met(bands.rows, settings.rows))
         met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, settings, expected))
         self.met.append(met)
         strangers = met.frame.select("group_number")
@@ -365,8 +369,12 @@ class Regrouping:
 
     def _that_met(self, nodes: DataFrame) -> DataFrame:
         """Those of the groups that were found near another one: most never are."""
-        numbers = _union([met.frame.select("group_number") for met in self.met])
-        return near(nodes, Staged(numbers, sum(met.rows for met in self.met)))
+        numbers, rows = (
+            _union([met.frame.select("group_number") for met in self.met]),
+            sum(met.rows for met in self.met),
+        )
+        # A group is told of in each bucket: they are sent as they are where that is cheaper than to count them.
+        return near(nodes, Staged(numbers if rows <= _MET_AS_THEY_ARE else numbers.distinct(), rows))
 
 
 def _heads(rows: DataFrame) -> DataFrame:

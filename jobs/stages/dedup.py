@@ -130,7 +130,8 @@ def bytes_of_bands(settings: DedupSettings) -> int:
 
 def group_number() -> Column:
     """`group_id` as the index names it. Two groups with one number (a chance of 3 % that there are such among 1e9) meet
-    whom either meets, and are then told apart by their hashes."""
+    whom either meets, and are then told apart by their hashes; but not one another, and where one comes as the other
+    changes, in one run, the latter is not looked up."""
     return f.conv(f.substring("group_id", 1, 16), 16, -10).cast("bigint").alias("group_number")
 
 

@@ -56,7 +56,7 @@ def tally(spark: SparkSession) -> Iterator[Tally]:
     host = (conf.get("spark.driver.host") or "127.0.0.1").strip("[]")
     try:
         receiving = _bound((conf.get("spark.driver.bindAddress") or host).strip("[]"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         log.debug("no running counts: %r", error)
         yield Tally()
         return
@@ -85,6 +85,6 @@ def _bound(host: str) -> socket.socket:
 def _receive(receiving: socket.socket, key: str, made: Tally, ended: threading.Event) -> None:
     with receiving:
         while not ended.is_set():
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(OSError, ValueError, TypeError):  # none came in time, or none of ours
                 if (told := Told.of_bytes(receiving.recv(_LARGEST), key)) is not None:
                     made.take(told)

@@ -75,8 +75,8 @@ _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryM
 PAGE_ROWS = "parquet.page.row.count.limit"
 """Rows of a page: few by default (jobs.startup.session), so that single rows are found in a file that is sorted."""
 WHOLE_PAGES = "20000"
-"""Of each table that is not sorted, whose files are read whole: Parquet's own limit. The index of near-duplicates,
-whose rows have 8 bytes, takes a quarter less of the disk so and a fifth of the CPU to read."""
+"""Of each table that is not sorted, whose files are read whole: Parquet's own limit. Narrow columns of the
+index of near-duplicates take a quarter less of the disk so and a fifth of the CPU to read."""
 
 SMALL_FILE, LARGE_FILE = 32 * 2**20, 128 * 2**20
 """Bytes: files below the one are put together, into files of up to the other."""
@@ -436,7 +436,8 @@ class Landing:
 
     def most_staged(self, run_id: str) -> int:
         """Rows of the largest dataset that this process staged for the run."""
-        return max((found.rows for (run, _), found in self._staged_rows.items() if run == run_id), default=0)
+        known = list(self._staged_rows.items())  # another thread may stage one meanwhile
+        return max((found.rows for (run, _), found in known if run == run_id), default=0)
 
     def staged(self, run_id: str, name: str, spark: SparkSession | None = None) -> DataFrame:
         """A dataset of the run, in another session where one is given; a relation known to be empty where this process

@@ -196,6 +196,7 @@ def test_every_table_reads_back_as_written_under_the_types_of_schemas(warehouse:
         "timestamp": dt.datetime(2026, 2, 1, 3, 4, 5, 678901, tzinfo=dt.UTC),
         "array<string>": ["a", "b"],
         "array<binary>": [b"\x00\xff", b""],
+        "array<bigint>": [-(2**63), 2**62 + 1],
         "array<float>": [0.5, -0.25],
         "map<string,string>": [("a", "b")],
         "map<string,double>": [("a", 0.1)],

@@ -150,6 +150,7 @@ class SafeResolver(AbstractResolver):
         self._known: RecentlyUsed[tuple[float, _Resolution]] = RecentlyUsed(KNOWN_NAMES)
         self._in_vain: RecentlyUsed[int] = RecentlyUsed(KNOWN_NAMES)
         self._under_way: dict[str, asyncio.Task[_Resolution]] = {}
+        self._going_on: dict[str, Future[Sequence[str]]] = {}
 
     async def addresses(self, host: str) -> list[str]:
         """Addresses of `host` (a name or a literal) that may be connected to; never empty.
@@ -207,7 +208,6 @@ class SafeResolver(AbstractResolver):
     async def _look_up(self, host: str) -> "_Resolution":
         loop = asyncio.get_running_loop()
         try:
-            await self._turns.acquire()
             found = await self._answer(host)
         except TimeoutError:
             resolution = _Resolution(problem="no answer in time", temporary=True)
@@ -233,18 +233,30 @@ class SafeResolver(AbstractResolver):
         return resolution
 
     async def _answer(self, host: str) -> Sequence[str]:
-        """What the look-up gives, whose turn ends with it. Raises TimeoutError where that takes too long."""
+        """What the look-up gives, whose turn ends with it. Raises TimeoutError where that takes too long.
+
+        One that was given up goes on, and is waited for again: a name that hangs has one turn, not one for each try.
+        """
         loop = asyncio.get_running_loop()
+        if (answer := self._going_on.get(host)) is None:
+            await self._turns.acquire()
+            answer = self._begin(host, loop)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.wrap_future(answer)
+
+    def _begin(self, host: str, loop: asyncio.AbstractEventLoop) -> Future[Sequence[str]]:
+        def end() -> None:
+            self._going_on.pop(host, None)
+            self._turns.release()
 
         def end_turn(_: Future[Sequence[str]]) -> None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(self._turns.release)
+                loop.call_soon_threadsafe(end)
 
-        answer = self._executor.submit(self._lookup, host)
+        answer = self._going_on[host] = self._executor.submit(self._lookup, host)
         # Not when it is given up: its thread is taken until then, and the next one would wait for it with its own time.
         answer.add_done_callback(end_turn)
-        async with asyncio.timeout(self._timeout_s):
-            return await asyncio.wrap_future(answer)
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ class Crawler:
         self._foreign_host_shards = foreign_host_shards
         self._machine_slots = MachineSlots(settings.per_host_concurrency)
         self._executor = ThreadPoolExecutor(DNS_THREADS + PARSING_THREADS, thread_name_prefix="lensfeed-dns")
+        self._parsing = asyncio.Semaphore(PARSING_THREADS)
         self._resolver = SafeResolver(
             settings.allowed_networks,
             executor=self._executor,
@@ -297,7 +298,8 @@ class Crawler:
             elif reply.body is not None:
                 try:
                     loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(self._executor, parse_robots, reply.body, self._agent)
+                    async with self._parsing:  # look-ups hold the other threads, or will
+                        return await loop.run_in_executor(self._executor, parse_robots, reply.body, self._agent)
                 finally:
                     self.release(len(reply.body))
             else:

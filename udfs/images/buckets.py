@@ -33,10 +33,16 @@ MET_DDL = "bucket bigint, group_number bigint, hash_number int"
 ROWS_IN_PART = 1 << 20
 """Rows that a part is meant to have: some 30 MB, of which a task takes three times as much while it compares."""
 
-_PACKED_AT_ONCE = 1 << 18
-"""Rows that are gathered before they are cut into blocks, 8 MB."""
-_IN_BLOCK = 16
-"""Rows that a block has on average at least, for blocks have a price of their own."""
+MOST_PARTS = 1 << 17
+"""Parts that there are at most: of more, each task would have too little of each for a block."""
+MOST_AT_ONCE = 1 << 23
+"""Rows of a part that are compared at once, 250 MB: of more (a crowd in few buckets, or more rows than were thought of)
+some of the buckets are compared after the others."""
+
+_PACKED_AT_ONCE, _MOST_PACKED = 1 << 18, 1 << 22
+"""Rows that are gathered before they are cut into blocks, 8 MB; with many parts up to so many, 130 MB."""
+_IN_BLOCK = 32
+"""Rows that a block has on average, for blocks have a price of their own."""
 
 Rows = NDArray[np.void]
 """(N,) of dtype `ROW`."""
@@ -44,18 +50,21 @@ Rows = NDArray[np.void]
 
 def parts_for(rows: float) -> int:
     """Into how many parts so many rows of buckets are cut."""
-    return max(1, ceil(rows / ROWS_IN_PART))
+    return min(max(1, ceil(rows / ROWS_IN_PART)), MOST_PARTS)
 
 
 def pack(batches: Iterable[pa.RecordBatch], parts: int) -> Iterator[pa.RecordBatch]:
     """Hashes with their `band_keys`, and with the columns of `ROW` -> blocks (`BLOCK_DDL`) of all their rows."""
+    most = min(max(_PACKED_AT_ONCE, _IN_BLOCK * parts), _MOST_PACKED)
     held: list[Rows] = []
+    count = 0
     for batch in batches:
         held.append(_bucket_rows(batch))
-        if sum(map(len, held)) >= max(_PACKED_AT_ONCE, _IN_BLOCK * parts):
+        count += len(held[-1])
+        if count >= most:
             yield _blocks(np.concatenate(held), parts)
-            held = []
-    if any(map(len, held)):
+            held, count = [], 0
+    if count:
         yield _blocks(np.concatenate(held), parts)
 
 
@@ -63,10 +72,12 @@ def meet(batches: Iterable[pa.RecordBatch], max_hamming: int) -> Iterator[pa.Rec
     """Blocks, those of one part one after the other -> what is near another one in its bucket (`MET_DDL`).
 
     Near: of two groups, within `max_hamming` by their 64 bits, one of the two being new and one of a full view. What
-    is left of a bucket is named by who is in it; of several with the same hashes one comes out of each part.
+    is left of a bucket is named by who is in it; of several with the same hashes one comes out of a part, of a large
+    part a few.
     """
     for rows in _parts(batches):
-        yield _met(rows, max_hamming)
+        for some in _in_turns(rows):
+            yield _met(some, max_hamming)
 
 
 def _bucket_rows(batch: pa.RecordBatch) -> Rows:
@@ -105,6 +116,17 @@ def _parts(batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
         yield np.concatenate(held)
 
 
+def _in_turns(rows: Rows) -> Iterator[Rows]:
+    """The rows, whole buckets at a time, about `MOST_AT_ONCE` of them."""
+    turns = ceil(len(rows) / MOST_AT_ONCE)
+    if turns <= 1:
+        yield rows
+        return
+    turn = (rows["band_key"].view(np.uint64) >> np.uint64(32)) % np.uint64(turns)  # parts go by the lower bits
+    for number in range(turns):
+        yield rows[turn == number]
+
+
 def _met(rows: Rows, max_hamming: int) -> pa.RecordBatch:
     keys = rows["band_key"].copy()
     order = np.argsort(keys)
@@ -123,7 +145,7 @@ def _met(rows: Rows, max_hamming: int) -> pa.RecordBatch:
 
 def _named(rows: Rows) -> pa.RecordBatch:
     """Rows, sorted by bucket -> those of buckets that differ, which are named by a 64-bit hash of who is in them. That
-    two have one name (a chance of 2**-64) costs comparisons."""
+    two have one name, a chance of 2**-64, would lose one's pairs."""
     keys = rows["band_key"]
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(rows) else np.empty(0, np.int64)
     hashes = finalised(rows["group_number"].view(np.uint64) ^ finalised(rows["hash_number"].astype(np.uint64)))

@@ -11,7 +11,7 @@ Hashes come as uint64 or, as Spark keeps them, int64; only the bits count.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import ceil, comb, log1p
+from math import ceil, comb, expm1, log1p
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -81,6 +81,12 @@ def bands_needed(hamming: int, rows: int, target_recall: float) -> int:
 def candidate_rate(bands: int, rows: int) -> float:
     """Share of unrelated pairs that share a band: their bits agree by chance, so the distance is Binomial(64, 1/2)."""
     return sum(comb(HASH_BITS, d) * recall(d, bands, rows) for d in range(HASH_BITS + 1)) / 2.0**HASH_BITS
+
+
+def share_met(hashes: float, rows: int) -> float:
+    """Of the rows of an index, share that are in a bucket with one of so many unrelated hashes, with so many rows a
+    band."""
+    return -expm1(hashes * log1p(-candidate_rate(1, rows)))
 
 
 def signatures(hashes: Hashes, settings: DedupSettings) -> NDArray[np.uint32]:

@@ -207,6 +207,29 @@ def test_a_name_server_that_answers_has_failed_no_more() -> None:
     assert asyncio.run(run()) == [True, True, "8.8.8.8"] * 3
 
 
+def test_a_name_that_hangs_is_looked_up_once_however_often_it_is_asked_for() -> None:
+    begun: list[str] = []
+    ended = threading.Event()
+
+    def hanging(host: str) -> Sequence[str]:
+        begun.append(host)
+        ended.wait(10)
+        return ["8.8.8.8"]
+
+    async def run() -> list[str]:
+        with ThreadPoolExecutor(4) as executor:
+            resolver = resolver_of(executor, hanging, timeout_s=0.1)
+            for _ in range(3):
+                with pytest.raises(NameResolutionError, match="no answer in time"):
+                    await resolver.addresses("hangs.example")
+            ended.set()
+            return await resolver.addresses("hangs.example")
+
+    assert asyncio.run(run()) == ["8.8.8.8"]
+    assert len(begun) in {1, 2}  # once more where the first ended before it was asked for again
+    assert set(begun) == {"hangs.example"}
+
+
 def test_names_that_hang_cost_others_none_of_their_time() -> None:
     """A look-up that was given up still has its thread: the next one must not wait for that with its own time-out."""
     over = threading.Event()

@@ -265,7 +265,10 @@ def test_a_host_that_is_given_no_time_by_the_one_that_led_to_it_is_not_left_alon
         # Its own slowness counts, however little time rows have.
         patched.setitem(HANDLERS, "unhurried", slow(60, answer(200, PICTURE)))
         rows = fetch([server.url("slow.example", f"unhurried?{number}") for number in range(40)], patience)
-    assert Counter(map(outcome, rows)) == {"timeout": 20, "deferred:circuit_open": 20}
+    counted = Counter(map(outcome, rows))
+    # The first ones of a wave to end let others begin, until there were three.
+    assert 20 <= counted["timeout"] < 20 + 3
+    assert counted.keys() == {"timeout", "deferred:circuit_open"}
 
 
 def test_a_host_may_not_cost_more_than_its_budget_of_retries(server: HostileServer) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from udfs.images import buckets
-from udfs.images.buckets import ROWS_IN_PART, meet, pack, parts_for
+from udfs.images.buckets import MOST_PARTS, ROWS_IN_PART, meet, pack, parts_for
 
 MOST = 6
 
@@ -105,6 +105,17 @@ def test_rows_that_are_gathered_in_several_turns_are_all_there(monkeypatch: pyte
     assert set(met(hashes, 3, size=7)) == all_pairs(hashes)
 
 
+def test_a_part_that_is_too_large_is_compared_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = made_up(4)
+    turns: list[int] = []
+    compared = buckets._met
+    monkeypatch.setattr(buckets, "_met", lambda rows, most: turns.append(len(rows)) or compared(rows, most))
+    monkeypatch.setattr(buckets, "MOST_AT_ONCE", 100)
+    assert set(met(hashes, 2)) == all_pairs(hashes)
+    assert len(turns) > 8
+    assert max(turns) < 250
+
+
 def test_buckets_with_the_same_hashes_are_told_of_once() -> None:
     keys = tuple(range(100, 142))
     pair = [Hash(1, 0, 0, True, True, keys), Hash(2, 0, 1, True, True, keys)]
@@ -122,4 +133,5 @@ def test_a_hash_without_bands_meets_nobody() -> None:
 
 
 def test_parts_have_about_as_many_rows_as_they_are_meant_to() -> None:
-    assert [parts_for(rows) for rows in (0, 1, ROWS_IN_PART, ROWS_IN_PART + 1, 42e9)] == [1, 1, 1, 2, 40_055]
+    counts = (0, 1, ROWS_IN_PART, ROWS_IN_PART + 1, 42e9, 1e15)
+    assert [parts_for(rows) for rows in counts] == [1, 1, 1, 2, 40_055, MOST_PARTS]

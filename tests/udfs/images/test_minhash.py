@@ -26,6 +26,7 @@ from udfs.images.minhash import (
     hamming256,
     hash_words,
     recall,
+    share_met,
     signatures,
     verified_pairs,
 )
@@ -314,3 +315,10 @@ def test_known_figures(hamming: int, rows: int, bands: int) -> None:
 def test_what_no_number_of_bands_reaches_is_refused(hamming: int, target: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         bands_needed(hamming, 12, target)
+
+
+def test_share_met_is_that_of_one_band_and_never_more_than_all() -> None:
+    assert share_met(1, 12) == pytest.approx(candidate_rate(1, 12))
+    assert share_met(1000, 12) == pytest.approx(1 - (1 - candidate_rate(1, 12)) ** 1000)
+    assert share_met(0, 12) == 0
+    assert share_met(1e12, 12) == 1
