@@ -16,7 +16,7 @@ from jobs.stages.crawl import crawl_and_gate
 from jobs.warehouse.landing import Landing
 from lensfeed.snapshot import Snapshot
 from tests.e2e.small import DAYS, SmallWorld, small_world
-from udfs.images.phash import VIEWS_REVISION
+from udfs.images.phash import HASH_BYTES, VIEWS_REVISION
 
 pytestmark = pytest.mark.spark
 
@@ -86,7 +86,7 @@ def test_images_that_an_earlier_release_hashed_are_hashed_anew_of_their_pixels(
         """Whatever there is to see, of each view all hashes are equal."""
         one = partial(f.substring, len=1)
         return crawl_and_gate(*given, **named).withColumn(
-            "view_hashes", f.transform("view_hashes", lambda view: f.concat(one(view, 1), f.lit(bytes(41))))
+            "view_hashes", f.transform("view_hashes", lambda view: f.concat(one(view, 1), f.lit(bytes(HASH_BYTES - 1))))
         )
 
     older, newer = tmp_path / "older", tmp_path / "newer"
