@@ -12,11 +12,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+import jobs.run.context
 import jobs.stages.clusters
 import jobs.stages.dedup
 from jobs.config.profile import load
 from jobs.config.progress import Progress
-from jobs.run.context import Work
+from jobs.run.context import SMALL_RUN, Work
 from jobs.run.duplicates import stage_afresh, stage_duplicates
 from jobs.stages.clusters import settle
 from jobs.stages.dedup import MOST_EARLIER, hash_rows
@@ -192,12 +193,33 @@ def image_frame(
     return stored.withColumn("views_revision", f.lit(VIEWS_REVISION))
 
 
+def test_keys_of_a_large_run_are_staged_at_once(in_memory: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = night(in_memory, 0)
+    given = frame(work.spark, "group_id string", [("a",), ("b",), ("a",)])
+    few = work.keys("few", given)
+    monkeypatch.setattr(jobs.run.context, "SMALL_RUN", -1)
+    many = work.keys("many", given)
+    assert sorted(many.frame.collect()) == sorted(few.frame.collect()) == [("a",), ("b",)]
+    assert many.rows == few.rows == 2
+    assert in_memory.storage.names("_staging", work.run_id) == ["many"]
+
+
 @pytest.mark.slow  # the random sequences hold clusters against the plain model after every job
-@pytest.mark.parametrize(("seed", "most_earlier", "most_in_one_task"), [(6, MOST_EARLIER, 10**6), (7, 1, 5)])
+@pytest.mark.parametrize(
+    ("seed", "most_earlier", "most_in_one_task", "small_run"),
+    [(6, MOST_EARLIER, 10**6, SMALL_RUN), (7, 1, 5, SMALL_RUN), (8, MOST_EARLIER, 10**6, -1)],
+)
 def test_nights_of_random_changes_leave_what_one_night_from_scratch_would(
-    in_memory: InMemory, monkeypatch: pytest.MonkeyPatch, seed: int, most_earlier: int, most_in_one_task: int
+    in_memory: InMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    most_earlier: int,
+    most_in_one_task: int,
+    small_run: int,
 ) -> None:
-    """As shipped; and where groups are told of one neighbour at a time, and rounds settle what one task would."""
+    """As shipped; where groups are told of one neighbour at a time, and rounds settle what one task would; and where
+    no keys stay on the driver."""
+    monkeypatch.setattr(jobs.run.context, "SMALL_RUN", small_run)
     monkeypatch.setattr(jobs.stages.dedup, "MOST_EARLIER", most_earlier)
     monkeypatch.setattr(jobs.stages.clusters, "MOST_IN_ONE_TASK", most_in_one_task)
     spark, contents = in_memory.spark, world(seed, families=60)
