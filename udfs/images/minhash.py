@@ -16,12 +16,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.settings import DedupSettings
 from udfs.bits import popcount
-from udfs.images.phash import HUES
+from udfs.images.phash import HUES, read_fixed
 
 HASH_BITS = 64
 
@@ -50,6 +49,9 @@ _SIGNED_AT_ONCE = 4096
 
 _PAIRS_AT_ONCE = 1 << 16
 """Pairs compared at once: temporaries stay small, and memory bounded whatever a bucket's size."""
+
+_WORDS = np.dtype([("words", ">u8", (4,))])
+"""A 256-bit hash, most significant word first."""
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio: the multiplier of Fibonacci hashing."""
@@ -167,15 +169,7 @@ def hash_words(hashes: Sequence[bytes] | pa.Array | pa.ChunkedArray) -> NDArray[
     column = pa.chunked_array([hashes], pa.binary()) if isinstance(hashes, Sequence) else hashes
     column = column.cast(pa.binary())
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    lengths = pc.binary_length(array).to_numpy(zero_copy_only=False)
-    if not (lengths == 32).all():
-        raise ValueError(f"256-bit hashes have 32 bytes each; found lengths {np.unique(lengths)[:5]}")
-    if len(array) == 0:
-        return np.empty((0, 4), dtype=np.uint64)
-    _, offsets, data = array.buffers()
-    first = int(np.frombuffer(offsets, dtype=np.int32)[array.offset])
-    words = np.frombuffer(data, dtype=">u8", count=4 * len(array), offset=first)
-    return words.astype(np.uint64).reshape(-1, 4)
+    return read_fixed(array, _WORDS, "256-bit hashes")["words"].astype(np.uint64)
 
 
 def hamming64(left: Hashes, right: Hashes) -> NDArray[np.uint8]:

@@ -50,18 +50,6 @@ HASH_LAYOUT = np.dtype(
 """The same for numpy, to read many hashes at once."""
 HASH_BYTES = HASH_LAYOUT.itemsize
 
-
-def read_hashes(stored: pa.Array) -> NDArray[np.void]:
-    """Stored hashes, an Arrow binary column, as (N,) of dtype `HASH_LAYOUT`. Raises ValueError where one has another
-    length, or is null."""
-    lengths = pc.binary_length(stored).to_numpy(zero_copy_only=False)
-    if not (lengths == HASH_BYTES).all():
-        raise ValueError(f"stored hashes have {HASH_BYTES} bytes each; found lengths {np.unique(lengths)[:5]}")
-    _, offsets, data = stored.buffers()
-    first = int(np.frombuffer(offsets, dtype=np.int32)[stored.offset]) if len(stored) else 0
-    return np.frombuffer(data or b"", dtype=HASH_LAYOUT, count=len(stored), offset=first)
-
-
 HUES = 36
 """Hues, of 10 degrees each, that a view may be of, from 1; 0 says that it has no colour of its own. Of what is tinted
 as a whole (sepia, a print in one ink) the tint's hue is stored, from `HUES` + 1 to 2 * `HUES`."""
@@ -119,6 +107,25 @@ _PDQ_SIDE = 512
 _PDQ_SYMMETRIC_SIDE = 320
 """PDQ takes all eight orientations from one DCT, which is exact only where its filter and its 64 x 64 sampling lie
 alike from either end: at 320 pixels a side, but not at 256 or 512, where four photographs were up to 40 bits off."""
+
+
+def read_hashes(stored: pa.Array) -> NDArray[np.void]:
+    """Stored hashes, an Arrow binary column, as (N,) of dtype `HASH_LAYOUT`. Raises ValueError where one has another
+    length, or is null."""
+    return read_fixed(stored, HASH_LAYOUT, "stored hashes")
+
+
+def read_fixed(values: pa.Array, layout: np.dtype[Any], what: str) -> NDArray[Any]:
+    """An Arrow binary column as (N,) of dtype `layout`, without a copy. Raises ValueError, which says `what` they are,
+    where one has another length, or is null."""
+    lengths = pc.binary_length(values).to_numpy(zero_copy_only=False)
+    if not (lengths == layout.itemsize).all():
+        raise ValueError(f"{what} have {layout.itemsize} bytes each; found lengths {np.unique(lengths)[:5]}")
+    if len(values) == 0:
+        return np.empty(0, dtype=layout)
+    _, offsets, data = values.buffers()
+    first = int(np.frombuffer(offsets, dtype=np.int32)[values.offset])
+    return np.frombuffer(data, dtype=layout, count=len(values), offset=first)
 
 
 @dataclass(frozen=True, slots=True)
