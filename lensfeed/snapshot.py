@@ -9,7 +9,7 @@ reads just the others.
 import datetime as dt
 import tempfile
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -149,6 +149,20 @@ class _LiveFiles:
             yield from self._masked(fragment, positions, columns, where, use_threads=use_threads)
         yield from scan()
 
+    def partly_in_memory(self, *, use_threads: bool) -> ds.Dataset:
+        """The live rows; those of files that have dead ones, too, are read now."""
+        fragments, dataset = list(self.dataset.get_fragments()), self.dataset
+
+        def of(some: Iterable[ds.ParquetFileFragment]) -> ds.FileSystemDataset:
+            return ds.FileSystemDataset(list(some), dataset.schema, dataset.format, dataset.filesystem)
+
+        whole = of(fragment for fragment in fragments if fragment.path not in self.positions)
+        partly = _LiveFiles(of(fragment for fragment in fragments if fragment.path in self.positions), self.positions)
+        batches = list(partly.batches(dataset.schema.names, None, use_threads=use_threads))
+        return ds.UnionDataset(
+            dataset.schema, [whole, ds.InMemoryDataset(pa.Table.from_batches(batches, dataset.schema))]
+        )
+
     def _masked(
         self,
         fragment: ds.ParquetFileFragment,
@@ -284,18 +298,25 @@ class Snapshot:
         """The table's live rows as an Arrow dataset, for DuckDB, Polars and the like; None where the table did not
         exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`.
 
-        Where files have dead rows (of `index_feed`), those are left out by a condition on `row_id` that the dataset
-        carries: it can be scanned, and not taken apart into its fragments.
+        Where files of `index_feed` have dead rows, those are left out by a condition on `row_id` that the dataset
+        carries: it can be scanned, and not taken apart into its fragments. Of the narrow tables that have no such
+        column, files with dead rows are read into memory.
         """
         files = self._live(_known(table), None)
         if files is None:
             return None
         if not files.positions:
             return files.dataset
+        if ROW_ID not in TABLES[table].column_names:
+            try:
+                return files.partly_in_memory(use_threads=_is_local(self.warehouse))
+            except FileNotFoundError as error:
+                raise self.gone(table, error) from error
         return files.dataset.filter(~pc.field(ROW_ID).isin(pa.array(self._dead_ids(table, files))))
 
     def dead_row_ids(self, table: str) -> NDArray[np.int64]:
-        """The `row_id`s (N,) of rows that lie in the files of `files`, and are no rows of the table any more."""
+        """The `row_id`s (N,) of rows that lie in the files of `files`, and are no rows of the table any more. Raises
+        SnapshotError where rows of the table have no such name."""
         files = self._live(_known(table), None)
         return np.empty(0, np.int64) if files is None else self._dead_ids(table, files)
 
@@ -308,6 +329,11 @@ class Snapshot:
         return Stored(places, self._counted(table, files), self._dead_ids(table, files))
 
     def _dead_ids(self, table: str, files: _LiveFiles) -> NDArray[np.int64]:
+        if files.positions and ROW_ID not in files.dataset.schema.names:
+            raise SnapshotError(
+                f"table {table} has {files.dead_rows} dead rows in its files, and no column {ROW_ID} to tell them by: "
+                "read it by rows, batches, dataset or pandas"
+            )
         found = [np.empty(0, np.int64)]
         for path, live in files.positions.items():
             try:
@@ -351,7 +377,8 @@ class Snapshot:
         """Paths (URIs where the warehouse is one) of exactly the Parquet files that hold the table's rows, sorted.
 
         Partition columns are not in the files; `rows` restores them. Those of `runs` hold what came later, too, and
-        those of `index_feed` may hold rows that are dead: `dead_row_ids` says which.
+        those of tables that keep their files (docs/tables.md) may hold rows that are dead: of `index_feed`
+        `dead_row_ids` says which, of the others `rows` and `dataset` leave them out.
         """
         delta = self._delta(_known(table).name)
         return [] if delta is None else [f"{self.warehouse}/{table}/{action['path']}" for action in _live_files(delta)]

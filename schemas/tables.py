@@ -54,8 +54,8 @@ class Table:
 
     keeps_files: bool = False
     """Whether a file stays as it is when a row in it changes or goes: the row is marked as dead, by a deletion vector,
-    and written anew elsewhere. For a wide table of which little changes; who reads its files has to leave dead rows
-    out, and each of them has to have a name of its own (`ROW_ID`)."""
+    and written anew elsewhere. For a table of which a night changes little; who reads its files has to leave dead rows
+    out, by their positions or, in the table that others read (`index_feed`), by their names (`ROW_ID`)."""
 
     sorted_by: str | None = None
     """The column by which rows are sorted within each file that is appended: a small run then finds single rows of a
@@ -96,7 +96,8 @@ def _id(name: str, comment: str, nullable: bool = False) -> Column:
 
 
 ROW_ID = "row_id"
-"""Column of a table that keeps its files: no two rows that were ever written have the same."""
+"""Column of a table that keeps its files, and that readers without positions read: no two rows that were ever written
+have the same."""
 
 _RUN_ID = Column("run_id", "string", "run that wrote the row", nullable=False, volatile=True)
 _OUTCOMES = "('accepted', 'review', 'blocked', 'failed', 'deferred')"
@@ -364,6 +365,7 @@ URL_STATE = Table(
     kind="derived",
     keys=("url_id",),
     tells_texts=True,
+    keeps_files=True,
     sorted_by="url_id",
     columns=(
         _id("url_id", "SHA-256 of the normalised URL"),
@@ -431,6 +433,7 @@ CLUSTERS = Table(
     kind="derived",
     keys=("image_id", "rule_version"),
     purged=True,
+    keeps_files=True,
     sorted_by="image_id",
     columns=(
         _id("image_id", "SHA-256 of the fetched bytes"),
@@ -518,6 +521,7 @@ FEED_MEMBERS = Table(
     kind="derived",
     keys=("image_id", "url_id"),
     purged=True,
+    keeps_files=True,
     sorted_by="representative_id",
     columns=(
         _id("representative_id", "image_id of the cluster's representative"),
@@ -666,6 +670,9 @@ PURGED: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.
 
 TELLING_TEXTS: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.tells_texts)
 """Tables whose old files leave the disk, too, where a takedown has erased what was said of contents."""
+
+KEEPING_FILES: tuple[str, ...] = tuple(name for name, table in TABLES.items() if table.keeps_files)
+"""Tables in whose files rows may be dead."""
 
 PUBLISHED: tuple[str, ...] = tuple(name for name in TABLES if name != "runs")
 """Tables whose version a published event names."""

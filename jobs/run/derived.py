@@ -13,15 +13,14 @@ from typing import Protocol
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from jobs.run import contents
+from jobs.run import contents, freeing
 from jobs.run.context import Work, merged
 from jobs.run.duplicates import stage_afresh, stage_duplicates
 from jobs.run.names import Count, Dataset
 from jobs.stages import dedup, feed, queue, state
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, changes
-from jobs.warehouse.ledger import owes
-from schemas.tables import INDEX_FEED, ROW_ID, SIGHTINGS, TABLES
+from schemas.tables import INDEX_FEED, SIGHTINGS, TABLES
 from udfs.embedding.alignment import Alignment, alignment_for
 from udfs.embedding.text import text_dimension
 
@@ -195,33 +194,7 @@ def update_feed(run: ChangesFacts) -> None:
     of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest"])
     found = work.stage("feed_changes", changes(of_heads, rows, INDEX_FEED))
     work.stage_changed("index_feed", _with_vectors(run, found))
-    if owes(work.counts):
-        _free_files(work, found)
-
-
-def _free_files(work: Work, changed: DataFrame) -> None:
-    """What leaves the disk may lie in files of the feed that stay: as the rows that `changed` says go, or dead since an
-    earlier night. Of each such file a row that stays is moved: Delta then writes what is left of it anew.
-
-    A file none of whose rows stays leaves the table by itself.
-    """
-    removed, lying = work.staged(Dataset.REMOVED), work.landing.files("index_feed", with_dead=True)
-    holding = [
-        near(
-            lying.select(name, "file"), work.keys(f"removed_{name}s", removed.where(f"{name} is not null").select(name))
-        )
-        for name in ("image_id", "text_id")
-    ]
-    files = work.keys("feed_files_to_free", holding[0].select("file").unionByName(holding[1].select("file")))
-    staying = near(work.landing.files("index_feed").select("feed_id", "file"), files).join(
-        changed.select("feed_id"), "feed_id", "left_anti"
-    )
-    moved = work.keys(
-        "moved_feed_ids", staying.groupBy("file").agg(f.min("feed_id").alias("feed_id")).select("feed_id")
-    )
-    rows = work.past("index_feed", moved).withColumn(ROW_ID, feed.row_ids(work.number, moved=True))
-    work.stage(Dataset.MOVED, rows, {"index_feed": "true"})
-    work.plan_moves("index_feed", Dataset.MOVED)
+    freeing.free_files(work, touched.urls, found)
 
 
 def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataFrame:

@@ -39,8 +39,6 @@ class Dataset(StrEnum):
     """image_id of images whose liveness, place in the order or feed facts may have changed."""
     REMOVED = "removed"
     """Keys of pixels and vectors that leave the tables."""
-    MOVED = "feed_moved"
-    """Rows of the feed that go from files in which something lies that leaves the disk."""
     NEW_IMAGES = "new_images"
     KEPT_VECTORS = "kept_vectors"
     STORED = "stored"

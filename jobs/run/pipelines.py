@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from jobs.run import contents
+from jobs.run import contents, freeing
 from jobs.run.context import Work
 from jobs.run.derived import ChangesFacts, find_live_images, group_all, group_duplicates, update_feed
 from jobs.run.filling import FillImages, FillTexts
@@ -158,20 +158,16 @@ DERIVED: tuple[Step[ChangesFacts], ...] = (
             "url_state",
         ),
         (
-            Dataset.MOVED,
+            freeing.STEP,
             "feed_changes",
             "feed_facts",
-            "feed_files_to_free",
             "feed_ids",
             "feed_members",
             "index_feed",
             "known_feed_ids",
-            "moved_feed_ids",
             "natural_feed_ids",
             "older_images",
             "older_texts",
-            "removed_image_ids",
-            "removed_text_ids",
             "taken_feed_ids",
             "touched_clusters",
             "touched_members",

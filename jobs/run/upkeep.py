@@ -18,7 +18,7 @@ from jobs.stages import state
 from jobs.warehouse.lease import POLL_S
 from jobs.warehouse.storage import Storage
 from lensfeed.pins import FOLDER, Pin
-from schemas.tables import PUBLISHED, RUNS, TABLES
+from schemas.tables import KEEPING_FILES, PUBLISHED, RUNS, TABLES
 
 MOST_BYTES = 16 * 2**30
 """Of small files that one run puts together, a table that has more of them aside: minutes, after which the warehouse is
@@ -207,7 +207,8 @@ def _collect(hold: Hold, done: Upkeep) -> bool:
             work.stage("left_groups", left, None, groups=f.expr("true"))
             work.plan_removal("lsh_bands", "left_groups", "groups", "true")
             # Nothing says later that such a content was here: it must not lie in a file as a dead row.
-            work.plan_rewrite("index_feed")
+            for name in KEEPING_FILES:
+                work.plan_rewrite(name)
             work.write_plan()
 
         if warehouse.publish(work, stage, keep=lambda: any(work.counts.values())) is None:

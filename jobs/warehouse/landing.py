@@ -6,8 +6,8 @@ that names what goes into which table, then the ledger says `prepared`. From the
 
 * dated tables: the run's dates are overwritten (`replaceWhere`), or single rows of them merged by key;
 * content tables and logs: appended; what is no longer wanted is deleted by key;
-* derived tables and requests: new keys are appended; where others change or go, a MERGE by key comes before. A wide
-  table keeps its files: what changes or goes is marked as dead there, by key, and what is written is appended.
+* derived tables and requests: new keys are appended; where others change or go, a MERGE by key comes before. A table
+  that keeps its files has what changes or goes marked as dead there, by key, and what is written is appended.
 
 Each of these writes goes under an application id of its own (run, table, dataset, kind), which Delta takes once: a
 repeated one is skipped, and so is that of a driver that was stopped in the middle of a run, and woken when another had
@@ -97,7 +97,7 @@ def _properties(table: Table) -> dict[str, str]:
     return TABLE_PROPERTIES | {
         "delta.dataSkippingStatsColumns": ",".join(table.measured),
         "delta.enableChangeDataFeed": str(table.change_data_feed).lower(),
-        # Off, a file's rows are the table's rows, for us too: `read` has Spark read the files without asking Delta.
+        # Off, a file's rows are the table's rows, for us too: `_rows_at` has Spark read the files without Delta.
         "delta.enableDeletionVectors": str(table.keeps_files).lower(),
     }
 
@@ -222,21 +222,30 @@ class Landing:
         """The table's rows, at `version` or at its newest; a relation known to be empty where it never had any.
 
         The version's list of live files is asked for once: a night looks at its history in dozens of queries, and
-        Delta would work the list out for each of them anew. (Not of a table that keeps its files: there Delta leaves
-        dead rows out.) A query is compiled, and has its other settings too, as the frame that it begins with says: what
-        joins or adds to history begins with history.
+        Delta would work the list out for each of them anew. A query is compiled, and has its other settings too, as the
+        frame that it begins with says: what joins or adds to history begins with history.
         """
         pinned = self.version(table) if version is None else version
         if pinned <= 0:
             return self._no_rows(struct_type(TABLES[table]))
         if (table, pinned) not in self._read:
-            delta = self._at_version(self.spark, table, pinned)
-            spark = self._compiling if _bytes_of(delta) > LARGE_TABLE else self.spark
-            if TABLES[table].keeps_files:
-                self._read[table, pinned] = self._at_version(spark, table, pinned)
-            else:
-                self._read[table, pinned] = self._rows_in(table, delta.inputFiles(), spark)
+            self._read[table, pinned] = self._rows_at(table, pinned)
         return self._read[table, pinned]
+
+    def _rows_at(self, table: str, version: int) -> DataFrame:
+        delta = self._at_version(self.spark, table, version)
+        spark = self._compiling if _bytes_of(delta) > LARGE_TABLE else self.spark
+        if not TABLES[table].keeps_files:
+            return self._rows_in(table, delta.inputFiles(), spark)
+        # Delta's reader leaves dead rows out, of the files that it is given as of those that it looks for itself.
+        jvm: Any = spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, self.path(table))
+        snapshot = log.getSnapshotAt(version, *(getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)))
+        if snapshot.numDeletionVectorsOpt().contains(0):
+            return self._rows_in(table, delta.inputFiles(), spark)
+        jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)
+        named_so = getattr(log, "createDataFrame$default$4")()
+        return DataFrame(log.createDataFrame(snapshot, snapshot.getAllFiles(False), False, named_so), spark)
 
     def bytes_of(self, table: str) -> int:
         """What the files of the table's newest version take, as its log says; 0 where it never had any rows."""
@@ -616,15 +625,13 @@ class Landing:
     def _gone(
         self, session: SparkSession, table: Table, rows: DataFrame, name: str, *, keeps_files: bool
     ) -> dict[str, Callable[[], None]]:
-        """Commits by which the rows with these keys, which are numbers, leave the table. They are there: for keys that
-        may not be see `_remove`."""
-        (key,) = table.keys
-        keys = sorted(row[0] for row in rows.select(key).collect())
+        """Commits by which the rows with these keys leave the table. They are there: for keys that may not be see
+        `_remove`."""
+        keys = sorted(tuple(row) for row in rows.select(*table.keys).collect())
 
-        def delete(some: Sequence[int]) -> None:
+        def delete(some: Sequence[tuple[Any, ...]]) -> None:
             session.conf.set("spark.databricks.delta.delete.deletionVectors.persistent", str(keeps_files).lower())
-            target = DeltaTable.forPath(session, self.path(table.name))
-            target.delete(f"{key} in ({', '.join(map(str, some))})")
+            DeltaTable.forPath(session, self.path(table.name)).delete(_is_among(table.keys, some))
 
         starts = range(0, len(keys), NAMED_AT_ONCE)
         return {f"{name}/{start}": partial(delete, keys[start : start + NAMED_AT_ONCE]) for start in starts}
@@ -729,6 +736,22 @@ def _compiling_session(spark: SparkSession) -> SparkSession:
 def _bytes_of(table: DataFrame) -> int:
     """What the files of a table take, as its log says."""
     return int(table._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())
+
+
+def _is_among(names: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> str:
+    """The condition that a row has one of these keys, numbers and texts without spaces, for Delta and Parquet to pass
+    over what cannot meet it: of a key of several columns that is by the first."""
+    first = ", ".join(_literal(value) for value in dict.fromkeys(key[0] for key in keys))
+    condition = f"{names[0]} in ({first})"
+    if len(names) == 1:
+        return condition
+    # Long alternatives of conjunctions would take Spark minutes to plan.
+    whole = ", ".join(_literal(" ".join(map(str, key))) for key in keys)
+    return f"{condition} and concat_ws(' ', {', '.join(names)}) in ({whole})"
+
+
+def _literal(value: int | str) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _is_known_empty(frame: DataFrame) -> bool:

@@ -17,7 +17,7 @@ from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Ledger
 from lensfeed import ChangesGoneError, changes, changes_to
 from lensfeed.snapshot import Snapshot, SnapshotGoneError
-from schemas.tables import PURGED, TABLES
+from schemas.tables import KEEPING_FILES, PURGED, TABLES
 from tests.e2e.conftest import World
 from tests.e2e.killed import run_killed
 from tests.e2e.small import DAYS, SmallWorld, contents_on_disk, small_world
@@ -133,9 +133,16 @@ def test_what_lies_dead_in_a_file_of_the_feed_leaves_the_disk_and_costs_no_other
     path, image = fill(small, world.pictures, warehouse)
     small.page("/again", small.answers[path](FIRST, 0))
     small.row(SECOND, "/again")
+    small.row(SECOND, path, title=f"{PLANTED} once more")
     fresh = next(one for one in reversed(world.pictures) if one.name == one.original)
     small.picture(fresh, dates=[SECOND])
     assert small.night(SECOND, warehouse) == 0
+    for table in ("url_state", "feed_members"):  # of the first night
+        said = [
+            name for file in (warehouse / table).glob("*.parquet") for name in pq.read_table(file)["title"].to_pylist()
+        ]
+        assert said.count(PLANTED) == 1, table
+        assert Snapshot.open(warehouse).rows(table, ["title"])["title"].to_pylist().count(PLANTED) == 0, table
     before = Snapshot.open(warehouse)
     (row,) = before.rows("index_feed", ["url_count", "feed_id"], pc.field("image_id") == image).to_pylist()
     assert row["url_count"] == 2
@@ -152,6 +159,10 @@ def test_what_lies_dead_in_a_file_of_the_feed_leaves_the_disk_and_costs_no_other
     for path, rows in after.items():
         assert image not in rows["image_id"].to_pylist(), path
         assert PLANTED not in repr(rows["title"].to_pylist()), path
+    for table in KEEPING_FILES:
+        for file in (warehouse / table).glob("*.parquet"):
+            assert PLANTED not in repr(pq.read_table(file).to_pylist()), file
+            assert table == "url_state" or image not in repr(pq.read_table(file).to_pylist()), file
     assert {Path(path) for path, ids in held.items() if row["feed_id"] not in ids} <= after.keys()
     assert image not in contents_on_disk(warehouse)
     assert len(now.dead_row_ids("index_feed")) == 0

@@ -119,6 +119,37 @@ def test_the_dataset_of_a_table_with_dead_rows_has_the_live_ones(killed: Snapsho
     assert pl.scan_pyarrow_dataset(dataset).select(pl.col("feed_id").sort()).collect()["feed_id"].to_list() == KILLED
 
 
+def test_of_a_table_whose_rows_have_no_names_the_dataset_has_the_live_ones_and_nothing_else_is_given(
+    warehouse: TinyWarehouse,
+) -> None:
+    def rows(*numbers: int) -> list[dict[str, Any]]:
+        place = {"rule_version": "rule", "hamming": 0, "hamming256": 0, "group_id": "g", "first_seen": DAY}
+        named = [{"image_id": image_id(n), "representative_id": image_id(n)} for n in numbers]
+        return [one | place | {"source_pixels": 4} for one in named]
+
+    for numbers in (range(4), (4, 5), (6,), (7,)):
+        warehouse.write("clusters", rows(*numbers))
+    warehouse.event("before", "published")
+    warehouse.kill("clusters", [image_id(2), image_id(4), image_id(6)])
+    warehouse.event("run", "published")
+    live = [image_id(n) for n in (0, 1, 3, 5, 7)]
+    snapshot = Snapshot.open(warehouse.root)
+    assert sorted(snapshot.rows("clusters", ["image_id"])["image_id"].to_pylist()) == sorted(live)
+    dataset = snapshot.dataset("clusters")
+    assert dataset is not None
+    for _ in range(2):
+        assert sorted(dataset.to_table(columns=["image_id"])["image_id"].to_pylist()) == sorted(live)
+    assert dataset.count_rows(filter=pc.field("image_id") == image_id(2)) == 0
+    whole = Snapshot.open(warehouse.root, "before").dataset("clusters")
+    assert whole is not None
+    assert dataset.schema == whole.schema
+    found = pl.scan_pyarrow_dataset(dataset).select(pl.col("image_id").sort()).collect()
+    assert found["image_id"].to_list() == sorted(live)
+    with pytest.raises(SnapshotError, match="clusters has 3 dead rows in its files, and no column row_id"):
+        snapshot.dead_row_ids("clusters")
+    assert Snapshot.open(warehouse.root, "before").dead_row_ids("clusters").tolist() == []
+
+
 def test_the_newest_published_run_is_opened_with_its_facts(warehouse: TinyWarehouse) -> None:
     warehouse.write("index_feed", [feed_row(1)])
     warehouse.event("first", "published")

@@ -107,12 +107,19 @@ def test_measures_have_their_unit_in_their_comment_or_name(table: Table) -> None
 
 
 @EVERY_TABLE
-def test_a_table_that_keeps_its_files_has_one_number_as_key_and_names_its_rows(table: Table) -> None:
+def test_a_table_that_keeps_its_files_can_be_told_by_its_keys_what_goes(table: Table) -> None:
     if table.keeps_files:
-        assert [table.column(key).type for key in table.keys] == ["bigint"]
-        assert (table.column(ROW_ID).type, table.column(ROW_ID).nullable) == ("bigint", False)
+        assert {table.column(key).type for key in table.keys} <= {"bigint", "string"}
+        assert not any(table.column(key).nullable for key in table.keys)
         assert not table.partition_by
-    assert table.keeps_files == (ROW_ID in table.column_names)
+    if ROW_ID in table.column_names:
+        assert table.keeps_files
+        assert (table.column(ROW_ID).type, table.column(ROW_ID).nullable) == ("bigint", False)
+
+
+def test_whose_changes_are_read_from_files_names_its_rows() -> None:
+    assert [table.name for table in TABLES.values() if table.change_data_feed] == ["index_feed"]
+    assert [table.name for table in TABLES.values() if ROW_ID in table.column_names] == ["index_feed"]
 
 
 @EVERY_TABLE
@@ -126,7 +133,7 @@ def test_what_differs_between_equal_runs_is_volatile(table: Table) -> None:
 def test_a_derived_table_does_not_depend_on_which_run_derived_it(table: Table) -> None:
     if table.kind == "derived":  # but for the names by which rows of files are told apart
         assert {column.name for column in table.columns if column.volatile} == (
-            {ROW_ID} if table.keeps_files else set()
+            {ROW_ID} if ROW_ID in table.column_names else set()
         )
         assert "run_id" not in table.column_names
 

@@ -339,6 +339,83 @@ def feed_at(warehouse: Path, version: int) -> Snapshot:
     return Snapshot(str(warehouse), "run", 1, "nightly", now, (), {"index_feed": version}, **none)
 
 
+def placed(number: int, representative: int) -> dict[str, Any]:
+    """A row of `clusters`. Its rule is no digest: a key is a text of any characters but spaces."""
+    return {
+        "image_id": digest(str(number)),
+        "rule_version": "rule'\\",
+        "representative_id": digest(str(representative)),
+        "hamming": 0,
+        "hamming256": 0,
+        "group_id": "group",
+        "first_seen": JANUARY[0],
+        "source_pixels": 4,
+    }
+
+
+def member(number: int, title: str) -> dict[str, Any]:
+    """A row of `feed_members`; every two are of one image, and every four of one URL."""
+    place = {"url": "https://one.example/", "domain": "one.example", "hamming": 0}
+    ids = {"representative_id": digest("0"), "image_id": digest(str(number // 2)), "url_id": digest(str(number % 4))}
+    return ids | place | {"title": title}
+
+
+NARROW: dict[str, tuple[Rows, Rows]] = {
+    # What a row is in the beginning, and when it has been changed.
+    "url_state": ([state(n, "one") for n in range(8)], [state(n, "two") for n in range(8)]),
+    "clusters": ([placed(n, n) for n in range(8)], [placed(n, 7) for n in range(8)]),
+    "feed_members": ([member(n, "one") for n in range(8)], [member(n, "two") for n in range(8)]),
+}
+
+
+@pytest.mark.parametrize("at_once", [20_000, 1], ids=["named", "one by one"])
+@pytest.mark.parametrize("table", NARROW)
+def test_a_night_writes_of_narrow_tables_what_it_changes(
+    spark: SparkSession, tables: Landing, warehouse: Path, monkeypatch: pytest.MonkeyPatch, table: str, at_once: int
+) -> None:
+    """Keys are texts there, of two columns that are equal in other rows each; and rows die in a file again and again,
+    until one of its rows is moved."""
+    monkeypatch.setattr("jobs.warehouse.landing.NAMED_AT_ONCE", at_once)
+    tables.ensure_tables([table])
+    one, two = NARROW[table]
+    nights: list[list[tuple[str, dict[str, Any]]]] = [
+        [("insert", row) for row in one],
+        [("update", two[2]), ("delete", one[5])],
+        [("update", one[2]), ("update", two[4]), ("insert", one[5])],
+    ]
+    lengths = []
+    for night, changed in enumerate(nights):
+        tables.write_plan(f"r{night}", [stage_changes(tables, f"r{night}", table, changed)])
+        for _ in range(2):
+            tables.apply(f"r{night}")
+        lengths.append(sum(pq.read_table(file).num_rows for file in (warehouse / table).glob("*.parquet")))
+    assert lengths == [8, 9, 12]
+    live = [one[0], one[1], one[2], one[3], two[4], one[5], one[6], one[7]]
+    told = wanted(spark, table, live)
+    assert contents(tables, table) == told
+    fresh = Landing(spark, str(warehouse))
+    assert sorted(map(repr, fresh.read(table).collect())) == told
+    assert fresh.files(table).count() == 8
+    assert fresh.files(table, with_dead=True).count() == 11  # a file all of whose rows are dead has left
+    assert sum(files_of(tables, table).values()) == 3
+    snapshot = replace(feed_at(warehouse, 0), table_versions={table: tables.version(table)})
+    assert snapshot.row_count(table) == 8
+    # A query does not have Delta list the files once more, and passes over pages as it does of other tables.
+    plan = fresh.read(table).where(f.col(TABLES[table].keys[0]) == "x")._jdf.queryExecution()
+    told_of = spark._jvm.org.apache.spark.sql.api.python.PythonSQLUtils.explainString(plan, "formatted")  # type: ignore[union-attr]
+    assert f"EqualTo({TABLES[table].keys[0]},x)" in told_of.partition("PushedFilters")[2].partition("\n")[0]
+    assert "TahoeBatchFileIndex" in told_of
+
+    keys = TABLES[table].keys
+    lying = fresh.files(table).collect()
+    (holds,) = {row.file for row in lying if all(row[key] == one[7][key] for key in keys)}
+    tables.write_plan("m", [stage_table(tables, "m", table, [one[7]], moves=True)])
+    for _ in range(2):
+        tables.apply("m")
+    assert contents(tables, table) == told
+    assert holds.rpartition("/")[2] not in files_of(tables, table)
+
+
 def test_rows_that_are_moved_take_what_is_dead_out_of_their_files(
     spark: SparkSession, tables: Landing, warehouse: Path
 ) -> None:

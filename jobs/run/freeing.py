@@ -1,0 +1,60 @@
+"""Files of tables that keep theirs, freed of what has to leave the disk: rows that go in this run, and dead ones."""
+
+from collections.abc import Iterable
+from functools import reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from jobs.run.context import Work
+from jobs.run.names import Dataset
+from jobs.stages import feed
+from jobs.warehouse.history import Staged, near
+from jobs.warehouse.ledger import TEXTS_ERASED, owes
+from schemas.tables import ROW_ID, TABLES
+
+STEP = "freeing_"
+"""What the names of datasets that are staged here begin with."""
+
+
+def free_files(work: Work, touched_urls: Staged, feed_changes: DataFrame) -> None:
+    """Plan that nothing which the run owes the disk stays in a file as a dead row, of this run or of an earlier one.
+
+    `touched_urls`: `url_id` of URLs with changed sightings; `feed_changes`: `feed_id` of what changes in the feed
+    (both staged). What changes in the other tables is staged under their names.
+    """
+    if not owes(work.counts):
+        return
+    removed = work.staged(Dataset.REMOVED)
+    contents, texts = (
+        work.keys(f"{STEP}{name}s", removed.where(f"{name} is not null").select(name))
+        for name in ("image_id", "text_id")
+    )
+    _free(work, "index_feed", (contents, texts), feed_changes)
+    for table in ("clusters", "feed_members"):
+        _free(work, table, (contents,), work.staged(table))
+    if work.counts.get(TEXTS_ERASED):  # a state holds no content, but what was said of one
+        _free(work, "url_state", (touched_urls,), work.staged("url_state"))
+
+
+def _free(work: Work, table: str, keys: Iterable[Staged], changed: DataFrame) -> None:
+    """Of each file of the table that holds a row with one of these keys, dead or alive, a row is moved that stays as it
+    is: Delta then writes what is left of the file anew.
+
+    A file none of whose rows stays leaves the table by itself.
+    """
+    described, lying = TABLES[table], work.landing.files(table, with_dead=True)
+    holding = [
+        near(lying.select(*some.frame.columns, "file"), some, sorted_by=described.sorted_by).select("file")
+        for some in keys
+    ]
+    files = work.keys(f"{STEP}{table}_files", reduce(DataFrame.unionByName, holding))
+    key = list(described.keys)
+    beside = near(work.landing.files(table).select(*key, "file"), files)
+    stays = beside.join(changed.select(*key), key, "left_anti")
+    chosen = stays.groupBy("file").agg(f.min(f.struct(*key)).alias("key"))
+    rows = work.past(table, work.keys(f"{STEP}{table}_keys", chosen.select("key.*")))
+    if ROW_ID in described.column_names:
+        rows = rows.withColumn(ROW_ID, feed.row_ids(work.number, moved=True))
+    work.stage(f"{STEP}{table}_moved", rows, {table: "true"})
+    work.plan_moves(table, f"{STEP}{table}_moved")
