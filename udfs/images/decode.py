@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -170,7 +170,7 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
         raise ImageError(FailureCode.BAD_TYPE, f"the bytes are {name}; accepted are {accepted}")
     _check_declared(declared_type, name)
     if name == "png":
-        data = _without_texts(data)
+        data = _as_browsers_read(data)
     # Pillow has a limit of its own: it refuses twice as many pixels, also of a frame that turns out to be larger.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     with decoding(name):
@@ -178,6 +178,8 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
         frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
     if name == "png":
         _check_transparent_colour(data, image)
+    if name == "jpeg":
+        image.info["icc_profile"] = _jpeg_profile(getattr(image, "applist", ()))
     check_size(image.size, limits)
     if frames > limits.max_frames:
         raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
@@ -242,20 +244,36 @@ _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _TEXT_PIECE = 2**16
 
 
-def _without_texts(data: bytes) -> bytes:
-    """A PNG without its text chunks.
+_PNG_ONCE = frozenset({b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"iCCP", b"eXIf", b"acTL"})
+_PNG_BEFORE_PIXELS = frozenset({b"PLTE", b"tRNS", b"gAMA", b"iCCP", b"acTL"})
 
-    They say nothing about pixels, but Pillow would read things into them that browsers do not: whatever their keyword
-    is called (`transparency`, `exif`, `icc_profile`), it stands for the real thing.
+
+def _as_browsers_read(data: bytes) -> bytes:
+    """A PNG without chunks that browsers pass over and Pillow does not.
+
+    These are texts, which say nothing about pixels: whatever their keyword is called (`transparency`, `exif`,
+    `icc_profile`), to Pillow it stands for the real thing. And what says how pixels are shown, behind them. Of two that
+    say it, browsers go by the first and Pillow by the last, or by neither.
+
+    Raises:
+        ImageError: `DECODE` for what may be there once and is there twice, and where the header does not come first,
+            `BOMB` for texts that unpack to too much.
     """
     kept: list[bytes] = []
+    seen: set[bytes] = set()
     begin, position, unpacked = 0, 8, 0
+    if data[12:16] != b"IHDR":
+        raise ImageError(FailureCode.DECODE, "png: it does not begin with its header")
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         after = position + 12 + length
-        if kind in _PNG_TEXTS:
+        if kind in _PNG_TEXTS or (kind in _PNG_BEFORE_PIXELS and b"IDAT" in seen):
             kept.append(data[begin:position])
             begin = after
+        elif kind in _PNG_ONCE and kind in seen:
+            raise ImageError(FailureCode.DECODE, f"png: more than one {kind.decode()}")
+        seen.add(kind)
+        if kind in _PNG_TEXTS:
             unpacked += _unpacked_size(kind, data[position + 8 : after - 4], MAX_PNG_METADATA - unpacked + 1)
             if unpacked > MAX_PNG_METADATA:
                 raise ImageError(FailureCode.BOMB, f"png: texts of more than {MAX_PNG_METADATA} bytes")
@@ -282,6 +300,27 @@ def _unpacked_size(kind: bytes, chunk: bytes, limit: int) -> int:
         # How much was unpacked before it broke is not told, and took its time: deflate makes 1032 of a byte at most.
         unpacked += min(_TEXT_PIECE, 1032 * len(packed))
     return min(unpacked, limit)
+
+
+_ICC_SEGMENT = b"ICC_PROFILE\0"
+
+
+def _jpeg_profile(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """The colour profile of a JPEG by its application segments, (name, contents), as browsers put it together.
+
+    They look at all segments before the pixels, where Pillow looks at those before the frame's header; and a profile
+    counts for nothing of which a part is missing, there twice or counted otherwise (ICC.1:2022, B.4; libjpeg-turbo's
+    `jpeg_read_icc_profile`).
+    """
+    parts: dict[int, bytes] = {}
+    counts, found, start = set(), 0, len(_ICC_SEGMENT) + 2
+    for name, segment in segments:
+        if name == "APP2" and segment.startswith(_ICC_SEGMENT) and len(segment) >= start:
+            parts[segment[start - 2]] = segment[start:]
+            counts.add(segment[start - 1])
+            found += 1
+    whole = counts == {found} and sorted(parts) == list(range(1, found + 1))
+    return b"".join(parts[number] for number in sorted(parts)) if whole else None
 
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd7]")
