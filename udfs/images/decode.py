@@ -16,9 +16,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import IO, Any
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
@@ -36,6 +37,49 @@ MAX_PNG_METADATA = 16 * 2**20
 
 # Pillow's own limit of 1 MiB would refuse sound images. It now concerns profiles alone: texts do not get there.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_METADATA
+
+MAX_EXIF = 16 * 2**20
+"""Bytes that the values of EXIF data may have together: as many as all of them have, but where they overlap."""
+
+MAX_EXIF_SEGMENTS = 400
+"""Of a JPEG: as many as 25 MB fill. Pillow puts them together in time quadratic in their number."""
+
+MAX_SEGMENTS = 10_000
+"""Of a JPEG before its pixels: Pillow keeps each, and millions fit into a small file. Sound ones have some dozen, or
+hundreds where a profile is large."""
+
+MAX_PNG_CHUNKS = 200_000
+"""The same of a PNG, texts not counted. Sound ones have some thousand: encoders write pixels in pieces of kilobytes."""
+
+
+class _Rationed:
+    """A file of which not much more than `MAX_EXIF` bytes can be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = MAX_EXIF
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Raises ImageError, `BOMB`, where too much was read already."""
+        if self._left < 0:
+            raise ImageError(FailureCode.BOMB, f"exif: values of more than {MAX_EXIF} bytes")
+        data = self._file.read(size)
+        self._left -= len(data)
+        return data
+
+
+class _Directory(TiffImagePlugin.ImageFileDirectory_v2):
+    """Pillow's, which reads each value of EXIF data: thousands of entries may all stand for the same megabytes."""
+
+    def load(self, fp: IO[bytes]) -> None:
+        """Raises ImageError, `BOMB`, where the values are too much together."""
+        rationed: Any = _Rationed(fp)
+        super().load(rationed)
+
+
+# Pillow opens JPEG and AVIF with a look at their EXIF data, so that it has to be its own.
+setattr(TiffImagePlugin, "ImageFileDirectory_v2", _Directory)  # noqa: B010 - to mypy a class is no variable
 
 PILLOW_FORMATS: dict[str, str] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
 """The accepted formats by their names here, and Pillow's name of the only decoder that may touch each."""
@@ -171,11 +215,14 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
     _check_declared(declared_type, name)
     if name == "png":
         data = _as_browsers_read(data)
+    if name == "jpeg":
+        _check_segments(data)
     # Pillow has a limit of its own: it refuses twice as many pixels, also of a frame that turns out to be larger.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     with decoding(name):
+        frames, data = _gif_frames(data, limits.max_frames + 1) if name == "gif" else (0, data)
         image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
-        frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
+        frames = frames if name == "gif" else getattr(image, "n_frames", 1)
     if name == "png":
         _check_transparent_colour(data, image)
     if name == "jpeg":
@@ -257,11 +304,11 @@ def _as_browsers_read(data: bytes) -> bytes:
 
     Raises:
         ImageError: `DECODE` for what may be there once and is there twice, and where the header does not come first,
-            `BOMB` for texts that unpack to too much.
+            `BOMB` for texts that unpack to too much, and more than `MAX_PNG_CHUNKS` of the others.
     """
     kept: list[bytes] = []
     seen: set[bytes] = set()
-    begin, position, unpacked = 0, 8, 0
+    begin, position, unpacked, chunks = 0, 8, 0, 0
     if data[12:16] != b"IHDR":
         raise ImageError(FailureCode.DECODE, "png: it does not begin with its header")
     while position + 8 <= len(data):
@@ -273,6 +320,9 @@ def _as_browsers_read(data: bytes) -> bytes:
         elif kind in _PNG_ONCE and kind in seen:
             raise ImageError(FailureCode.DECODE, f"png: more than one {kind.decode()}")
         seen.add(kind)
+        chunks += kind not in _PNG_TEXTS
+        if chunks > MAX_PNG_CHUNKS:
+            raise ImageError(FailureCode.BOMB, f"png: more than {MAX_PNG_CHUNKS} chunks")
         if kind in _PNG_TEXTS:
             unpacked += _unpacked_size(kind, data[position + 8 : after - 4], MAX_PNG_METADATA - unpacked + 1)
             if unpacked > MAX_PNG_METADATA:
@@ -328,6 +378,26 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd7]")
 before a marker, not a restart."""
 
 
+def _check_segments(data: bytes) -> None:
+    """Counts what a JPEG says before its pixels.
+
+    Raises:
+        ImageError: `BOMB` for more than `MAX_SEGMENTS`, or than `MAX_EXIF_SEGMENTS` of EXIF data.
+    """
+    segments, of_exif, position = 0, 0, 2
+    while (found := _JPEG_MARKER.search(data, position)) is not None:
+        position, marker = found.end(), found[0][1]
+        if marker == 0xDA:
+            return
+        if marker in {0xD8, 0xD9}:  # which Pillow passes over
+            continue
+        segments += 1
+        of_exif += marker == 0xE1 and data.startswith(b"Exif\0\0", position + 2)
+        if segments > MAX_SEGMENTS or of_exif > MAX_EXIF_SEGMENTS:
+            raise ImageError(FailureCode.BOMB, f"jpeg: {segments} segments before the pixels, {of_exif} of exif")
+        position += int.from_bytes(data[position : position + 2], "big")
+
+
 def _check_scans(data: memoryview) -> None:
     """Counts the scans of the JPEG at the start of `data` as a decoder comes upon them: two equal bytes inside a
     segment are none.
@@ -347,13 +417,15 @@ def _check_scans(data: memoryview) -> None:
         position += int.from_bytes(data[position : position + 2], "big")
 
 
-def _gif_frames(data: bytes, limit: int) -> int:
-    """Count the frames of a GIF up to `limit` by its block structure.
+def _gif_frames(data: bytes, limit: int) -> tuple[int, bytes]:
+    """Count the frames of a GIF up to `limit` by its block structure; and the GIF without comments up to there.
 
-    Pillow's `n_frames` walks the whole file whatever the limit, and 20 MB hold more than a million frames.
+    Pillow's `n_frames` walks the whole file whatever the limit, and 20 MB hold more than a million frames. To put the
+    pieces of comments together, it takes time quadratic in their number.
     """
     position = 13 + _colour_table_size(data[10])
-    frames = 0
+    frames, begin = 0, 0
+    kept: list[bytes] = []
     while frames < limit and position < len(data):
         block = data[position]
         if block == 0x2C:  # image descriptor: 9 bytes, an optional colour table, the LZW code size, data
@@ -362,12 +434,16 @@ def _gif_frames(data: bytes, limit: int) -> int:
             frames += 1
             position = _after_sub_blocks(data, position + 11 + _colour_table_size(data[position + 9]))
         elif block == 0x21:  # extension: its label, then data
-            position = _after_sub_blocks(data, position + 2)
+            after = _after_sub_blocks(data, position + 2)
+            if data[position + 1 : position + 2] == b"\xfe":
+                kept += [data[begin:position]] if begin < position else []
+                begin = after
+            position = after
         elif block == 0x3B:
             break
         else:
             position += 1
-    return frames
+    return frames, b"".join([*kept, data[begin:]]) if begin else data
 
 
 def _colour_table_size(flags: int) -> int:

@@ -314,6 +314,75 @@ def test_texts_that_break_after_they_were_unpacked_count_for_what_they_cost(size
     assert failure(png(8, 8, *[chunk] * 300, rows=bytes(72))).code is FailureCode.BOMB
 
 
+def _shared(entries: int, size: int) -> bytes:
+    """EXIF whose entries all stand for the same bytes, of orientation 6."""
+    head = 8 + 2 + 12 * (entries + 1) + 4
+    tags = [struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0)]
+    tags += [struct.pack("<HHLL", 1000 + number, 7, size, head) for number in range(entries)]
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", entries + 1) + b"".join(tags) + bytes(4) + bytes(size)
+
+
+@pytest.mark.parametrize("pillow", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_exif_that_says_the_same_over_and_over_is_a_bomb(pillow: str) -> None:
+    """A megabyte of it would take a gigabyte of memory, and twenty 200."""
+
+    def image(exif: bytes) -> bytes:
+        if pillow == "PNG":
+            return _behind_the_header(encoded(small(), "PNG"), png_chunk(b"eXIf", exif))
+        if pillow != "JPEG":
+            stand_in = b"II*\0\x08\0\0\0" + bytes(6) + b"?" * (len(exif) - 14)  # writing reads it, too
+            data = encoded(small(), pillow, exif=stand_in)
+            assert data.count(stand_in) == 1
+            return data.replace(stand_in, exif)
+        parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+        segments = [struct.pack(">HH", 0xFFE1, len(part) + 2) + part for part in parts]
+        plain = encoded(small())
+        return plain[:2] + b"".join(segments) + plain[2:]
+
+    with pytest.raises(ImageError) as caught:
+        decode_rgb(open_image(image(_shared(1000, 200_000)), LIMITS))
+    assert caught.value.code is FailureCode.BOMB
+    turned = decode_rgb(open_image(image(_shared(10, 200_000)), LIMITS))
+    assert turned.size == (small().size if pillow == "AVIF" else small().size[::-1])
+
+
+@pytest.mark.parametrize("comment", [b"\xfe" + b"\1c" * 900_000 + b"\0", b"\xfe\1c\0!" * 400_000 + b"\xfe\0"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_comments_of_a_gif_cost_no_more_than_their_length(comment: bytes, place: str) -> None:
+    plain = gif(2)
+    head = 13 + 3 * 2 ** ((plain[10] & 7) + 1)
+    assert plain[10] & 0x80
+    data = plain[:head] + b"!" + comment + plain[head:] if place == "before" else plain[:-1] + b"!" + comment + b";"
+    begun = time.process_time()
+    image = open_image(data, LIMITS)
+    assert decode_rgb(image).tobytes() == decode_rgb(open_image(plain, LIMITS)).tobytes()
+    image.seek(1)
+    load(image)
+    assert time.process_time() - begun < 5
+    assert failure(data, limits=CrawlSettings(max_frames=1)).code is FailureCode.BOMB
+
+
+def test_a_jpeg_of_very_many_exif_segments_is_a_bomb() -> None:
+    """Pillow appends each to those before."""
+    segment = struct.pack(">HH", 0xFFE1, 18) + b"Exif\0\0" + bytes(10)
+    plain = encoded(small())
+    load(open_image(plain[:2] + segment * 300 + plain[2:], LIMITS))
+    begun = time.process_time()
+    assert failure(plain[:2] + segment * 500_000 + plain[2:]).code is FailureCode.BOMB
+    assert time.process_time() - begun < 1
+
+
+def test_a_file_of_millions_of_segments_or_chunks_is_a_bomb() -> None:
+    """Pillow would keep each: 700 MB for a file of 20."""
+    jpeg, segment = encoded(small()), b"\xff\xfe\0\2"
+    load(open_image(jpeg[:2] + segment * 9000 + jpeg[2:], LIMITS))
+    assert failure(jpeg[:2] + segment * 2_000_000 + jpeg[2:]).code is FailureCode.BOMB
+    chunk = png_chunk(b"prVt", b"")
+    load(open_image(_behind_the_header(encoded(small(), "PNG"), chunk * 9000), LIMITS))
+    for place in (_behind_the_header, _behind_the_pixels):
+        assert failure(place(encoded(small(), "PNG"), chunk * 500_000)).code is FailureCode.BOMB
+
+
 def test_pixels_beyond_pillows_own_limit_are_for_ours_to_refuse() -> None:
     open_image(png(20_000, 20_000), CrawlSettings(max_pixels=400_000_000))
 
