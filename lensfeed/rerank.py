@@ -82,6 +82,10 @@ class Query:
     def __post_init__(self) -> None:
         if self.vector is None and self.text is None:
             raise RerankError("a query: expected a vector, a text or both, found neither")
+        for name in ("vector", "text"):
+            given = getattr(self, name)
+            if given is not None and not np.isfinite(given).all():  # they would sort anyhow
+                raise RerankError(f"a query's {name}: expected finite numbers, found others")
 
 
 @dataclass(frozen=True)

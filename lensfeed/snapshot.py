@@ -463,6 +463,8 @@ class Snapshot:
 
     def gone(self, table: str, error: Exception) -> SnapshotGoneError:
         """What to raise where the table's log or files turn out to be missing at the published version."""
+        if table == RUNS.name:
+            return _ledger_gone(self.warehouse, error)
         version = self.table_versions[table]
         return SnapshotGoneError(
             f"table {table} at version {version}, published by run {self.run_id!r}, is no longer there. Contents were "
@@ -499,10 +501,11 @@ def open_delta(place: str, version: int | None = None, storage_options: Mapping[
     options = _options(storage_options)
     if not _is_local(place):
         return DeltaTable(_encoded(place), version=version, storage_options=options)
-    if unquote(place) == place and "\\" not in place:
+    if unquote(place) == place and "\\" not in place and place.isprintable():
         return DeltaTable(place, version=version, storage_options=options)
-    # delta-rs decodes local paths twice (50%20 is read as "50 ") and takes a backslash for a slash, however either is
-    # written: it gets a folder of a plain name, in which it finds the log and the deletion vectors.
+    # delta-rs decodes local paths twice (50%20 is read as "50 "), takes a backslash for a slash, however either is
+    # written, and refuses a line's end: it gets a folder of a plain name, in which it finds the log and the deletion
+    # vectors.
     folder = tempfile.TemporaryDirectory(prefix="lensfeed-")
     log = Path(place) / "_delta_log"
     if log.is_dir():
@@ -544,8 +547,18 @@ def ledger_events(warehouse: str, storage_options: Mapping[str, str] | None = No
     _check_protocol(RUNS.name, delta)
     _check_columns(RUNS, delta)
     dataset = _dataset(RUNS, delta, _filesystem(f"{root}/{RUNS.name}", storage_options))
-    events = [_with_maps(event) for event in dataset.to_table(use_threads=_is_local(root)).to_pylist()]
+    try:
+        events = [_with_maps(event) for event in dataset.to_table(use_threads=_is_local(root)).to_pylist()]
+    except FileNotFoundError as error:
+        raise _ledger_gone(root, error) from error
     return sorted(events, key=lambda event: (int(event["seq"]), int(event["lease_generation"])))
+
+
+def _ledger_gone(root: str, error: Exception) -> SnapshotGoneError:
+    return SnapshotGoneError(
+        f"a file of the ledger {root}/{RUNS.name} is not there. Maintenance may have put its files together meanwhile: "
+        f"open the warehouse again; if that fails, it is damaged: {error}"
+    )
 
 
 def _with_maps(event: dict[str, Any]) -> dict[str, Any]:

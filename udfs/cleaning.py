@@ -32,6 +32,9 @@ _SPELLING = "\u200c\u200d\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
 emoji; after a Latin letter it is part of nothing."""
 _DROPPED = re.compile(f"(?<=[a-zA-Z])[{INVISIBLE}{_NO_CHARACTERS}]+|[{INVISIBLE}{_NO_CHARACTERS}](?<![{_SPELLING}])")
 _CONTROLS = re.compile(f"[{CONTROLS}]")
+_OVERRIDE, _OVERRIDE_ENDS = "\u202e", "\u202c"
+_OVERRIDDEN = re.compile("\u202e([^\u202a-\u202e\u2066-\u2069\n]*)")
+"""What is shown from its end to its beginning (UAX 9, right-to-left override), up to the next control of its kind."""
 _WORD_CATEGORIES = frozenset("LMN")
 
 _SEPARATING = frozenset(
@@ -77,8 +80,8 @@ def spellings(raw: str | None) -> tuple[str, ...]:
     Cleaned: markup resolved, Unicode NFKC, control and invisible characters dropped, white space collapsed; and that
     again, as long as it makes a difference, for what was escaped more than once. Before it stands what each round
     showed: its text, and that text with every tag for white space; where markup has brought about control characters,
-    which some browsers show as nothing, also without them. Whoever looks for words looks in all of them. No more than
-    the first 20,000 characters are looked at.
+    which some browsers show as nothing, also without them; where an override turns a part round, also with that as it
+    is shown. Whoever looks for words looks in all of them. No more than the first 20,000 characters are looked at.
     """
     text = (raw or "")[:_MAX_RAW_CHARACTERS]
     shown: dict[str, None] = {}
@@ -90,6 +93,8 @@ def spellings(raw: str | None) -> tuple[str, ...]:
         whole = _shown(text) if has_markup else text
         if has_markup and _CONTROLS.search(whole):
             shown[_plain(_CONTROLS.sub("", whole))] = None
+        if _OVERRIDE in whole:
+            shown[_plain(_OVERRIDDEN.sub(lambda turned: turned[1][::-1], whole))] = None
         cleaned = _plain(whole)
         shown[cleaned] = None
         if cleaned == text:
@@ -152,11 +157,11 @@ def _pieces(text: str) -> Iterator[str]:
         if node.is_text_node:
             yield node.text_content or ""
         elif node.is_element_node:
-            yield _boundary(node)
+            yield _boundary(node) + (_OVERRIDE if _is_turned_round(node) else "")
             following = None if _is_hidden(node) else node.child
         while following is None and node is not None:
             if node.is_element_node:
-                yield _boundary(node)
+                yield (_OVERRIDE_ENDS if _is_turned_round(node) else "") + _boundary(node)
             following = node.next
             node = node.parent
         node = following
@@ -169,3 +174,7 @@ def _boundary(element: LexborNode) -> str:
 
 def _is_hidden(element: LexborNode) -> bool:
     return element.tag in _NOT_SHOWN or "hidden" in element.attributes
+
+
+def _is_turned_round(element: LexborNode) -> bool:
+    return element.tag == "bdo" and (element.attributes.get("dir") or "").lower() == "rtl"

@@ -97,6 +97,10 @@ def test_a_query_of_nothing_or_of_another_length_is_refused() -> None:
         Query()
     with pytest.raises(RerankError, match=r"a query's vector: expected shape \(2,\), found \(3,\); .* Encoder\.image"):
         rerank(Query(vector=np.ones(3, np.float32)), items(), VISUAL_ONLY)
+    for name in ("vector", "text"):
+        for number in (np.nan, np.inf):
+            with pytest.raises(RerankError, match=f"a query's {name}: expected finite numbers"):
+                Query(**{name: np.array([1, number], np.float32)})
 
 
 def test_an_item_without_text_scores_as_unrelated_text_does() -> None:

@@ -335,7 +335,22 @@ def test_an_unknown_table_is_refused_before_the_first_batch(warehouse: TinyWareh
 
 @pytest.mark.parametrize(
     "name",
-    ["50%20", "%2Fetc", "100%", "a#b", "a?b=c", "a+b &c", "[1]{2}*", "a:b", "s3:x", "a\\b", "a;b", "ü ~", "50%20\\#?:"],
+    [
+        "50%20",
+        "%2Fetc",
+        "100%",
+        "a#b",
+        "a?b=c",
+        "a+b &c",
+        "[1]{2}*",
+        "a:b",
+        "s3:x",
+        "a\\b",
+        "a;b",
+        "ü ~",
+        "a\nb",
+        "50%20\\#?:",
+    ],
 )
 def test_a_warehouse_may_have_any_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = TinyWarehouse(tmp_path / name / "w" / name)
@@ -371,6 +386,20 @@ def test_vacuumed_files_are_reported_as_gone(warehouse: TinyWarehouse) -> None:
         with pytest.raises(SnapshotGoneError, match="index_feed at version 0, published by run 'first'"):
             read("index_feed")
     assert feed_ids(Snapshot.open(str(warehouse.root))) == [0, 2, 3]
+
+
+def test_a_file_of_the_ledger_that_is_gone_is_reported_as_gone(warehouse: TinyWarehouse) -> None:
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(str(warehouse.root))
+    for file in (warehouse.root / "runs").glob("*.parquet"):
+        file.unlink()
+    for read in (
+        lambda: snapshot.rows("runs"),
+        lambda: snapshot.row_count("runs"),
+        lambda: Snapshot.open(warehouse.root),
+    ):
+        with pytest.raises(SnapshotGoneError, match=r"a file of the ledger .* is not there"):
+            read()
 
 
 def test_a_version_whose_log_is_gone_is_reported_as_gone(warehouse: TinyWarehouse) -> None:

@@ -152,6 +152,11 @@ def test_a_text_on_which_the_parser_fails_is_kept_as_it_stands(monkeypatch: pyte
         ("one<td>two", ("one two", "onetwo")),
         ("bad&#1;word", ("badword", "bad word")),
         ("b<i>ad\x01wo</i>rd", ("b ad wo rd", "badword", "bad word")),
+        ("\u202edrowdab", ("badword", "drowdab")),
+        ("a \u202edr<b>ow</b>dab\u202c one", ("a dr ow dab one", "a badword one", "a drowdab one")),
+        ("<bdo DIR=rtl>drowdab</bdo> one", ("badword one", "drowdab one")),
+        ("<bdo dir=ltr>drowdab</bdo><bdo>one</bdo>", ("drowdab one", "drowdabone")),
+        ("&#x202e;drow\u2069dab", ("worddab", "drowdab")),
         ("&lt;one&gt;", ("<one>", "")),  # a browser shows it; whoever unwraps once more, does not
         ("＜&#111;ne＞", ("<one>", "")),
         ("&amp;lt;i&amp;gt;one", ("&lt;i&gt;one", "<i>one", "one")),
@@ -177,9 +182,7 @@ def test_any_text_has_spellings_of_one_visible_line_of_which_the_last_is_the_cle
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_text_without_markup_is_cleaned_by_no_parser(raw: str) -> None:
-    plain = (
-        raw.replace("<", "").replace("&", "").replace("＜", "").replace("＆", "").replace("﹤", "").replace("﹠", "")
-    )
+    plain = raw.translate(dict.fromkeys(map(ord, "<&＜＆﹤﹠\u202e")))  # the last turns round what follows it
     assert len(spellings(plain)) == 1
 
 

@@ -14,6 +14,7 @@ MAX_MEMORY = 1 << 20
 """Bytes that one compiled pattern may take: a few thousand states. More is refused when the policy is read."""
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_NO_WHITE_SPACE_OF_TEXTS = re.compile(r"[^\S ]|  ")
 _ASCII_ONLY = frozenset("bBwW")
 _ASCII_LOWER = str.maketrans({chr(upper): chr(upper + 32) for upper in range(ord("A"), ord("Z") + 1)})
 
@@ -39,6 +40,8 @@ def compiled(pattern: str) -> Any:
     comparable = folded(pattern)
     if comparable != pattern.translate(_ASCII_LOWER):
         raise PatternError(f"texts are compared as folded (NFKC, casefold), this would never match: write {comparable}")
+    if _NO_WHITE_SPACE_OF_TEXTS.search(pattern):
+        raise PatternError(r"texts are compared with single spaces for all white space: write one space, or \s")
     options = re2.Options()
     options.max_mem = MAX_MEMORY
     options.case_sensitive = False

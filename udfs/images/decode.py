@@ -13,12 +13,13 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import IO, Any
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from schemas.outcomes import FailureCode
 from schemas.settings import CrawlSettings
@@ -36,6 +37,49 @@ MAX_PNG_METADATA = 16 * 2**20
 
 # Pillow's own limit of 1 MiB would refuse sound images. It now concerns profiles alone: texts do not get there.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_METADATA
+
+MAX_EXIF = 16 * 2**20
+"""Bytes that the values of EXIF data may have together: as many as all of them have, but where they overlap."""
+
+MAX_EXIF_SEGMENTS = 400
+"""Of a JPEG: as many as 25 MB fill. Pillow puts them together in time quadratic in their number."""
+
+MAX_SEGMENTS = 10_000
+"""Of a JPEG before its pixels: Pillow keeps each, and millions fit into a small file. Sound ones have some dozen, or
+hundreds where a profile is large."""
+
+MAX_PNG_CHUNKS = 200_000
+"""The same of a PNG, texts not counted. Sound ones have some thousand: encoders write pixels in pieces of kilobytes."""
+
+
+class _Rationed:
+    """A file of which not much more than `MAX_EXIF` bytes can be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = MAX_EXIF
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Raises ImageError, `BOMB`, where too much was read already."""
+        if self._left < 0:
+            raise ImageError(FailureCode.BOMB, f"exif: values of more than {MAX_EXIF} bytes")
+        data = self._file.read(size)
+        self._left -= len(data)
+        return data
+
+
+class _Directory(TiffImagePlugin.ImageFileDirectory_v2):
+    """Pillow's, which reads each value of EXIF data: thousands of entries may all stand for the same megabytes."""
+
+    def load(self, fp: IO[bytes]) -> None:
+        """Raises ImageError, `BOMB`, where the values are too much together."""
+        rationed: Any = _Rationed(fp)
+        super().load(rationed)
+
+
+# Pillow opens JPEG and AVIF with a look at their EXIF data, so that it has to be its own.
+setattr(TiffImagePlugin, "ImageFileDirectory_v2", _Directory)  # noqa: B010 - to mypy a class is no variable
 
 PILLOW_FORMATS: dict[str, str] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
 """The accepted formats by their names here, and Pillow's name of the only decoder that may touch each."""
@@ -170,14 +214,19 @@ def open_image(data: bytes, limits: CrawlSettings, declared_type: str | None = N
         raise ImageError(FailureCode.BAD_TYPE, f"the bytes are {name}; accepted are {accepted}")
     _check_declared(declared_type, name)
     if name == "png":
-        data = _without_texts(data)
+        data = _as_browsers_read(data)
+    if name == "jpeg":
+        _check_segments(data)
     # Pillow has a limit of its own: it refuses twice as many pixels, also of a frame that turns out to be larger.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     with decoding(name):
+        frames, data = _gif_frames(data, limits.max_frames + 1) if name == "gif" else (0, data)
         image = Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[name]])
-        frames = _gif_frames(data, limits.max_frames + 1) if name == "gif" else getattr(image, "n_frames", 1)
+        frames = frames if name == "gif" else getattr(image, "n_frames", 1)
     if name == "png":
         _check_transparent_colour(data, image)
+    if name == "jpeg":
+        image.info["icc_profile"] = _jpeg_profile(getattr(image, "applist", ()))
     check_size(image.size, limits)
     if frames > limits.max_frames:
         raise ImageError(FailureCode.BOMB, f"more than {limits.max_frames} frames")
@@ -242,20 +291,39 @@ _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _TEXT_PIECE = 2**16
 
 
-def _without_texts(data: bytes) -> bytes:
-    """A PNG without its text chunks.
+_PNG_ONCE = frozenset({b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"iCCP", b"eXIf", b"acTL"})
+_PNG_BEFORE_PIXELS = frozenset({b"PLTE", b"tRNS", b"gAMA", b"iCCP", b"acTL"})
 
-    They say nothing about pixels, but Pillow would read things into them that browsers do not: whatever their keyword
-    is called (`transparency`, `exif`, `icc_profile`), it stands for the real thing.
+
+def _as_browsers_read(data: bytes) -> bytes:
+    """A PNG without chunks that browsers pass over and Pillow does not.
+
+    These are texts, which say nothing about pixels: whatever their keyword is called (`transparency`, `exif`,
+    `icc_profile`), to Pillow it stands for the real thing. And what says how pixels are shown, behind them. Of two that
+    say it, browsers go by the first and Pillow by the last, or by neither.
+
+    Raises:
+        ImageError: `DECODE` for what may be there once and is there twice, and where the header does not come first,
+            `BOMB` for texts that unpack to too much, and more than `MAX_PNG_CHUNKS` of the others.
     """
     kept: list[bytes] = []
-    begin, position, unpacked = 0, 8, 0
+    seen: set[bytes] = set()
+    begin, position, unpacked, chunks = 0, 8, 0, 0
+    if data[12:16] != b"IHDR":
+        raise ImageError(FailureCode.DECODE, "png: it does not begin with its header")
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         after = position + 12 + length
-        if kind in _PNG_TEXTS:
+        if kind in _PNG_TEXTS or (kind in _PNG_BEFORE_PIXELS and b"IDAT" in seen):
             kept.append(data[begin:position])
             begin = after
+        elif kind in _PNG_ONCE and kind in seen:
+            raise ImageError(FailureCode.DECODE, f"png: more than one {kind.decode()}")
+        seen.add(kind)
+        chunks += kind not in _PNG_TEXTS
+        if chunks > MAX_PNG_CHUNKS:
+            raise ImageError(FailureCode.BOMB, f"png: more than {MAX_PNG_CHUNKS} chunks")
+        if kind in _PNG_TEXTS:
             unpacked += _unpacked_size(kind, data[position + 8 : after - 4], MAX_PNG_METADATA - unpacked + 1)
             if unpacked > MAX_PNG_METADATA:
                 raise ImageError(FailureCode.BOMB, f"png: texts of more than {MAX_PNG_METADATA} bytes")
@@ -284,9 +352,50 @@ def _unpacked_size(kind: bytes, chunk: bytes, limit: int) -> int:
     return min(unpacked, limit)
 
 
+_ICC_SEGMENT = b"ICC_PROFILE\0"
+
+
+def _jpeg_profile(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """The colour profile of a JPEG by its application segments, (name, contents), as browsers put it together.
+
+    They look at all segments before the pixels, where Pillow looks at those before the frame's header; and a profile
+    counts for nothing of which a part is missing, there twice or counted otherwise (ICC.1:2022, B.4; libjpeg-turbo's
+    `jpeg_read_icc_profile`).
+    """
+    parts: dict[int, bytes] = {}
+    counts, found, start = set(), 0, len(_ICC_SEGMENT) + 2
+    for name, segment in segments:
+        if name == "APP2" and segment.startswith(_ICC_SEGMENT) and len(segment) >= start:
+            parts[segment[start - 2]] = segment[start:]
+            counts.add(segment[start - 1])
+            found += 1
+    whole = counts == {found} and sorted(parts) == list(range(1, found + 1))
+    return b"".join(parts[number] for number in sorted(parts)) if whole else None
+
+
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd7]")
 """A marker that is followed by a segment or ends something (ITU-T T.81, table B.1): not a stuffed byte, not the filling
 before a marker, not a restart."""
+
+
+def _check_segments(data: bytes) -> None:
+    """Counts what a JPEG says before its pixels.
+
+    Raises:
+        ImageError: `BOMB` for more than `MAX_SEGMENTS`, or than `MAX_EXIF_SEGMENTS` of EXIF data.
+    """
+    segments, of_exif, position = 0, 0, 2
+    while (found := _JPEG_MARKER.search(data, position)) is not None:
+        position, marker = found.end(), found[0][1]
+        if marker == 0xDA:
+            return
+        if marker in {0xD8, 0xD9}:  # which Pillow passes over
+            continue
+        segments += 1
+        of_exif += marker == 0xE1 and data.startswith(b"Exif\0\0", position + 2)
+        if segments > MAX_SEGMENTS or of_exif > MAX_EXIF_SEGMENTS:
+            raise ImageError(FailureCode.BOMB, f"jpeg: {segments} segments before the pixels, {of_exif} of exif")
+        position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _check_scans(data: memoryview) -> None:
@@ -308,13 +417,15 @@ def _check_scans(data: memoryview) -> None:
         position += int.from_bytes(data[position : position + 2], "big")
 
 
-def _gif_frames(data: bytes, limit: int) -> int:
-    """Count the frames of a GIF up to `limit` by its block structure.
+def _gif_frames(data: bytes, limit: int) -> tuple[int, bytes]:
+    """Count the frames of a GIF up to `limit` by its block structure; and the GIF without comments up to there.
 
-    Pillow's `n_frames` walks the whole file whatever the limit, and 20 MB hold more than a million frames.
+    Pillow's `n_frames` walks the whole file whatever the limit, and 20 MB hold more than a million frames. To put the
+    pieces of comments together, it takes time quadratic in their number.
     """
     position = 13 + _colour_table_size(data[10])
-    frames = 0
+    frames, begin = 0, 0
+    kept: list[bytes] = []
     while frames < limit and position < len(data):
         block = data[position]
         if block == 0x2C:  # image descriptor: 9 bytes, an optional colour table, the LZW code size, data
@@ -323,12 +434,16 @@ def _gif_frames(data: bytes, limit: int) -> int:
             frames += 1
             position = _after_sub_blocks(data, position + 11 + _colour_table_size(data[position + 9]))
         elif block == 0x21:  # extension: its label, then data
-            position = _after_sub_blocks(data, position + 2)
+            after = _after_sub_blocks(data, position + 2)
+            if data[position + 1 : position + 2] == b"\xfe":
+                kept += [data[begin:position]] if begin < position else []
+                begin = after
+            position = after
         elif block == 0x3B:
             break
         else:
             position += 1
-    return frames
+    return frames, b"".join([*kept, data[begin:]]) if begin else data
 
 
 def _colour_table_size(flags: int) -> int:

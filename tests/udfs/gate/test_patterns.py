@@ -23,6 +23,10 @@ from udfs.gate.patterns import PatternError, any_of, compiled
         ("cafe\u0301", "write café"),
         ("ｇｏｒｅ", "write gore"),
         ("go\xadre", "write gore"),
+        ("gore\n", "single spaces"),  # what a block of YAML ends with
+        ("go  re", "single spaces"),
+        ("go\tre", "single spaces"),
+        ("go\u2028re", "single spaces"),
         ("(?:gore)?", "every text"),
         ("^", "every text"),
     ],

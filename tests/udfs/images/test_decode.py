@@ -314,6 +314,75 @@ def test_texts_that_break_after_they_were_unpacked_count_for_what_they_cost(size
     assert failure(png(8, 8, *[chunk] * 300, rows=bytes(72))).code is FailureCode.BOMB
 
 
+def _shared(entries: int, size: int) -> bytes:
+    """EXIF whose entries all stand for the same bytes, of orientation 6."""
+    head = 8 + 2 + 12 * (entries + 1) + 4
+    tags = [struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0)]
+    tags += [struct.pack("<HHLL", 1000 + number, 7, size, head) for number in range(entries)]
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", entries + 1) + b"".join(tags) + bytes(4) + bytes(size)
+
+
+@pytest.mark.parametrize("pillow", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_exif_that_says_the_same_over_and_over_is_a_bomb(pillow: str) -> None:
+    """A megabyte of it would take a gigabyte of memory, and twenty 200."""
+
+    def image(exif: bytes) -> bytes:
+        if pillow == "PNG":
+            return _behind_the_header(encoded(small(), "PNG"), png_chunk(b"eXIf", exif))
+        if pillow != "JPEG":
+            stand_in = b"II*\0\x08\0\0\0" + bytes(6) + b"?" * (len(exif) - 14)  # writing reads it, too
+            data = encoded(small(), pillow, exif=stand_in)
+            assert data.count(stand_in) == 1
+            return data.replace(stand_in, exif)
+        parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+        segments = [struct.pack(">HH", 0xFFE1, len(part) + 2) + part for part in parts]
+        plain = encoded(small())
+        return plain[:2] + b"".join(segments) + plain[2:]
+
+    with pytest.raises(ImageError) as caught:
+        decode_rgb(open_image(image(_shared(1000, 200_000)), LIMITS))
+    assert caught.value.code is FailureCode.BOMB
+    turned = decode_rgb(open_image(image(_shared(10, 200_000)), LIMITS))
+    assert turned.size == (small().size if pillow == "AVIF" else small().size[::-1])
+
+
+@pytest.mark.parametrize("comment", [b"\xfe" + b"\1c" * 900_000 + b"\0", b"\xfe\1c\0!" * 400_000 + b"\xfe\0"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_comments_of_a_gif_cost_no_more_than_their_length(comment: bytes, place: str) -> None:
+    plain = gif(2)
+    head = 13 + 3 * 2 ** ((plain[10] & 7) + 1)
+    assert plain[10] & 0x80
+    data = plain[:head] + b"!" + comment + plain[head:] if place == "before" else plain[:-1] + b"!" + comment + b";"
+    begun = time.process_time()
+    image = open_image(data, LIMITS)
+    assert decode_rgb(image).tobytes() == decode_rgb(open_image(plain, LIMITS)).tobytes()
+    image.seek(1)
+    load(image)
+    assert time.process_time() - begun < 5
+    assert failure(data, limits=CrawlSettings(max_frames=1)).code is FailureCode.BOMB
+
+
+def test_a_jpeg_of_very_many_exif_segments_is_a_bomb() -> None:
+    """Pillow appends each to those before."""
+    segment = struct.pack(">HH", 0xFFE1, 18) + b"Exif\0\0" + bytes(10)
+    plain = encoded(small())
+    load(open_image(plain[:2] + segment * 300 + plain[2:], LIMITS))
+    begun = time.process_time()
+    assert failure(plain[:2] + segment * 500_000 + plain[2:]).code is FailureCode.BOMB
+    assert time.process_time() - begun < 1
+
+
+def test_a_file_of_millions_of_segments_or_chunks_is_a_bomb() -> None:
+    """Pillow would keep each: 700 MB for a file of 20."""
+    jpeg, segment = encoded(small()), b"\xff\xfe\0\2"
+    load(open_image(jpeg[:2] + segment * 9000 + jpeg[2:], LIMITS))
+    assert failure(jpeg[:2] + segment * 2_000_000 + jpeg[2:]).code is FailureCode.BOMB
+    chunk = png_chunk(b"prVt", b"")
+    load(open_image(_behind_the_header(encoded(small(), "PNG"), chunk * 9000), LIMITS))
+    for place in (_behind_the_header, _behind_the_pixels):
+        assert failure(place(encoded(small(), "PNG"), chunk * 500_000)).code is FailureCode.BOMB
+
+
 def test_pixels_beyond_pillows_own_limit_are_for_ours_to_refuse() -> None:
     open_image(png(20_000, 20_000), CrawlSettings(max_pixels=400_000_000))
 
@@ -527,6 +596,89 @@ def test_an_srgb_profile_changes_nothing() -> None:
     image = open_image(encoded(small(), icc_profile=profile), LIMITS)
     load(image)
     assert to_rgb(image) is image
+
+
+def _behind_the_header(data: bytes, *chunks: bytes) -> bytes:
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def _behind_the_pixels(data: bytes, *chunks: bytes) -> bytes:
+    end = data.index(b"IEND") - 4
+    return data[:end] + b"".join(chunks) + data[end:]
+
+
+_GAMMAS = [png_chunk(b"gAMA", struct.pack(">I", gamma)) for gamma in (5000, 45455)]
+_PROFILES = [png_chunk(b"iCCP", b"one\0\0" + zlib.compress(profile)) for profile in (b"one", b"another")]
+_TURNED = png_chunk(b"eXIf", bytes.fromhex("4949 2a00 0800 0000 0100 1201 0300 0100 0000 0600 0000 0000 0000"))
+_ONCE = {
+    "header": [png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))],
+    "gamma": _GAMMAS,
+    "profile": _PROFILES,
+    "transparent colour": [png_chunk(b"tRNS", bytes(6))] * 2,
+    "orientation": [_TURNED] * 2,
+    "palette": [png_chunk(b"PLTE", bytes(3))] * 2,
+    "animation": [png_chunk(b"acTL", struct.pack(">II", 2, 0))] * 2,
+}
+
+
+@pytest.mark.parametrize("name", _ONCE)
+def test_a_png_that_says_a_thing_twice_is_not_decoded(name: str) -> None:
+    """Browsers go by the first, Pillow by the last, or in an animation by neither: they would show two images."""
+    data = encoded(small(), "PNG")
+    assert failure(_behind_the_header(data, *_ONCE[name])).code is FailureCode.DECODE
+    if name in {"header", "orientation"}:
+        apart = _behind_the_pixels(_behind_the_header(data, *_ONCE[name][1:]), *_ONCE[name][:1])
+        assert failure(apart).code is FailureCode.DECODE
+
+
+@pytest.mark.parametrize("name", ["gamma", "profile", "transparent colour", "palette", "animation"])
+def test_what_a_png_says_behind_its_pixels_is_no_more_heard_than_by_browsers(name: str) -> None:
+    plain = encoded(small(), "PNG")
+    image = open_image(_behind_the_pixels(plain, *_ONCE[name]), LIMITS)
+    before = dict(image.info)
+    assert decode_rgb(image).tobytes() == small().tobytes()
+    assert image.info == before == {}
+    image = open_image(_behind_the_pixels(_behind_the_header(plain, _GAMMAS[0]), _GAMMAS[1]), LIMITS)
+    load(image)
+    assert image.info["gamma"] == 0.05
+
+
+def test_a_png_that_does_not_begin_with_its_header_is_not_decoded() -> None:
+    data = encoded(small(), "PNG")
+    assert failure(data[:8] + png_chunk(b"prVt", bytes(20)) + data[8:]).code is FailureCode.DECODE
+
+
+def _jpeg_with(data: bytes, *profiles: bytes, before: int) -> bytes:
+    """The JPEG with segments as of a profile before the marker `before`."""
+    segments = [struct.pack(">HH", 0xFFE2, len(one) + 14) + b"ICC_PROFILE\0" + one for one in profiles]
+    place = data.index(bytes([0xFF, before]))
+    return data[:place] + b"".join(segments) + data[place:]
+
+
+def test_a_profile_of_a_jpeg_counts_wherever_browsers_find_it() -> None:
+    """They look at every segment before the pixels, Pillow at those before the frame's header alone."""
+    red = encoded(Image.new("RGB", (32, 32), (200, 30, 30)), quality=95)
+    profile = swapped_profile()
+    whole, half = b"\1\1" + profile, len(profile) // 2
+    parts = [b"\2\2" + profile[half:], b"\1\2" + profile[:half]]
+    shown_green = {
+        "before the frame": _jpeg_with(red, whole, before=0xC0),
+        "behind the frame": _jpeg_with(red, whole, before=0xDA),
+        "on both sides": _jpeg_with(_jpeg_with(red, parts[0], before=0xC0), parts[1], before=0xDA),
+        "beside a segment too short to be one": _jpeg_with(red, whole, b"\2", before=0xC0),
+    }
+    for case, data in shown_green.items():
+        assert decode_rgb(open_image(data, LIMITS)).getpixel((16, 16))[1] > 180, case
+    as_it_is = {
+        "one twice": _jpeg_with(red, whole, whole, before=0xC0),
+        "one twice, counted as two": _jpeg_with(red, *[b"\1\2" + profile] * 2, before=0xC0),
+        "two counts": _jpeg_with(red, b"\1\2" + profile[:half], b"\2\3" + profile[half:], before=0xC0),
+        "one that is missing": _jpeg_with(red, b"\1\2" + profile, before=0xDA),
+        "none": _jpeg_with(red, b"\0\1" + profile, before=0xDA),
+    }
+    for case, data in as_it_is.items():
+        assert decode_rgb(open_image(data, LIMITS)).getpixel((16, 16))[0] > 180, case
+    assert failure(_jpeg_with(red, b"", whole, before=0xC0)).code is FailureCode.DECODE, "Pillow ends at such a one"
 
 
 def test_profiles_of_any_number_and_size_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
