@@ -61,8 +61,7 @@ def _run(options: argparse.Namespace) -> None:
         counts = write_outcomes(snapshot, dates, chosen, told)
     except SnapshotError as error:
         raise RunError(str(error)) from None
-    if counts is not None:
-        log.info("%s", counted(dates, counts))
+    log.info("%s", counted(dates, counts))
 
 
 def _check_published(snapshot: Snapshot, dates: Sequence[dt.date]) -> None:
