@@ -33,7 +33,7 @@ from jobs.config.command import JobParser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
-from jobs.reporting.texts import plain
+from jobs.config.texts import plain
 from jobs.startup.preflight import parse_date
 from lensfeed.feed import feed_vectors, lookup
 from lensfeed.snapshot import Snapshot, SnapshotError

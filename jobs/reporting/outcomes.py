@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.config.progress import log
-from jobs.reporting.texts import plain
+from jobs.config.texts import plain
 from lensfeed.snapshot import Snapshot
 from udfs.credentials import redact_text
 
