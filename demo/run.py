@@ -17,7 +17,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,10 +33,10 @@ from jobs.config.command import JobParser, run_command
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
-from jobs.reporting.texts import plain
+from jobs.config.texts import plain
 from jobs.startup.preflight import parse_date
 from lensfeed.feed import feed_vectors, lookup
-from lensfeed.snapshot import Snapshot
+from lensfeed.snapshot import Snapshot, SnapshotError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = "conf/demo.yaml"
@@ -83,13 +84,16 @@ def _run(options: argparse.Namespace) -> None:
         pictures = find_pictures(options.images)
         if others := left_out(options.images, pictures):
             log.info("demo: left out, since their names do not end as pictures' do: %s", others)
-        ingest_folder(options.images, pictures, fresh_warehouse(options.warehouse))
+        with fresh_warehouse(options.warehouse) as warehouse:
+            ingest_folder(options.images, pictures, warehouse)
     elif options.manifest is not None:
         if not options.manifest.exists():
             raise UsageError(f"--manifest {options.manifest}: there is no such file or folder")
-        ingest_manifest(options.manifest, fresh_warehouse(options.warehouse), options.user_agent)
+        with fresh_warehouse(options.warehouse) as warehouse:
+            ingest_manifest(options.manifest, warehouse, options.user_agent)
     else:
-        ingest_demo(fresh_warehouse(options.warehouse))
+        with fresh_warehouse(options.warehouse) as warehouse:
+            ingest_demo(warehouse)
     sys.stdout.write(f"\nAll of it took {summary.took(time.monotonic() - begun)}.\n")
 
 
@@ -189,13 +193,39 @@ def left_out(folder: Path, pictures: Sequence[Path]) -> str:
     return plain(f"{counted} ({named}{more})", 500) if others else ""
 
 
-def fresh_warehouse(chosen: Path | None) -> Path:
-    """An empty folder for the tables: the demo's own is emptied, another one must be empty (UsageError)."""
-    if chosen is None:
-        return fresh_folder(OUTPUT / "warehouse")
-    if chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
-        raise UsageError(f"--warehouse {chosen}: expected a new or empty folder; the demo never writes over tables")
-    return chosen.resolve()
+@contextmanager
+def fresh_warehouse(chosen: Path | None) -> Iterator[Path]:
+    """An empty folder for the tables: the demo's own, whose tables are put aside until there are others; or another
+    one, which must be empty (UsageError)."""
+    if chosen is not None:
+        if chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
+            raise UsageError(f"--warehouse {chosen}: expected a new or empty folder; the demo never writes over tables")
+        yield chosen.resolve()
+        return
+    folder, before = OUTPUT / "warehouse", OUTPUT / "warehouse-before"
+    _settle(folder, before)
+    if folder.exists():
+        folder.rename(before)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        _settle(folder, before)
+
+
+def _settle(folder: Path, before: Path) -> None:
+    """Of new tables and those before them, leave the new ones where something of them is published: what refuses a
+    manifest may be known late, and nothing is to be lost by it."""
+    if not before.exists():
+        return
+    try:
+        Snapshot.open(str(folder))
+    except SnapshotError:
+        log.info("demo: nothing was published; %s is as it was before", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        before.rename(folder)
+    else:
+        shutil.rmtree(before)
 
 
 def fresh_folder(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from jobs.config.catalogue import Command, commands, grouped
+from jobs.config.output import say
 
 _USAGE = "usage: lensfeed [--help | --version] COMMAND [ARGUMENTS]"
 _WIDTH = 100
@@ -24,11 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, *rest = given or [""]
     if name in {"-h", "--help"}:
-        sys.stdout.write(help_text())
-        return 0
+        return say(help_text())
     if name == "--version":
-        sys.stdout.write(f"lensfeed {_version()}\n")
-        return 0
+        return say(f"lensfeed {_version()}\n")
     known = commands()
     command = known.get(name.replace("_", "-"))
     if command is None:

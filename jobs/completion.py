@@ -24,6 +24,15 @@ _BASH = """\
 # Completion of lensfeed's commands for bash; made by `lensfeed completion bash`.
 _lensfeed() {
   local command="${COMP_WORDS[1]//_/-}" current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" found
+  local given=
+  # --option=value comes in three words, or, where = is not in COMP_WORDBREAKS, in one.
+  if [ "$before" = = ]; then
+    before="${COMP_WORDS[COMP_CWORD-2]}"
+  elif [ "$current" = = ]; then
+    current=
+  elif [[ "$current" == --*=* ]]; then
+    before="${current%%%%=*}" current="${current#*=}" given="$before="
+  fi
   if [ "$COMP_CWORD" -eq 1 ]; then
     found=%(commands)s
   elif [ "$before" = --set ]; then
@@ -33,7 +42,7 @@ _lensfeed() {
 %(cases)s
   fi
   COMPREPLY=()
-  [ -z "$found" ] || COMPREPLY=($(compgen -W "$found" -- "$current"))
+  [ -z "$found" ] || COMPREPLY=($(compgen -P "$given" -W "$found" -- "$current"))
 }
 complete -o default -F _lensfeed lensfeed
 """
@@ -41,7 +50,12 @@ complete -o default -F _lensfeed lensfeed
 _ZSH = """\
 # Completion of lensfeed's commands for zsh; made by `lensfeed completion zsh`.
 _lensfeed() {
-  local command="${words[2]//_/-}" current="$PREFIX" before="${words[CURRENT-1]}" found
+  local command="${words[2]//_/-}" before="${words[CURRENT-1]}" found
+  if [[ "$PREFIX" == --*=* ]]; then
+    before="${PREFIX%%%%=*}"
+    compset -P 1 '*='
+  fi
+  local current="$PREFIX"
   if (( CURRENT == 2 )); then
     found=%(commands)s
   elif [[ "$before" == --set ]]; then

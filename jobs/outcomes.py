@@ -19,7 +19,7 @@ from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.reporting.outcomes import Chosen, as_json, as_line, counted, with_date, write_outcomes
-from jobs.reporting.runs import published_runs
+from jobs.reporting.runs import dates_known, newest_nights, published_runs
 from jobs.startup.preflight import parse_date
 from lensfeed.snapshot import Snapshot, SnapshotError, ledger_events
 from schemas.outcomes import Outcome
@@ -61,20 +61,18 @@ def _run(options: argparse.Namespace) -> None:
         counts = write_outcomes(snapshot, dates, chosen, told)
     except SnapshotError as error:
         raise RunError(str(error)) from None
-    if counts is not None:
-        log.info("%s", counted(dates, counts))
+    log.info("%s", counted(dates, counts))
 
 
 def _check_published(snapshot: Snapshot, dates: Sequence[dt.date]) -> None:
     """Raises RunError where one of the dates was not published by then, or was taken back."""
     events = [event for event in ledger_events(snapshot.warehouse) if event["seq"] <= snapshot.seq]
-    published = {date for run in published_runs(events) if run.is_night for date in run.ingest_dates}
+    published = newest_nights(published_runs(events))
     if missing := [date for date in dates if date not in published]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        known = f"{min(published)} to {max(published)}" if published else "none"
         raise RunError(
             f"{missing[0]}{more}: not published in the warehouse {snapshot.warehouse} as of run {snapshot.run_id}; "
-            f"dates that are: {known}"
+            f"{dates_known(published)}"
         )
 
 

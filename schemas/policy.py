@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+from schemas.hosts import is_number
 from schemas.settings import Settings
 
 ReasonCode = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,63}$")]
@@ -42,13 +43,10 @@ LANGUAGES = frozenset(_LANGUAGE_CODES.split())
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-"""A last label that makes an IPv4 address of a host, in whatever spelling."""
-
 
 def _comparable_host(value: str) -> str:
     """Any other spelling would never match the host of a normalised URL, and let through what it was meant to stop."""
-    is_name = _HOST.fullmatch(value) and not _NUMBER.fullmatch(value.rpartition(".")[2])
+    is_name = _HOST.fullmatch(value) and not is_number(value.rpartition(".")[2])
     if is_name or _is_address(value):
         return value
     raise ValueError(

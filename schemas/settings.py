@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from schemas.counts import Counted
+
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys refused, instances immutable, digest stable across processes."""
@@ -464,13 +466,14 @@ photographs have more than 8."""
 
 class Expectation(Settings):
     """A bound on what a night counts or measures, as the ledger has it: `sightings`, `outcome.blocked`,
-    `failed.timeout`, `vectors.mean_cosine`, ...; `vectors.neighbour_overlap` of a switch of models."""
+    `failed.timeout`, `blocked.nsfw`, `changed.clusters`, `vectors.mean_cosine`, ...; `vectors.neighbour_overlap` of a
+    switch of models. A name that none has is refused."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """What the message and `--accept-breach` call it."""
-    counts: tuple[str, ...] = Field(min_length=1)
+    counts: tuple[Counted, ...] = Field(min_length=1)
     """The counts that are added up."""
-    of: tuple[str, ...] = ()
+    of: tuple[Counted, ...] = ()
     """What they are a share of, added up too; nothing for the number itself."""
     against: Literal["itself", "earlier"] = "itself"
     """`earlier`: the bounds are multiples of the median of the last nights, from the third on."""

@@ -12,6 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 import idna
 
+from schemas.hosts import is_number
+
 MAX_URL_LENGTH = 8192
 """Characters; the least that RFC 9110 section 4.1 recommends to support."""
 
@@ -25,7 +27,6 @@ _SLASHES = re.compile(r"[/\\]{2}")
 _PARTS = re.compile(r"//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _UNRESERVED = r"A-Za-z0-9._~\-"
 _OUTSIDE_PATH = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]]")
 _OUTSIDE_QUERY = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^{_UNRESERVED}!$&'()*+,;=:@/\[\]?]")
@@ -180,7 +181,7 @@ def _normalise_host(host: str) -> str:
     labels = host.split(".")
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadUrl("host")
-    if _is_number(labels[-1]):
+    if is_number(labels[-1]):
         return _ipv4(labels)
     return host
 
@@ -193,10 +194,6 @@ def _ipv6(text: str) -> str:
     if address.scope_id is not None:
         raise BadUrl("host")
     return str(address)
-
-
-def _is_number(label: str) -> bool:
-    return _NUMBER.fullmatch(label) is not None
 
 
 def _ipv4(labels: list[str]) -> str:
@@ -212,7 +209,7 @@ def _ipv4(labels: list[str]) -> str:
 
 
 def _number(label: str) -> int:
-    if not _is_number(label):  # int takes more than inet_aton does: underscores, signs, a second prefix
+    if not is_number(label):  # int takes more than inet_aton does: underscores, signs, a second prefix
         raise BadUrl("host")
     try:
         if label.startswith("0x"):

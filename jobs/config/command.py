@@ -3,13 +3,13 @@ wrong."""
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs.config import output
 from jobs.config.causes import cause_of
 from jobs.config.errors import RunError, UsageError, printable
 from jobs.config.progress import LOG_FORMATS, log, place_of, start_logging
@@ -39,6 +39,14 @@ class JobParser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
                 self.error(f"unknown option {name}; {hint}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """As argparse's, with what was printed (`--help`) written before."""
+        try:
+            output.flush()
+        except RunError as error:
+            status, message = 1, f"failed: {error}\n"
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         """Usage, then the one line that says what is wrong; exit code 2."""
@@ -75,7 +83,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(action: Callable[[], object], options: argparse.Namespace | None = None) -> int:
-    """Run an entry point's action: 0 done, 1 the run failed, 2 bad usage or configuration.
+    """Run an entry point's action: 0 done, 1 the run failed, 2 bad usage or configuration, 141 (as of whom SIGPIPE
+    ends) nobody read on, as of `| head`, before it was done.
 
     What went wrong is told in one line, the last one; with `--debug` its traces come before it. `options`: those of
     `add_output_arguments`, of which None has the defaults.
@@ -88,30 +97,26 @@ def run_command(action: Callable[[], object], options: argparse.Namespace | None
         return 2
     try:
         action()
-        _flush_output()
+        output.flush()
     except UsageError as error:
         log.debug("traceback", exc_info=True)
-        log.error("error: %s", what_failed(error))
-        return 2
+        return _ended(2, f"error: {what_failed(error)}")
     except Exception as error:  # noqa: BLE001 -- the last line of defence: whatever it was, nothing was published
         log.debug("traceback", exc_info=True)
-        log.error("failed: %s", what_failed(error))
-        return 1
+        if output.is_unread(error):
+            return output.UNREAD
+        return _ended(1, f"failed: {what_failed(error)}")
     except KeyboardInterrupt:
-        log.error("failed: interrupted; whoever comes next discards or finishes what was begun")
-        return 1
+        return _ended(1, "failed: interrupted; whoever comes next discards or finishes what was begun")
     return 0
 
 
-def _flush_output() -> None:
-    """Have what was printed written while a failure can still be told: at exit it would be a trace."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        with suppress(OSError, ValueError):  # what is still buffered would fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # nobody reads on, as of `| head`
-            raise RunError(f"what was to be printed cannot be written ({error.strerror or error})") from None
+def _ended(code: int, why: str) -> int:
+    """Tell why, after what was printed before."""
+    with suppress(RunError):
+        output.flush()
+    log.error("%s", why)
+    return code
 
 
 def what_failed(error: BaseException) -> str:

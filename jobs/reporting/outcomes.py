@@ -1,9 +1,7 @@
 """What became of each row of a date's manifest, row by row, as the newest published snapshot has it."""
 
-import contextlib
 import datetime as dt
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.config.progress import log
-from jobs.reporting.texts import plain
+from jobs.config.texts import plain
 from lensfeed.snapshot import Snapshot
 from udfs.credentials import redact_text
 
@@ -75,20 +73,15 @@ def _in_order(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def write_outcomes(
     snapshot: Snapshot, dates: Sequence[dt.date], chosen: Chosen, told: Callable[[Row], str]
-) -> Counter[tuple[str, str]] | None:
-    """Write the rows; how many there were by outcome and reason. None where nobody reads on, as of `| head`."""
+) -> Counter[tuple[str, str]]:
+    """Write the rows; how many there were by outcome and reason."""
     counts: Counter[tuple[str, str]] = Counter()
-    try:
-        for date in dates:
-            for batch in _in_order(chosen.of(snapshot, date)):
-                for row in batch.to_pylist():
-                    counts[row["outcome"], _why(row)] += 1
-                    sys.stdout.write(f"{told(row)}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return None
+    for date in dates:
+        for batch in _in_order(chosen.of(snapshot, date)):
+            for row in batch.to_pylist():
+                counts[row["outcome"], _why(row)] += 1
+                sys.stdout.write(f"{told(row)}\n")
+    sys.stdout.flush()
     return counts
 
 

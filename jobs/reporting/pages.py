@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from jobs.config.errors import UsageError
-from jobs.reporting.texts import LONGEST, plain
+from jobs.config.texts import LONGEST, plain
 from udfs.credentials import redact_text
 
 THUMBNAIL = 176

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from udfs.images.minhash import (
     hamming256,
     hash_words,
     hues_apart,
+    most_apart,
     signatures,
     verified_pairs,
 )
@@ -111,10 +113,25 @@ class HashPair:
     """In which the two share a bucket: with one they are compared."""
     hues_apart: int
     """Degrees; 0 where one of the two is of no colour."""
+    most_apart: int
+    """Degrees that they may be apart at this distance."""
     is_near: bool
     """By both distances, as far as the shades of the two allow."""
     is_edge: bool
     """Near, not of two colours, and compared."""
+
+
+class Obstacle(StrEnum):
+    """Why no edge joins two images; where several do, the first of these."""
+
+    FLAT = "flat"
+    """One of them is: it has no bands."""
+    TWO_COLOURS = "two_colours"
+    """Their nearest hashes are near enough, and of hues that are too far apart."""
+    NO_BUCKET = "no_bucket"
+    """Their nearest hashes are near enough, and share no bucket."""
+    TOO_FAR = "too_far"
+    """Their nearest hashes are too far apart."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,18 @@ class Pair:
         return self.is_one_group or self.edge is not None
 
     @property
+    def obstacle(self) -> Obstacle | None:
+        """What keeps them apart; None where they are joined."""
+        if self.is_joined:
+            return None
+        if self.first.is_flat or self.second.is_flat:
+            return Obstacle.FLAT
+        least = self.hashes[0]
+        if not least.is_near:
+            return Obstacle.TOO_FAR
+        return Obstacle.TWO_COLOURS if least.hues_apart > least.most_apart else Obstacle.NO_BUCKET
+
+    @property
     def distances(self) -> tuple[int, int] | None:
         """By which one would stand behind the other: of 256 and of 64 bits; None where it may not."""
         if self.is_one_group:
@@ -157,6 +186,52 @@ class Pair:
     def in_order(self) -> tuple[Image, Image]:
         """The one that came first, by the order of the clusters, and the other one."""
         return (self.first, self.second) if self.first.place <= self.second.place else (self.second, self.first)
+
+    def sides(self, one: HashPair) -> tuple[tuple[Image, int], tuple[Image, int]]:
+        """Each image with the place of its hash in a pair of hashes."""
+        return (self.first, one.first), (self.second, one.second)
+
+    def views(self, one: HashPair) -> tuple[int, int]:
+        """The views that a pair of hashes is of."""
+        first, second = (image.hashes[number].view for image, number in self.sides(one))
+        return first, second
+
+    def by_views(self) -> list[tuple[tuple[int, int], list[HashPair]]]:
+        """Pairs of hashes by the views that they are of, in the order of these; the least of each come first."""
+        found: dict[tuple[int, int], list[HashPair]] = {}
+        for one in self.hashes:
+            found.setdefault(self.views(one), []).append(one)
+        return sorted(found.items())
+
+    def upright(self) -> tuple[int, int] | None:
+        """How far the wholes are apart as they are, not turned to be hashed: of 64 bits and of 256; None where one has
+        no pixels stored, or is flat."""
+        if self.first.upright is None or self.second.upright is None or not self.hashes:
+            return None
+        (near, far), (other_near, other_far) = self.first.upright, self.second.upright
+        hamming = int(hamming64(np.array([near]), np.array([other_near]))[0])
+        return hamming, int(hamming256(hash_words([far]), hash_words([other_far]))[0])
+
+    def is_turned(self, settings: DedupSettings) -> bool:
+        """Whether one is the other flipped or turned: joined as wholes, and not near as they are."""
+        upright, edge = self.upright(), self.edge
+        if upright is None or edge is None or not all(image.hashes[at].is_whole for image, at in self.sides(edge)):
+            return False
+        return upright[0] > settings.outer_hamming or upright[1] > settings.max_hamming256
+
+
+class Because(StrEnum):
+    """Why two images are, or are not, in one cluster."""
+
+    BEHIND = "one_behind_the_other"
+    THIRD = "both_behind_a_third"
+    NOT_JOINED = "nothing_joins_them"
+    NO_HEAD = "earlier_is_no_representative"
+    """They might be joined, but only representatives gather others."""
+    NEARER = "later_chose_a_nearer"
+    """They might be joined, but the later one stands behind a representative that is nearer."""
+    OTHER_RULE = "another_rule"
+    """They would be joined by the rule that is told of, which is not the warehouse's."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +258,50 @@ class Explanation:
     def is_warehouse_rule(self) -> bool:
         """Whether the clusters were made by the rule that is told of."""
         return self.rule == self.warehouse_rule
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All that decided."""
+        return (self.pair, *self.behind)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each image is called, by its id: A and B are those asked for, R represents both, RA and RB one of them
+        each."""
+        first, second = self.pair.first, self.pair.second
+        names = {first.image_id: "A", second.image_id: "B"}
+        if self.is_together:
+            names.setdefault(first.representative_id, "R")
+        else:
+            names.setdefault(first.representative_id, "RA")
+            names.setdefault(second.representative_id, "RB")
+        return names
+
+    @property
+    def images(self) -> dict[str, Image]:
+        """By their names."""
+        there = {one.image_id: one for pair in self.pairs for one in (pair.first, pair.second)}
+        return {name: there[image_id] for image_id, name in self.names.items()}
+
+    @property
+    def because(self) -> Because:
+        """Why the two are in one cluster or in two."""
+        if self.is_together:
+            return Because.THIRD if self.behind else Because.BEHIND
+        if not self.pair.is_joined:
+            return Because.NOT_JOINED
+        earlier, later = self.pair.in_order()
+        if not earlier.is_representative:
+            return Because.NO_HEAD
+        return Because.NEARER if not later.is_representative and self._chose_nearer(later) else Because.OTHER_RULE
+
+    def _chose_nearer(self, later: Image) -> bool:
+        """Whether an image's representative is before the other image in what it chooses by: distance, then order."""
+        heads = [one for other in self.behind for one in (other.first, other.second)]
+        head = next(one for one in heads if one.image_id == later.representative_id)
+        earlier, _ = self.pair.in_order()
+        distances = self.pair.distances
+        return distances is not None and (later.hamming256, later.hamming, head.place) < (*distances, earlier.place)
 
 
 def explain(snapshot: Snapshot, first: str, second: str, settings: DedupSettings) -> Explanation:
@@ -235,14 +354,15 @@ def compare(first: Image, second: Image, settings: DedupSettings) -> Pair:
     ones, others = np.nonzero(is_full[:split, None] | is_full[None, split:])
     others = others + split
     left, right = compared.take(ones), compared.take(others)
+    near = hamming64(left.phash64, right.phash64)
     columns = (
-        *(ones, others, hamming64(left.phash64, right.phash64), hamming256(left.phash256, right.phash256)),
-        *(hues_apart(left.hues, right.hues), are_near(left, right, settings)),
+        *(ones, others, near, hamming256(left.phash256, right.phash256)),
+        *(hues_apart(left.hues, right.hues), most_apart(near, settings), are_near(left, right, settings)),
     )
     found = []
-    for one, other, hamming, wide, apart, is_near in zip(*(column.tolist() for column in columns), strict=True):
+    for one, other, hamming, wide, apart, most, is_near in zip(*(column.tolist() for column in columns), strict=True):
         ends = (one, other)
-        found.append(HashPair(one, other - split, hamming, wide, met[ends], apart, is_near, edges[ends] > 0))
+        found.append(HashPair(one, other - split, hamming, wide, met[ends], apart, most, is_near, edges[ends] > 0))
     found.sort(key=lambda pair: (not pair.is_edge, not pair.is_near, pair.hamming256, pair.hamming))
     return Pair(first, second, tuple(found))
 

@@ -87,12 +87,21 @@ def chosen_runs(
         if not runs:
             raise RunError("no run is published yet: there is nothing to report on")
         return [runs[-1]]
-    nights = {date: run for run in runs if run.is_night for date in run.ingest_dates}
+    nights = newest_nights(runs)
     chosen = {run.run_id: run for date, run in sorted(nights.items()) if dates[0] <= date <= dates[1]}
     if not chosen:
-        known = f"{min(nights)} to {max(nights)}" if nights else "none"
-        raise UsageError(f"no night of {dates[0]} to {dates[1]} is published; dates that are: {known}")
+        raise UsageError(f"no night of {dates[0]} to {dates[1]} is published; {dates_known(nights)}")
     return list(chosen.values())
+
+
+def newest_nights(runs: Sequence[Run]) -> dict[dt.date, Run]:
+    """Of runs, the oldest first, the newest night of each date that has one."""
+    return {date: run for run in runs if run.is_night for date in run.ingest_dates}
+
+
+def dates_known(nights: Collection[dt.date]) -> str:
+    """What an error says of the dates that have one."""
+    return f"dates that are: {f'{min(nights)} to {max(nights)}' if nights else 'none'}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from jobs.config.errors import RunError
-from jobs.reporting.texts import plain
+from jobs.config.texts import plain
 from lensfeed.snapshot import Snapshot
 from schemas.policy import HASH_BYTES, Policy
 from schemas.tables import TABLES

@@ -3,8 +3,8 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator
 
+from jobs.config.texts import plain
 from jobs.reporting.stories import ImageStory, Listed, Row, Story, UrlStory
-from jobs.reporting.texts import plain
 from schemas.outcomes import FAILURE_MEANINGS, FailureCode
 from udfs.credentials import redact_text
 

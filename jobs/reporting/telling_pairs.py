@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from itertools import chain, repeat
 
-import numpy as np
-
-from jobs.reporting.pairs import Explanation, HashPair, Image, Pair
+from jobs.reporting.pairs import Because, Explanation, HashPair, Image, Obstacle, Pair
 from schemas.settings import HASHED_VIEWS, DedupSettings
-from udfs.images.minhash import hamming64, hamming256, hash_words, recall
+from udfs.images.minhash import recall
 from udfs.images.phash import VIEW_MIN_SIDE
 
 _WIDTH = 15
@@ -18,11 +16,10 @@ _ENDS_WIDTH = 25
 
 def told(explanation: Explanation) -> str:
     """The answer first; then the two images and who represents them, and each pair that decided."""
-    names = _names(explanation)
-    images = {one.image_id: one for pair in _pairs(explanation) for one in (pair.first, pair.second)}
-    parts = [_answer(explanation, names), [_line("rule", _rule(explanation))]]
-    parts += [list(_image(images[image_id], names, explanation)) for image_id in names]
-    parts += [list(_pair(pair, names, explanation)) for pair in _pairs(explanation)]
+    names = explanation.names
+    parts = [_answer(explanation), [_line("rule", _rule(explanation))]]
+    parts += [list(_image(name, image, explanation)) for name, image in explanation.images.items()]
+    parts += [list(_pair(pair, names, explanation)) for pair in explanation.pairs]
     last = [f"As of run {explanation.run_id}, dedup rule {explanation.warehouse_rule}."]
     if not explanation.is_warehouse_rule:
         last.append(
@@ -31,22 +28,6 @@ def told(explanation: Explanation) -> str:
         )
     parts.append(last)
     return "\n\n".join("\n".join(part) for part in parts)
-
-
-def _pairs(explanation: Explanation) -> tuple[Pair, ...]:
-    return (explanation.pair, *explanation.behind)
-
-
-def _names(explanation: Explanation) -> dict[str, str]:
-    """What each image is called: A and B are those asked for, R represents both, RA and RB one of them each."""
-    first, second = explanation.pair.first, explanation.pair.second
-    names = {first.image_id: "A", second.image_id: "B"}
-    if explanation.is_together:
-        names.setdefault(first.representative_id, "R")
-    else:
-        names.setdefault(first.representative_id, "RA")
-        names.setdefault(second.representative_id, "RB")
-    return names
 
 
 def _line(label: str, *parts: str | None, width: int = _WIDTH) -> str:
@@ -80,15 +61,20 @@ def _outer(settings: DedupSettings) -> str:
 # The answer ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(explanation: Explanation, names: dict[str, str]) -> list[str]:
+def _answer(explanation: Explanation) -> list[str]:
     number = "one cluster" if explanation.is_together else "two clusters"
-    reasons = _together(explanation, names) if explanation.is_together else _apart(explanation, names)
-    labelled = zip(chain(["because"], repeat("")), reasons, strict=False)
+    labelled = zip(chain(["because"], repeat("")), reasons(explanation), strict=False)
     return [f"A and B are in {number}", *(_line(label, reason) for label, reason in labelled)]
 
 
+def reasons(explanation: Explanation) -> Iterator[str]:
+    """Why the two are in one cluster, or are not, a line a reason."""
+    names = explanation.names
+    return _together(explanation, names) if explanation.is_together else _apart(explanation, names)
+
+
 def _together(explanation: Explanation, names: dict[str, str]) -> Iterator[str]:
-    if not explanation.behind:
+    if explanation.because is Because.BEHIND:
         pair = explanation.pair
         head, member = (pair.first, pair.second) if pair.first.is_representative else (pair.second, pair.first)
         yield f"{names[member.image_id]} stands behind {names[head.image_id]}: {_joint(pair, names)}"
@@ -111,8 +97,8 @@ def _joint(pair: Pair, names: dict[str, str]) -> str:
 
 
 def _apart(explanation: Explanation, names: dict[str, str]) -> Iterator[str]:
-    pair = explanation.pair
-    if not pair.is_joined:
+    pair, because = explanation.pair, explanation.because
+    if because is Because.NOT_JOINED:
         yield f"nothing joins them: {_obstacle(pair, names, explanation)}"
         if not (pair.first.is_representative and pair.second.is_representative):
             yield "and no representative stands for both: each image joins the nearest that came before it"
@@ -120,12 +106,12 @@ def _apart(explanation: Explanation, names: dict[str, str]) -> Iterator[str]:
     earlier, later = pair.in_order()
     name, other = names[earlier.image_id], names[later.image_id]
     yield f"they might be joined, but are not: {_joint(pair, names)}"
-    if not earlier.is_representative:
+    if because is Because.NO_HEAD:
         yield (
             f"only representatives gather others: {name}, which came before {other}, is none itself, and stands behind "
             f"{names[earlier.representative_id]}"
         )
-    elif not later.is_representative and _chose_nearer(pair, later, explanation):
+    elif because is Because.NEARER:
         yield (
             f"an image joins the nearest representative that came before it: for {other} that is "
             f"{names[later.representative_id]}, {_bits(later.hamming, later.hamming256)}, and not {name}"
@@ -134,59 +120,45 @@ def _apart(explanation: Explanation, names: dict[str, str]) -> Iterator[str]:
         yield f"not by this rule, by which {other} would stand behind {name}, or behind one that is nearer"
 
 
-def _chose_nearer(pair: Pair, later: Image, explanation: Explanation) -> bool:
-    """Whether an image's representative is before the other image in what it chooses by: distance, then order."""
-    heads = [one for other in explanation.behind for one in (other.first, other.second)]
-    head = next(one for one in heads if one.image_id == later.representative_id)
-    earlier, _ = pair.in_order()
-    distances = pair.distances
-    return distances is not None and (later.hamming256, later.hamming, head.place) < (*distances, earlier.place)
-
-
 def _obstacle(pair: Pair, names: dict[str, str], explanation: Explanation) -> str:
     """Why there is no edge."""
-    settings = explanation.settings
-    for one in (pair.first, pair.second):
-        if one.is_flat:
-            return (
-                f"{names[one.image_id]} is flat (its luminance deviates by {one.flatness:.1f} grey levels, "
-                f"dedup.flat_below is {settings.flat_below:g}): only identical bytes are its duplicates"
-            )
+    settings, obstacle = explanation.settings, pair.obstacle
+    if obstacle is Obstacle.FLAT:
+        flat = pair.first if pair.first.is_flat else pair.second
+        return (
+            f"{names[flat.image_id]} is flat (its luminance deviates by {flat.flatness:.1f} grey levels, "
+            f"dedup.flat_below is {settings.flat_below:g}): only identical bytes are its duplicates"
+        )
     least = pair.hashes[0]
     ends, bits = _ends(pair, least, names), _bits(least.hamming, least.hamming256)
-    is_outer = least.hamming > settings.max_hamming
-    inner, outer = settings.max_hue_apart, settings.outer_hue_apart
-    name, most = ("outer", outer) if is_outer and outer < inner else ("max", inner)
-    if least.is_near and least.hues_apart > most:
+    if obstacle is Obstacle.TWO_COLOURS:
+        name = "max" if least.most_apart == settings.max_hue_apart else "outer"
         return (
             f"{ends} are {bits}, near enough, but of two colours: {least.hues_apart} degrees apart, "
-            f"dedup.{name}_hue_apart is {most}"
+            f"dedup.{name}_hue_apart is {least.most_apart}"
         )
-    if least.is_near:
+    if obstacle is Obstacle.NO_BUCKET:
         missed = 1 - recall(least.hamming, settings.bands, settings.rows)
         return f"{ends} are {bits}, near enough, but share no bucket: {missed:.1%} of pairs at that distance do not"
     met = "they share a bucket, but" if pair.is_candidate else "they share no bucket, and"
     told = f"{met} are too far apart: the nearest, {ends}, are {bits}"
-    if is_outer and least.hamming <= settings.outer_hamming and least.hamming256 <= settings.max_hamming256:
-        shades = min(image.hashes[number].shades for image, number in _sides(pair, least))
+    is_outer = settings.max_hamming < least.hamming <= settings.outer_hamming
+    if is_outer and least.hamming256 <= settings.max_hamming256:
+        shades = min(image.hashes[number].shades for image, number in pair.sides(least))
         told += f", and one of them shows {shades} shades where dedup.outer_shades is {settings.outer_shades}"
     return told
 
 
 def _ends(pair: Pair, one: HashPair, names: dict[str, str]) -> str:
-    first, second = (HASHED_VIEWS[image.hashes[number].view] for image, number in _sides(pair, one))
+    first, second = (HASHED_VIEWS[view] for view in pair.views(one))
     return f"{first} of {names[pair.first.image_id]} and {second} of {names[pair.second.image_id]}"
-
-
-def _sides(pair: Pair, one: HashPair) -> tuple[tuple[Image, int], tuple[Image, int]]:
-    return (pair.first, one.first), (pair.second, one.second)
 
 
 # Images -------------------------------------------------------------------------------------------------------------
 
 
-def _image(image: Image, names: dict[str, str], explanation: Explanation) -> Iterator[str]:
-    yield f"{names[image.image_id]}  {image.image_id}"
+def _image(name: str, image: Image, explanation: Explanation) -> Iterator[str]:
+    yield f"{name}  {image.image_id}"
     there = {HASHED_VIEWS[view]: len(numbers) for view, numbers in image.views()}
     yield _line("hashes", *(f"{view} {_counted(number, 'orientation')}" for view, number in there.items()))
     if missing := [view for view in explanation.settings.views if view not in there]:
@@ -199,7 +171,7 @@ def _image(image: Image, names: dict[str, str], explanation: Explanation) -> Ite
     if image.is_representative:
         stands = "the representative"
     else:
-        stands = f"behind {names[image.representative_id]}, {_bits(image.hamming, image.hamming256)}"
+        stands = f"behind {explanation.names[image.representative_id]}, {_bits(image.hamming, image.hamming256)}"
     yield _line("cluster", stands, f"first seen {image.first_seen}", f"{image.source_pixels:,} pixels at the source")
 
 
@@ -213,7 +185,7 @@ def _counted(number: int, what: str) -> str:
 def _pair(pair: Pair, names: dict[str, str], explanation: Explanation) -> Iterator[str]:
     """The pair's distances, for each two views in the orientations of which the least is."""
     yield f"{names[pair.first.image_id]} and {names[pair.second.image_id]}"
-    for ends, found in _by_views(pair):
+    for ends, found in pair.by_views():
         first, second = (HASHED_VIEWS[view] for view in ends)
         least = found[0]
         met = sum(1 for one in found if one.bands)
@@ -246,18 +218,9 @@ def _verdict(pair: Pair, names: dict[str, str], explanation: Explanation) -> str
     return f"no, {_obstacle(pair, names, explanation)}"
 
 
-def _by_views(pair: Pair) -> list[tuple[tuple[int, int], list[HashPair]]]:
-    """Pairs of hashes by the views that they are of, in the order of these; the least of each come first."""
-    found: dict[tuple[int, int], list[HashPair]] = {}
-    for one in pair.hashes:
-        first, second = (image.hashes[number].view for image, number in _sides(pair, one))
-        found.setdefault((first, second), []).append(one)
-    return sorted(found.items())
-
-
 def _orientations(pair: Pair, one: HashPair) -> str:
     told = []
-    for image, number in _sides(pair, one):
+    for image, number in pair.sides(one):
         place, of = image.orientation(number)
         turned = {None: "", True: " (turned)", False: " (upright)"}[image.is_turned(number)]
         told.append(f"{place} of {of}{turned}")
@@ -266,13 +229,7 @@ def _orientations(pair: Pair, one: HashPair) -> str:
 
 def _turned(pair: Pair, explanation: Explanation) -> Iterator[str]:
     """What the canonical orientations are good for: the distance of the two as they are."""
-    if pair.first.upright is None or pair.second.upright is None or not pair.hashes:
-        return
-    (near, far), (other_near, other_far) = pair.first.upright, pair.second.upright
-    hamming = int(hamming64(np.array([near]), np.array([other_near]))[0])
-    wide = int(hamming256(hash_words([far]), hash_words([other_far]))[0])
-    settings, edge = explanation.settings, pair.edge
-    is_near = hamming <= settings.outer_hamming and wide <= settings.max_hamming256
-    by_wholes = edge is not None and all(image.hashes[number].is_whole for image, number in _sides(pair, edge))
-    told = "one is the other flipped or turned" if by_wholes and not is_near else None
-    yield _line("as they are", f"the wholes, not turned to be hashed, {_bits(hamming, wide)}", told)
+    upright = pair.upright()
+    if upright is not None:
+        told = "one is the other flipped or turned" if pair.is_turned(explanation.settings) else None
+        yield _line("as they are", f"the wholes, not turned to be hashed, {_bits(*upright)}", told)

@@ -57,7 +57,7 @@ def stage_afresh(work: Work, affected: Staged, stored: DataFrame) -> None:
     place = stored.where("is_live").select("image_id", "first_seen", "source_pixels")
     live = work.stage("hashed_live", hashes.join(place, "image_id"))
     groups = hashes.where("not flat").select("group_id", "hashes").distinct()
-    signed = dedup.band_rows(groups, work.config.dedup, work.versions.rule_version)
+    signed = _signed(work, groups)
     staged = work.stage_changes("lsh_bands", work.landing.read("lsh_bands"), signed)
     new_bands = staged.where(f.col(CHANGE) != "delete")
     mine = work.stage(Dataset.CLUSTERS_BEFORE, work.landing.read("clusters"))
@@ -98,11 +98,16 @@ def _stage_index(work: Work, affected: Staged, before: DataFrame, stored: DataFr
         # Equal groups have equal hashes: by both, for to drop duplicates of the one Spark would sort.
         return groups.join(held.frame, "group_id", "left_anti").distinct()
 
-    signed = dedup.band_rows(of_no_other(came), work.config.dedup, work.versions.rule_version)
+    signed = _signed(work, of_no_other(came))
     numbers = dedup.each_hash(of_no_other(went).select(dedup.group_number(), "hashes"))
     ended = numbers.select("group_number", "hash_number", f.lit("delete").alias(CHANGE))
     changed = signed.withColumn(CHANGE, f.lit("insert")).unionByName(ended, allowMissingColumns=True)
     return work.stage_changed("lsh_bands", changed).where(f.col(CHANGE) == "insert")
+
+
+def _signed(work: Work, groups: DataFrame) -> DataFrame:
+    """Groups (`group_id, hashes`, not flat) -> rows of `lsh_bands`, one a hash, by the run's rule."""
+    return dedup.band_rows(groups, work.config.dedup, work.versions.rule_version)
 
 
 def groups_left_by(work: Work, images: DataFrame) -> DataFrame:
@@ -236,18 +241,18 @@ class Regrouping:
         work = self.work
         nodes = work.stage(f"asked_{number}", self._nodes(taken, f"asked_images_{number}"))
         self.nodes.append(nodes)
-        bands = self._bands_of(nodes, number)
+        hashes = self._hashes_of(nodes, number)
         index = work.landing.read("lsh_bands")
         settings = work.config.dedup
-        others = _met_by(bands, index.where(f.lit(False)) if self.afresh else index, settings)
+        others = _met_by(hashes, index.where(f.lit(False)) if self.afresh else index, settings)
         if number:  # those of this run are not in the table
-            others = others.unionByName(_met_by(bands, self.new_bands.select(*index.columns), settings))
+            others = others.unionByName(_met_by(hashes, self.new_bands.select(*index.columns), settings))
         gone = dead.frame.select(dedup.group_number()).unionByName(nodes.select("group_number"))
         others = others.join(gone, "group_number", "left_anti")
         looked_at = 0 if self.afresh else work.landing.bytes_of("lsh_bands") / dedup.bytes_of_bands(settings)
         looked_at += work.rows("lsh_bands").rows if number else 0
-        expected = settings.bands * (bands.rows + looked_at * share_met(bands.rows, settings.rows))
-        met = work.counted(f"met_{number}", dedup.meeting_rows(bands.frame, others, settings, expected))
+        expected = settings.bands * (hashes.rows + looked_at * share_met(hashes.rows, settings.rows))
+        met = work.counted(f"met_{number}", dedup.meeting_rows(hashes.frame, others, settings, expected))
         self.met.append(met)
         strangers = met.frame.select("group_number")
         for known in (*self.nodes, *self.stranger_nodes):
@@ -263,9 +268,9 @@ class Regrouping:
         known = self._nodes(standing_still, f"stranger_images_{number}")
         self.stranger_nodes.append(work.stage(f"stranger_groups_{number}", known))
 
-    def _bands_of(self, nodes: DataFrame, number: int) -> Staged:
-        """Rows of `lsh_bands` of groups asked about. Of those that are new in the index they are staged already; such
-        that are live are all asked about at first."""
+    def _hashes_of(self, nodes: DataFrame, number: int) -> Staged:
+        """Rows of `lsh_bands`, one a hash, of groups asked about. Of those that are new in the index they are staged
+        already; such that are live are all asked about at first."""
         work = self.work
         staged = Staged(self.new_bands.where(f.lit(False)), 0)
         if not number:
@@ -276,8 +281,7 @@ class Regrouping:
         signing = work.keys(f"known_groups_{number}", old)
         if signing.rows == 0:
             return staged
-        rows = dedup.band_rows(signing.frame, work.config.dedup, work.versions.rule_version)
-        signed = work.counted(f"bands_{number}", rows)
+        signed = work.counted(f"bands_{number}", _signed(work, signing.frame))
         return Staged(staged.frame.unionByName(signed.frame, allowMissingColumns=True), staged.rows + signed.rows)
 
     def _nodes(self, taken: _Taken, name: str) -> DataFrame:
@@ -382,14 +386,14 @@ def _heads(rows: DataFrame) -> DataFrame:
     return rows.where("image_id = representative_id")
 
 
-def _met_by(bands: Staged, index: DataFrame, settings: DedupSettings) -> DataFrame:
+def _met_by(hashes: Staged, index: DataFrame, settings: DedupSettings) -> DataFrame:
     """Hashes of the index in buckets with these rows of it, a row for each (`dedup.each_band`). Views that are not full
     are met by full ones alone.
 
     A key says which band it is of, and to look one number up takes a third of what a struct does: so of all the index
     rows are found by that, and of the few that are found by their views.
     """
-    asked, rows = dedup.each_band(bands.frame), bands.rows * settings.bands
+    asked, rows = dedup.each_band(hashes.frame), hashes.rows * settings.bands
     found = near(dedup.each_band(index), Staged(asked.select("band_key"), rows))
     full, any_view = f.array(f.lit(True)), f.array(f.lit(True), f.lit(False))
     met_by = f.explode(f.when(dedup.is_full(), any_view).otherwise(full)).alias("is_full")

@@ -25,7 +25,7 @@ from jobs.config.profile import Config, load_policy
 from jobs.run.introduction import check_agent
 from jobs.startup.assets import on_this_machine
 from jobs.startup.java import SUPPORTED, check_java, find_java, java_version
-from jobs.startup.preflight import check_warehouse
+from jobs.startup.preflight import check_reasons, check_warehouse
 from jobs.warehouse.fencing import S3Files, check_fenced, lease_files, s3_options
 from jobs.warehouse.lease import newest_record
 from jobs.warehouse.storage import Files, LocalFiles, Storage, local_path
@@ -226,7 +226,9 @@ def agent(config: Config) -> Iterator[Finding]:
 
 def policy(config: Config) -> Iterator[Finding]:
     """The policy file and its lists."""
-    yield Finding("ok", "policy", f"{config.policy.file}, {len(load_policy(config.policy).rules)} rules")
+    policy = load_policy(config.policy)
+    check_reasons(config, policy)
+    yield Finding("ok", "policy", f"{config.policy.file}, {len(policy.rules)} rules")
 
 
 def weights(config: Config) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from jobs.config.command import run_command
 from jobs.run import contents, freeing
 from jobs.run.context import Work
 from jobs.run.derived import ChangesFacts, find_live_images, group_all, group_duplicates, update_feed
@@ -388,4 +389,4 @@ def document() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.exit(run_command(lambda: sys.stdout.write(document())))

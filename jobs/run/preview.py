@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.config.errors import UsageError
+from jobs.config.texts import plain
 from jobs.manifests.count import count_rows
 from jobs.manifests.rows import column_names
 from jobs.run import audit
@@ -20,6 +21,8 @@ from udfs.credentials import redact_text
 
 MOST_SHOWN = 20
 """Lines of one kind; how many more there are is told."""
+_LONGEST = 400
+"""Characters of a file's name, or of what is wrong with a row, that are shown."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,6 @@ def _counted(rows: DataFrame, name: Column) -> Counted:
 
 def _told(counted: Counted, what: str) -> Iterator[str]:
     for name, number in counted.groups:
-        yield f"  {number:>10}  {_in_one_line(name)}"
+        yield f"  {number:>10}  {plain(redact_text(name), _LONGEST)}"
     if counted.more_groups:
         yield f"  {counted.more_rows:>10}  in {counted.more_groups} more {what}"
-
-
-def _in_one_line(text: str) -> str:
-    """Names of files and parts of rows are strangers' texts: on a terminal they may do nothing."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return redact_text(" ".join(shown.split()))

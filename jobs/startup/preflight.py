@@ -9,7 +9,8 @@ from jobs.config.profile import Config, load_policy
 from jobs.warehouse.ledger import Versions
 from jobs.warehouse.storage import local_path
 from schemas.assets import EFFICIENTNET_LITE0
-from schemas.policy import Policy
+from schemas.counts import BLOCKED, hint
+from schemas.policy import TAKEN_DOWN, Policy
 from schemas.settings import EmbeddingSettings
 from udfs.assets import AssetError, assets_of, locate
 from udfs.embedding.alignment import AlignmentError, alignment_for
@@ -17,6 +18,7 @@ from udfs.embedding.embed import EmbedderError, dimension, model_version
 from udfs.embedding.text import text_dimension, text_model_version
 from udfs.embedding.text_models import CLIP_PREFIX, TextModelError
 from udfs.gate.content import gate_version, missing_signals
+from udfs.gate.overrides import REVIEWER_BLOCKED
 from udfs.images.canonical import canonical_version
 from udfs.images.minhash import bands_needed, recall
 from udfs.images.phash import rule_version
@@ -43,6 +45,7 @@ def check(config: Config) -> tuple[Policy, Versions]:
             locate(asset)
         except AssetError as error:
             raise UsageError(f"{name}: {error}") from None
+    check_reasons(config, policy)
     if missing := missing_signals(policy, config.policy):
         raise UsageError(f"policy file {config.policy.file}: " + "; ".join(missing))
     check_warehouse(config.warehouse)
@@ -71,6 +74,19 @@ def check(config: Config) -> tuple[Policy, Versions]:
         canonical_version=pixels,
         alignment_version=alignment,
     )
+
+
+def check_reasons(config: Config, policy: Policy) -> None:
+    """What is expected of the reasons of blocked rows must be of reasons that a row can have: any other counts as 0,
+    whatever a night brings. Raises UsageError."""
+    known = [f"{BLOCKED}{reason}" for reason in (*(rule.reason for rule in policy.rules), TAKEN_DOWN, REVIEWER_BLOCKED)]
+    for number, expected in enumerate(config.run.expectations):
+        for name in (*expected.counts, *expected.of):
+            if name.startswith(BLOCKED) and name not in known:
+                raise UsageError(
+                    f"run.expectations.{number} ({expected.name}): {name}: no rule of the policy file "
+                    f"{config.policy.file} has this reason; {hint(name, known)}"
+                )
 
 
 def check_warehouse(warehouse: str) -> None:

@@ -1,6 +1,6 @@
 """Bad usage of the demo: exit code 2, one line that says what to do, nothing written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from demo import run
 from demo.pictures import Picture
 from demo.run import find_pictures, left_out, main
+from jobs.config.errors import RunError
 from jobs.config.profile import load
 from jobs.config.progress import log
 from tests.lensfeed.tiny_warehouse import TinyWarehouse
@@ -51,6 +52,75 @@ def test_a_warehouse_that_holds_something_is_left_alone(tmp_path: Path, refusal:
     (tmp_path / "precious").write_text("data")
     assert "expected a new or empty folder" in refusal("--warehouse", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo's own folder, with tables of an earlier run in it."""
+    folder = tmp_path / "demo-output"
+    (folder / "warehouse").mkdir(parents=True)
+    (folder / "warehouse" / "precious").write_text("data")
+    monkeypatch.setattr(run, "OUTPUT", folder)
+    return folder
+
+
+def night_that(code: int, *, publishes: bool) -> Callable[[Sequence[str]], int]:
+    """In place of `jobs.nightly.main`."""
+
+    def main(arguments: Sequence[str]) -> int:
+        (warehouse,) = (part.partition("=")[2] for part in arguments if part.startswith("warehouse="))
+        assert list(Path(warehouse).iterdir()) == []
+        (Path(warehouse) / "begun").touch()
+        if publishes:
+            TinyWarehouse(Path(warehouse)).event("run", "published", counts=[], inputs_digest="digest")
+        return code
+
+    return main
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_manifest_that_is_refused_leaves_what_was_there_before(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    manifest = tmp_path / "urls.csv"
+    manifest.write_text("no,url\n")
+    monkeypatch.setattr(run.nightly, "main", night_that(code, publishes=False))
+    assert main(["--manifest", str(manifest)]) == code
+    assert [path.name for path in output.rglob("*")] == ["warehouse", "precious"]
+
+
+def test_tables_of_which_something_is_published_take_the_place_of_those_before(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "urls.csv"
+    manifest.write_text("url\nhttps://example.com/a.jpg\n")
+    monkeypatch.setattr(run.nightly, "main", night_that(0, publishes=True))
+    told: list[Path] = []
+    monkeypatch.setattr(run, "_tell_of_own", told.append)
+    assert main(["--manifest", str(manifest)]) == 0
+    assert told == [output / "warehouse"]
+    assert [path.name for path in output.iterdir()] == ["warehouse"]
+    assert not (output / "warehouse" / "precious").exists()
+
+    def broken(_: Path) -> None:
+        raise RunError("what comes after the night fails")
+
+    monkeypatch.setattr(run, "_tell_of_own", broken)
+    assert main(["--manifest", str(manifest)]) == 1
+    assert [path.name for path in output.iterdir()] == ["warehouse"]
+    assert (output / "warehouse" / "begun").exists()
+
+
+def test_what_a_killed_demo_has_put_aside_is_put_back_first(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (output / "warehouse").rename(output / "warehouse-before")
+    (output / "warehouse").mkdir()
+    manifest = tmp_path / "urls.csv"
+    manifest.write_text("no,url\n")
+    monkeypatch.setattr(run.nightly, "main", night_that(2, publishes=False))
+    assert main(["--manifest", str(manifest)]) == 2
+    assert [path.name for path in output.rglob("*")] == ["warehouse", "precious"]
 
 
 def test_the_report_lies_in_the_demos_own_folder_and_its_path_is_told(

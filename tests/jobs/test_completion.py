@@ -78,6 +78,7 @@ needs_zsh = pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
         ("lensfeed nightly --re", ["--retry-failed"]),
         ("lensfeed calibrate_policy --ta", ["--target-miss-rate"]),
         ("lensfeed nightly --set crawl.max_b", ["crawl.max_backoff_s=", "crawl.max_bytes="]),
+        ("lensfeed nightly --set=crawl.max_b", ["--set=crawl.max_backoff_s=", "--set=crawl.max_bytes="]),
         ("lensfeed nightly --log-format ", ["json", "text"]),
         ("lensfeed review ex", ["export"]),
         ("lensfeed review export --in", ["--into"]),
@@ -102,16 +103,16 @@ def test_fish_completes_commands_options_values_settings_and_files(
     assert [one.split("\t")[0] for one in ran.stdout.splitlines()] == completed
 
 
-class Zsh:
-    """A zsh that somebody types into."""
+class Shell:
+    """A shell that somebody types into."""
 
-    def __init__(self, script: Path, home: Path) -> None:
+    def __init__(self, command: list[str], setup: list[str], home: Path) -> None:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
-            os.execvpe("zsh", ["zsh", "-f", "-i"], os.environ | {"HOME": str(home), "TERM": "dumb"})
-        self.type("PS1='re''ady> '; unsetopt prompt_sp; autoload -Uz compinit; compinit -u -D\n")
-        self.type(f"source '{script}'; lensfeed() {{ print -r -- \"<${{(j:|:)@}}>\" }}\n")
+            os.execvpe(command[0], command, os.environ | {"HOME": str(home), "TERM": "dumb"})
+        for line in setup:
+            self.type(f"{line}\n")
         self.type("lensfeed started\n")
         self.screen_until("<started>ready> ")
 
@@ -137,13 +138,64 @@ class Zsh:
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zsh]:
+def typed_zsh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     home = tmp_path_factory.mktemp("zsh")
-    script = home / "lensfeed.zsh"
-    script.write_text(zsh())
-    shell = Zsh(script, home)
+    (home / "lensfeed.zsh").write_text(zsh())
+    setup = [
+        "PS1='re''ady> '; unsetopt prompt_sp; autoload -Uz compinit; compinit -u -D",
+        f"source '{home}/lensfeed.zsh'; lensfeed() {{ print -r -- \"<${{(j:|:)@}}>\" }}",
+    ]
+    shell = Shell(["zsh", "-f", "-i"], setup, home)
     yield shell
     shell.close()
+
+
+@pytest.fixture(
+    scope="module", params=["", "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"], ids=["as it comes", "no break at ="]
+)
+def typed_bash(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Shell]:
+    home = tmp_path_factory.mktemp("bash")
+    (home / "lensfeed.bash").write_text(bash())
+    settings = {
+        "enable-bracketed-paste": "off",
+        "show-all-if-ambiguous": "on",
+        "completion-query-items": "0",
+        "page-completions": "off",
+    }
+    (home / ".inputrc").write_text("".join(f"set {name} {value}\n" for name, value in settings.items()))
+    setup = [
+        f"PS1='re''ady> '; {request.param}",
+        f"source '{home}/lensfeed.bash'; lensfeed() {{ local IFS='|'; echo \"<$*>\"; }}",
+    ]
+    shell = Shell(["bash", "--noprofile", "--norc", "-i"], setup, home)
+    yield shell
+    shell.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("lensfeed nig", "<nightly|...>"),
+        ("lensfeed nightly --re", "<nightly|--retry-failed|...>"),
+        ("lensfeed nightly --set crawl.max_by", "<nightly|--set|crawl.max_bytes=...>"),
+        ("lensfeed nightly --set crawl.max_b", "crawl.max_backoff_s=  crawl.max_bytes="),
+        ("lensfeed nightly --set=crawl.max_by", "<nightly|--set=crawl.max_bytes=...>"),
+        ("lensfeed nightly --set=crawl.max_b", "crawl.max_bytes="),
+        ("lensfeed nightly --set=", "warehouse="),
+        ("lensfeed nightly --set=run.lease_w", "<nightly|--set=run.lease_wait_s=...>"),
+        ("lensfeed nightly --set crawl.max_bytes=", "<nightly|--set|crawl.max_bytes=...>"),
+        ("lensfeed nightly --log-format=j", "<nightly|--log-format=json|...>"),
+        ("lensfeed nightly --log-format=", "json  "),
+        ("lensfeed review ex", "<review|export|...>"),
+        ("lensfeed nightly --profile conf/prod", "<nightly|--profile|conf/production.yaml|...>"),
+        ("lensfeed nonsense --", "<nonsense|--...>"),
+    ],
+)
+def test_bash_completes_what_is_typed(typed_bash: Shell, line: str, completed: str) -> None:
+    typed_bash.type(f"{line}\t...\n")
+    shown = typed_bash.screen_until(">ready> ")
+    assert completed in shown
+    assert "not found" not in shown
 
 
 @needs_zsh
@@ -156,6 +208,10 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zsh]:
         ("lensfeed calibrate_policy --ta", "<calibrate_policy|--target-miss-rate|...>"),
         ("lensfeed nightly --set crawl.max_by", "<nightly|--set|crawl.max_bytes=...>"),
         ("lensfeed nightly --set crawl.max_b", "crawl.max_backoff_s=  crawl.max_bytes="),
+        ("lensfeed nightly --set=crawl.max_by", "<nightly|--set=crawl.max_bytes=...>"),
+        ("lensfeed nightly --set=crawl.max_b", "crawl.max_backoff_s=  crawl.max_bytes="),
+        ("lensfeed nightly --log-format=j", "<nightly|--log-format=json|...>"),
+        ("lensfeed nightly --profile=conf/prod", "<nightly|--profile=conf/production.yaml|...>"),
         ("lensfeed nightly --log-format ", "json  text"),
         ("lensfeed review ex", "<review|export|...>"),
         ("lensfeed review export --in", "<review|export|--into|...>"),
@@ -163,9 +219,9 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zsh]:
         ("lensfeed nonsense --", "<nonsense|--...>"),
     ],
 )
-def test_zsh_completes_commands_options_values_settings_and_files(typed: Zsh, line: str, completed: str) -> None:
-    typed.type(f"{line}\t...\n")
-    shown = typed.screen_until(">ready> ")
+def test_zsh_completes_commands_options_values_settings_and_files(typed_zsh: Shell, line: str, completed: str) -> None:
+    typed_zsh.type(f"{line}\t...\n")
+    shown = typed_zsh.screen_until(">ready> ")
     assert completed in shown
     assert "not found" not in shown
 

@@ -1,6 +1,7 @@
 """Why two images are, or are not, in one cluster: by the rule, by its words, and what is refused."""
 
 import datetime as dt
+import json
 import random
 from collections.abc import Mapping
 from itertools import combinations
@@ -457,6 +458,140 @@ def test_hashes_of_another_release_are_told_of(tmp_path: Path, capsys: pytest.Ca
     given = ["--profile", "conf/local.yaml", "--explain", A, B, "--set", f"warehouse={warehouse.root}"]
     assert dedup.main(given) == 2
     assert "hashed by another release (a hash of a view has 43 bytes; found 42)" in capsys.readouterr().err
+
+
+# As JSON ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(warehouse: TinyWarehouse, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(words(warehouse, capsys, A, B, "--json", *more))
+    assert list(found) == ["run_id", "one_cluster", "because", "reasons", "rule", "images", "pairs"]
+    for reason in found["reasons"]:
+        assert reason in words(warehouse, capsys)
+    return found
+
+
+def test_the_same_is_told_as_json_by_keys_that_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    near = random.Random(5).getrandbits(64)
+    rows = {
+        A: made_up(hashed(near ^ 0b11, 1)),
+        B: made_up(hashed(near ^ 0b1100, 1), hashed(7, 7, view=1)),
+        C: made_up(hashed(near, 1), first_seen=DAY - dt.timedelta(days=1)),
+    }
+    warehouse = published(tmp_path / "warehouse", rows)
+    found = as_json(warehouse, capsys)
+    assert (found["run_id"], found["one_cluster"], found["because"]) == ("run", True, "both_behind_a_third")
+    rule = found["rule"]
+    assert rule["version"] == rule["warehouse_version"] == rule_version(SETTINGS, CANONICAL)
+    assert rule["is_warehouse_rule"] is True
+    assert DedupSettings.model_validate(rule["settings"]) == SETTINGS
+    images = found["images"]
+    assert {name: one["image_id"] for name, one in images.items()} == {"A": A, "B": B, "R": C}
+    assert images["B"] == {
+        "image_id": B,
+        "orientations": {"whole": 1, "trimmed": 1},
+        "missing_views": ["object", "inner2", "inner5", "inner10"],
+        "width": images["B"]["width"],
+        "height": images["B"]["height"],
+        "flatness": 40.0,
+        "is_flat": False,
+        "group_id": images["B"]["group_id"],
+        "representative": "R",
+        "representative_id": C,
+        "is_representative": False,
+        "hamming": 2,
+        "hamming256": 0,
+        "first_seen": DAY.isoformat(),
+        "source_pixels": 1000,
+    }
+    assert [(pair["first"], pair["second"]) for pair in found["pairs"]] == [("A", "B"), ("A", "R"), ("B", "R")]
+    pair = found["pairs"][0]
+    assert list(pair) == [
+        *("first", "second", "is_joined", "is_one_group", "is_candidate", "hash_pairs", "hash_pairs_in_a_bucket"),
+        *("bands", "edge", "obstacle", "views", "upright"),
+    ]
+    assert (pair["is_joined"], pair["hash_pairs"], pair["obstacle"]) == (True, 2, None)
+    side = {"view": "whole", "orientation": 1, "of_orientations": 1, "is_turned": False, "shades": 0}
+    assert pair["edge"] == {
+        "first": side,
+        "second": side,
+        "hamming": 4,
+        "hamming256": 0,
+        "hues_apart": 0,
+        "most_hues_apart": SETTINGS.max_hue_apart,
+        "bands": pair["edge"]["bands"],
+        "is_near": True,
+        "is_edge": True,
+    }
+    assert pair["edge"]["bands"] > 0
+    assert [(one["first"]["view"], one["second"]["view"]) for one in pair["views"]] == [
+        ("whole", "whole"),
+        ("whole", "trimmed"),
+    ]
+    assert pair["views"][0] == pair["edge"] | {"orientations": 1, "orientations_in_a_bucket": 1}
+    assert pair["upright"] == {"hamming": 4, "hamming256": 0, "is_turned": False}
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ([made_up(hashed(1, 1), flat=True), made_up(hashed(2, 1))], "flat"),
+        ([made_up(hashed(5, 5, hue=1)), made_up(hashed(5, 5, hue=36 - 5))], "two_colours"),
+        ([made_up(hashed(0, 0)), made_up(hashed(2**64 - 1, 0))], "too_far"),
+    ],
+)
+def test_what_keeps_two_apart_is_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], what: str
+) -> None:
+    found = as_json(published(tmp_path / "warehouse", {A: rows[0], B: rows[1]}), capsys)
+    assert (found["one_cluster"], found["because"]) == (False, "nothing_joins_them")
+    (pair,) = found["pairs"]
+    assert pair["edge"] is None
+    assert pair["obstacle"]["what"] == what
+    assert pair["obstacle"]["flat"] == (["A"] if what == "flat" else [])
+    assert (pair["obstacle"]["nearest"] is None) == (what == "flat")
+    assert pair["obstacle"]["missed"] is None
+
+
+def test_what_misses_every_bucket_is_told_with_how_often_that_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(11)
+    while True:
+        near = chance.getrandbits(64)
+        one, other = hashed(near, 1), hashed(flipped(near, 64, SETTINGS.max_hamming, chance), 1)
+        if not shared(one, other):
+            break
+    rows = {A: made_up(one), B: made_up(other)}
+    found = as_json(published(tmp_path / "warehouse", rows, standing={A: A, B: B}), capsys)
+    (pair,) = found["pairs"]
+    assert pair["obstacle"]["what"] == "no_bucket"
+    assert pair["obstacle"]["missed"] == pytest.approx(0.0098, abs=0.0005)
+    assert pair["obstacle"]["nearest"]["hamming"] == SETTINGS.max_hamming
+
+
+def test_why_two_that_might_be_joined_are_not_is_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    later = [DAY + dt.timedelta(days=days) for days in (1, 2)]
+    middle, far = 2**60 - 1, 2**90 - 1
+    between = {C: made_up(hashed(1, 0)), A: made_up(hashed(1, middle), first_seen=later[0])}
+    chained = published(tmp_path / "chained", between | {B: made_up(hashed(1, far), first_seen=later[1])})
+    found = as_json(chained, capsys)
+    assert (found["one_cluster"], found["because"]) == (False, "earlier_is_no_representative")
+    assert list(found["images"]) == ["A", "B", "RA"]
+    nearer = published(
+        tmp_path / "nearer",
+        {
+            A: made_up(hashed(1, 0)),
+            C: made_up(hashed(1, far), first_seen=later[0]),
+            B: made_up(hashed(1, middle), first_seen=later[1]),
+        },
+    )
+    assert as_json(nearer, capsys)["because"] == "later_chose_a_nearer"
+    alone = {A: made_up(hashed(1, 1)), B: made_up(hashed(0b111, 1), source_pixels=9)}
+    unjoined = published(tmp_path / "unjoined", alone, standing={A: A, B: B})
+    assert as_json(unjoined, capsys)["because"] == "another_rule"
+    joined = as_json(published(tmp_path / "joined", alone), capsys)
+    assert (joined["one_cluster"], joined["because"]) == (True, "one_behind_the_other")
 
 
 # What names an image ------------------------------------------------------------------------------------------------

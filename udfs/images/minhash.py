@@ -241,8 +241,9 @@ def alike(
     with hues within `max_hue_apart` degrees, or `outer_hue_apart` where they are more than `max_hamming` apart.
     """
     one, other = hashes.take(first), hashes.take(second)
-    apart = hues_apart(one.hues, other.hues)
-    return are_near(one, other, settings) & (apart <= most_apart(hamming64(one.phash64, other.phash64), settings))
+    hamming = hamming64(one.phash64, other.phash64)
+    is_one_colour: NDArray[np.bool_] = hues_apart(one.hues, other.hues) <= most_apart(hamming, settings)
+    return _are_near(hamming, one, other, settings) & is_one_colour
 
 
 def are_near(left: Compared, right: Compared, settings: DedupSettings) -> NDArray[np.bool_]:
@@ -251,9 +252,15 @@ def are_near(left: Compared, right: Compared, settings: DedupSettings) -> NDArra
     Within `max_hamming` and `max_hamming256`, inclusive; where both have `outer_shades`, within `outer_hamming` and
     `max_hamming256`.
     """
+    return _are_near(hamming64(left.phash64, right.phash64), left, right, settings)
+
+
+def _are_near(
+    hamming: NDArray[np.uint8], left: Compared, right: Compared, settings: DedupSettings
+) -> NDArray[np.bool_]:
     shades = np.minimum(left.shades, right.shades)
     limit = np.where(shades >= settings.outer_shades, settings.outer_hamming, settings.max_hamming)
-    near: NDArray[np.bool_] = hamming64(left.phash64, right.phash64) <= limit
+    near: NDArray[np.bool_] = hamming <= limit
     near &= hamming256(left.phash256, right.phash256) <= settings.max_hamming256
     return near
 

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,24 @@ def test_a_name_that_is_no_unicode_goes_into_the_log_file_too(
 
 
 PRINTS = "import sys; from jobs.config.command import run_command; sys.exit(run_command(lambda: print('a line')))"
+PRINTS_MUCH = PRINTS.replace("'a line'", "'a line' * 100_000")
+OTHER_PIPE = """
+import os, sys
+from jobs.config.command import run_command
+
+def action():
+    print("a line")
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.write(writing, b"x")
+
+sys.exit(run_command(action))
+"""
+UNBUFFERED = "PYTHONUNBUFFERED"
 
 
-def ran_into(output: int, *arguments: str) -> tuple[int, list[str]]:
-    """Exit code and last words of a Python whose output, buffered, goes there."""
+def ran_into(output: int, *arguments: str, unbuffered: str = "") -> tuple[int, list[str]]:
+    """Exit code and last words of a Python whose output goes there, buffered or not."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         stdout=output,
@@ -89,12 +104,23 @@ def ran_into(output: int, *arguments: str) -> tuple[int, list[str]]:
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        env=os.environ | {UNBUFFERED: unbuffered},
     )
     return ran.returncode, ran.stderr.splitlines()
 
 
-@pytest.mark.parametrize("command", [["-m", "jobs", "completion", "fish"], ["-c", PRINTS]])
+@pytest.fixture
+def broken_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "jobs", "completion", "fish"], ["-c", PRINTS], ["-c", PRINTS_MUCH], ["-m", "jobs", "--help"]]
+)
 def test_a_disk_without_room_for_what_is_printed_is_a_failure_in_one_line(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         code, (line,) = ran_into(full.fileno(), *command)
@@ -102,8 +128,39 @@ def test_a_disk_without_room_for_what_is_printed_is_a_failure_in_one_line(comman
     assert "No space left on device" in line
 
 
-def test_nobody_who_reads_on_is_no_failure() -> None:
+def test_a_disk_without_room_for_the_help_of_a_command_is_told_too() -> None:
+    with Path("/dev/full").open("w") as full:
+        code, (line,) = ran_into(full.fileno(), "-m", "jobs", "completion", "--help")
+    assert (code, line) == (1, "failed: what was to be printed cannot be written (No space left on device)")
+
+
+def test_nobody_who_reads_on_is_no_failure(broken_pipe: int) -> None:
+    assert ran_into(broken_pipe, "-c", PRINTS) == (0, [])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [["-c", PRINTS_MUCH], ["-m", "jobs.config", "document"], ["-m", "jobs", "config", "schema"]],
+    ids=["much", "module", "lensfeed"],
+)
+def test_nobody_who_reads_on_ends_a_command_quietly(command: list[str], unbuffered: str, broken_pipe: int) -> None:
+    assert ran_into(broken_pipe, *command, unbuffered=unbuffered) == (141, [])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["-m", "jobs", "--help"], ["-m", "jobs.completion", "--help"]])
+def test_help_that_nobody_reads_is_told_quietly(command: list[str], unbuffered: str, broken_pipe: int) -> None:
+    code, said = ran_into(broken_pipe, *command, unbuffered=unbuffered)
+    assert code in {0, 141}
+    assert said == []
+
+
+def test_another_pipe_that_breaks_is_a_failure() -> None:
     reading, writing = os.pipe()
-    os.close(reading)
-    assert ran_into(writing, "-c", PRINTS) == (0, [])
+    assert ran_into(writing, "-c", OTHER_PIPE)[0] == 1
     os.close(writing)
+    assert os.read(reading, 100) == b"a line\n"
+    os.close(reading)
+    with Path(os.devnull).open("w") as nowhere:
+        assert ran_into(nowhere.fileno(), "-c", OTHER_PIPE)[0] == 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jobs.config.profile import load, load_policy
+from jobs.config.texts import plain
 from jobs.reporting.gathering import Band, Looked, bands_of, opened_up, principal_plane
 from jobs.reporting.pages import coded, in_bytes, took
-from jobs.reporting.texts import plain
 from lensfeed.snapshot import Portion
 from schemas.policy import NsfwRule, Policy
 
