@@ -220,7 +220,7 @@ def _settle(folder: Path, before: Path) -> None:
         return
     try:
         Snapshot.open(str(folder))
-    except SnapshotError:
+    except (SnapshotError, OSError):
         log.info("demo: nothing was published; %s is as it was before", folder)
         shutil.rmtree(folder, ignore_errors=True)
         before.rename(folder)

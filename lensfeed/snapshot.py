@@ -299,8 +299,9 @@ class Snapshot:
         exist yet. Of `runs` it has what came later, too: filter by `seq`. Raises as `rows`.
 
         Where files of `index_feed` have dead rows, those are left out by a condition on `row_id` that the dataset
-        carries: it can be scanned, and not taken apart into its fragments. Of the narrow tables that have no such
-        column, files with dead rows are read into memory.
+        carries: it can be scanned, and not taken apart into its fragments. Of `clusters`, `feed_members` and
+        `url_state`, which have no such column, files with dead rows are read into memory: after some nights nearly all.
+        `batches` reads a table of any size.
         """
         files = self._live(_known(table), None)
         if files is None:

@@ -47,7 +47,7 @@ def is_unread(error: BaseException) -> bool:
         watch.register(sys.stdout, 0)
     except (OSError, ValueError):  # no file, or a closed one
         return False
-    if not watch.poll(0):
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
         return False
     drop()
     return True

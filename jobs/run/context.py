@@ -58,6 +58,8 @@ class Work:
     """What the ledger is to say of the run."""
     number: int = 0
     """Of the run in the warehouse, greater than those of all that were published before: given as it begins."""
+    taken_down: Staged | None = None
+    """`image_id` of contents that the run takes down."""
     crawlers: int = 1
     """How many runs of this driver may ask hosts at the same time: this one has its part of each host's limits."""
 
@@ -134,7 +136,10 @@ class Work:
         found = self.rows(source)
         names = tuple(date.isoformat() for date in dates)
         inserts = found.counted[Count.INSERTS]
-        self.plan.append(StagedTable(table, source, found.rows, dates=names, inserts=inserts, changes=True))
+        keeps_files = TABLES[table].keeps_files
+        self.plan.append(
+            StagedTable(table, source, found.rows, dates=names, inserts=inserts, changes=True, keeps_files=keeps_files)
+        )
 
     def plan_rows(
         self,

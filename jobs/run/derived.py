@@ -194,7 +194,7 @@ def update_feed(run: ChangesFacts) -> None:
     of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest"])
     found = work.stage("feed_changes", changes(of_heads, rows, INDEX_FEED))
     work.stage_changed("index_feed", _with_vectors(run, found))
-    freeing.free_files(work, touched.urls, found)
+    freeing.free_files(work, touched.urls, run.facts().old, found)
 
 
 def _feed_rows(run: ChangesFacts, whole: DataFrame, members: DataFrame) -> DataFrame:

@@ -1,6 +1,6 @@
 """Files of tables that keep theirs, freed of what has to leave the disk: rows that go in this run, and dead ones."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import reduce
 
 from pyspark.sql import DataFrame
@@ -17,12 +17,14 @@ STEP = "freeing_"
 """What the names of datasets that are staged here begin with."""
 
 
-def free_files(work: Work, touched_urls: Staged, feed_changes: DataFrame) -> None:
+def free_files(work: Work, touched_urls: Staged, old: DataFrame, feed_changes: DataFrame) -> None:
     """Plan that nothing which the run owes the disk stays in a file as a dead row, of this run or of an earlier one.
 
-    `touched_urls`: `url_id` of URLs with changed sightings; `feed_changes`: `feed_id` of what changes in the feed
-    (both staged). What changes in the other tables is staged under their names.
+    `touched_urls`: `url_id` of URLs with changed sightings; `old`: of the sightings that the run replaces `url_id,
+    text_id`; `feed_changes`: `feed_id` of what changes in the feed (both staged). What changes in the other tables is
+    staged under their names.
     """
+    _free_states(work, touched_urls)
     if not owes(work.counts):
         return
     removed = work.staged(Dataset.REMOVED)
@@ -30,23 +32,36 @@ def free_files(work: Work, touched_urls: Staged, feed_changes: DataFrame) -> Non
         work.keys(f"{STEP}{name}s", removed.where(f"{name} is not null").select(name))
         for name in ("image_id", "text_id")
     )
-    _free(work, "index_feed", (contents, texts), feed_changes)
-    for table in ("clusters", "feed_members"):
-        _free(work, table, (contents,), work.staged(table))
-    if work.counts.get(TEXTS_ERASED):  # a state holds no content, but what was said of one
-        _free(work, "url_state", (touched_urls,), work.staged("url_state"))
+    _free(work, "index_feed", {"image_id": contents, "text_id": texts}, feed_changes)
+    by_image = {"image_id": contents, "representative_id": contents}
+    _free(work, "clusters", by_image, work.staged("clusters"))
+    urls = work.keys(f"{STEP}urls", near(old.select("url_id", "text_id"), texts).select("url_id"))
+    _free(work, "feed_members", {**by_image, "url_id": urls}, work.staged("feed_members"))
 
 
-def _free(work: Work, table: str, keys: Iterable[Staged], changed: DataFrame) -> None:
+def _free_states(work: Work, touched_urls: Staged) -> None:
+    """A state of a URL holds no content, but what was said of one. A URL that once showed what is taken down now may
+    have no sighting any more, and what it said lie dead here alone."""
+    keys = {"url_id": touched_urls} if work.counts.get(TEXTS_ERASED) else {}
+    if work.taken_down is not None:
+        keys["image_id"] = work.taken_down
+    if not keys:
+        return
+    files = _free(work, "url_state", keys, work.staged("url_state"), "title is not null")
+    if files and not work.counts.get(TEXTS_ERASED):
+        work.counts[TEXTS_ERASED] = files
+
+
+def _free(work: Work, table: str, keys: Mapping[str, Staged], changed: DataFrame, where: str = "true") -> int:
     """Of each file of the table that holds a row with one of these keys, dead or alive, a row is moved that stays as it
-    is: Delta then writes what is left of the file anew.
+    is: Delta then writes what is left of the file anew. How many files these are.
 
-    A file none of whose rows stays leaves the table by itself.
+    `keys`: by the column that holds them. A file none of whose rows stays leaves the table by itself.
     """
-    described, lying = TABLES[table], work.landing.files(table, with_dead=True)
+    described, lying = TABLES[table], work.landing.files(table, with_dead=True).where(where)
     holding = [
-        near(lying.select(*some.frame.columns, "file"), some, sorted_by=described.sorted_by).select("file")
-        for some in keys
+        near(lying.select(column, "file"), some, column, sorted_by=described.sorted_by).select("file")
+        for column, some in keys.items()
     ]
     files = work.keys(f"{STEP}{table}_files", reduce(DataFrame.unionByName, holding))
     key = list(described.keys)
@@ -58,3 +73,4 @@ def _free(work: Work, table: str, keys: Iterable[Staged], changed: DataFrame) ->
         rows = rows.withColumn(ROW_ID, feed.row_ids(work.number, moved=True))
     work.stage(f"{STEP}{table}_moved", rows, {table: "true"})
     work.plan_moves(table, f"{STEP}{table}_moved")
+    return files.rows

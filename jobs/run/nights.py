@@ -22,7 +22,7 @@ from jobs.run.overrides import Overrides
 from jobs.run.pipelines import AHEAD, take_steps
 from jobs.run.reading import Look
 from jobs.startup.assets import local_assets
-from jobs.startup.preflight import check
+from jobs.startup.preflight import check, check_reasons
 from jobs.startup.session import open_session
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import Event, Ledger, Versions
@@ -65,6 +65,7 @@ def open_job(profile: str, overrides: list[str], accepted: Accepted = NOTHING, c
     check_agent(settings.crawl)
     config = local_assets(settings)
     policy, versions = check(config)
+    check_reasons(config, policy)  # a takedown, and what mends the policy, must not be kept waiting by it
     return OpenedJob(open_session(config), config, policy, versions, accepted, crawlers)
 
 

@@ -135,7 +135,8 @@ def _concerned(work: Work, asked: Sequence[Takedown]) -> DataFrame:
         refused = contents.refused(alone)
         through = work.landing.read("fetches").where("size(hops) > 0").where(refused(f.col("hops")).isNotNull())
         found.append(work.past("sightings", work.keys("redirected", through.select("ingest_date", "url_id"))))
-    if images := _images(work, asked, alone):
+    work.taken_down = _images(work, asked, alone)
+    if images := work.taken_down:
         found.append(work.past("sightings", images, "image_id"))
     together = found[0]
     for more in found[1:]:

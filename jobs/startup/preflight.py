@@ -45,7 +45,6 @@ def check(config: Config) -> tuple[Policy, Versions]:
             locate(asset)
         except AssetError as error:
             raise UsageError(f"{name}: {error}") from None
-    check_reasons(config, policy)
     if missing := missing_signals(policy, config.policy):
         raise UsageError(f"policy file {config.policy.file}: " + "; ".join(missing))
     check_warehouse(config.warehouse)

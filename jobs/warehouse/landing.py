@@ -18,8 +18,9 @@ import datetime as dt
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ from jobs.config.errors import RunError, UsageError
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.storage import Storage, read_parquet
 from schemas.spark import struct_type
-from schemas.tables import PUBLISHED, PURGED, TABLES, Column, Table
+from schemas.tables import INDEX_FEED, PUBLISHED, PURGED, TABLES, Column, Table
 
 Written = TypeVar("Written")
 
@@ -139,6 +140,9 @@ class StagedTable:
     """Whether the rows are keys whose rows leave the table."""
     changes: bool = False
     """Whether the rows say in `CHANGE` what becomes of their keys."""
+    keeps_files: bool | None = None
+    """Whether the rows that change or go are marked as dead, as the table is described (`Table.keeps_files`). None: the
+    plan was made before it said so, and some of it may be done: as then, of `index_feed` alone."""
     most_small: int = 0
     """Where it is not 0 the line is about files and no rows: the table's small ones are put together where a partition
     has more than so many."""
@@ -243,9 +247,9 @@ class Landing:
         snapshot = log.getSnapshotAt(version, *(getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)))
         if snapshot.numDeletionVectorsOpt().contains(0):
             return self._rows_in(table, delta.inputFiles(), spark)
-        jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)
-        named_so = getattr(log, "createDataFrame$default$4")()
-        return DataFrame(log.createDataFrame(snapshot, snapshot.getAllFiles(False), False, named_so), spark)
+        unnamed = getattr(log, "createDataFrame$default$4")()
+        with _active(spark):  # Delta asks for no other
+            return DataFrame(log.createDataFrame(snapshot, snapshot.getAllFiles(False), False, unnamed), spark)
 
     def bytes_of(self, table: str) -> int:
         """What the files of the table's newest version take, as its log says; 0 where it never had any rows."""
@@ -610,7 +614,9 @@ class Landing:
         self, session: SparkSession, table: Table, rows: DataFrame, line: StagedTable
     ) -> dict[str, Callable[[], None]]:
         found: dict[str, Callable[[], None]] = {}
-        if table.keeps_files and line.rows - line.inserts <= MOST_NAMED:
+        keeps_files = table.name == INDEX_FEED.name if line.keeps_files is None else line.keeps_files
+        session.conf.set("spark.databricks.delta.merge.deletionVectors.persistent", str(keeps_files).lower())
+        if keeps_files and line.rows - line.inserts <= MOST_NAMED:
             if line.inserts < line.rows:
                 known = rows.where(f"{CHANGE} != 'insert'")
                 found = self._gone(session, table, known, f"{line.source}/gone", keeps_files=True)
@@ -731,6 +737,21 @@ def _compiling_session(spark: SparkSession) -> SparkSession:
     for name, value in _COMPILED.items():
         session.conf.set(name, value)
     return session
+
+
+@contextmanager
+def _active(spark: SparkSession) -> Iterator[None]:
+    """The session is this thread's active one meanwhile."""
+    sessions: Any = spark._jvm.org.apache.spark.sql.classic.SparkSession  # type: ignore[union-attr]
+    before = sessions.getActiveSession()
+    sessions.setActiveSession(spark._jsparkSession)
+    try:
+        yield
+    finally:
+        if before.isDefined():
+            sessions.setActiveSession(before.get())
+        else:
+            sessions.clearActiveSession()
 
 
 def _bytes_of(table: DataFrame) -> int:

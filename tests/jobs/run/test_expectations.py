@@ -11,7 +11,7 @@ import pytest
 from jobs import nightly
 from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import Config, load, load_policy
-from jobs.run import health
+from jobs.run import health, nights
 from jobs.run.expectations import Accepted, Expectations, UnexpectedError, accepted_by, check_names, earlier_nights
 from jobs.startup import preflight
 from jobs.startup.preflight import check_reasons
@@ -168,8 +168,12 @@ def test_an_expectation_that_says_nothing_is_refused(given: str, said: str) -> N
 
 def expecting(*counts: str, of: tuple[str, ...] = (), policy: str = "conf/policy.yaml") -> Config:
     """The local profile with an expectation on these counts."""
-    given = [{"name": "x", "counts": counts, "of": of, "at_most": 1}]
-    return load("conf/local.yaml", [f"run.expectations={json.dumps(given)}", f"policy.file={policy}"])
+    return load("conf/local.yaml", [*expected(*counts, of=of), f"policy.file={policy}"])
+
+
+def expected(*counts: str, of: tuple[str, ...] = ()) -> list[str]:
+    """The same as the command line has it."""
+    return [f"run.expectations={json.dumps([{'name': 'x', 'counts': counts, 'of': of, 'at_most': 1}])}"]
 
 
 @pytest.mark.parametrize(
@@ -231,8 +235,9 @@ def test_a_reason_that_no_rule_gives_is_refused_once_the_policy_is_read(tmp_path
     with pytest.raises(UsageError) as refused:
         check_reasons(misspelt, load_policy(misspelt.policy))
     assert str(refused.value) == said
+    preflight.check(misspelt)  # no takedown waits for it
     with pytest.raises(UsageError, match="no rule of the policy file"):
-        preflight.check(misspelt)
+        nights.open_job("conf/local.yaml", expected("sightings", "blocked.nsfv"))
     with pytest.raises(UsageError, match="no rule of the policy file"):
         list(health.policy(misspelt))
     other = tmp_path / "policy.yaml"
