@@ -27,6 +27,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ from numpy.typing import NDArray
 from pyspark.ml.feature import MinHashLSH as MinHashJoin
 from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
 from pyspark.sql.types import IntegerType, StructField, StructType
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -62,9 +62,7 @@ from schemas.settings import DedupSettings
 from udfs.images.minhash import HASH_BITS, bands_needed, hamming64, recall, signatures
 
 LARGEST_SHARE = 0.01
-ROWS_AT_ONCE = 64
 QUERIES_AT_ONCE = 1000
-ENDS = ("datasetA", "datasetB")
 
 Pairs = NDArray[np.int64]
 """(P, 2): numbers of hashes, the lower one first."""
@@ -111,12 +109,16 @@ class Given:
         return {str(distance): round(float(found[self.distances == distance].mean()), 4) for distance in each}
 
     def _all_pairs(self) -> Pairs:
-        found = []
-        for start in range(0, len(self.near), ROWS_AT_ONCE):
-            block = self.near[start : start + ROWS_AT_ONCE, None]
-            pairs = np.argwhere(hamming64(block, self.near[None, start:]) <= self.rule.max_hamming) + start
-            found.append(pairs[pairs[:, 0] < pairs[:, 1]])
-        return np.concatenate(found)
+        """All that agree in a block of bits against each other: of blocks there is one more than bits may differ."""
+        found: list[Pairs] = []
+        for low, high in pairwise(np.linspace(0, HASH_BITS, self.rule.max_hamming + 2, dtype=int).tolist()):
+            block = self.bits[:, low:high] @ (1 << np.arange(high - low))
+            order = np.argsort(block, kind="stable")
+            for rows in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+                close = np.argwhere(hamming64(self.near[rows, None], self.near[rows]) <= self.rule.max_hamming)
+                found.append(rows[close[close[:, 0] < close[:, 1]]])
+        pairs: Pairs = np.unique(np.concatenate(found), axis=0)
+        return pairs
 
 
 def by_ours(given: Given, config: Config, folder: Path, _: int) -> dict[str, Any]:
@@ -177,9 +179,8 @@ def by_mllib(given: Given, config: Config, folder: Path, tables: int) -> dict[st
     def join(frame: DataFrame) -> Pairs:
         lsh = MinHashJoin(inputCol="features", outputCol="minima", numHashTables=tables, seed=rule.seed)
         joined = lsh.fit(frame).approxSimilarityJoin(frame, frame, threshold, "distance")
-        once = joined.where(f"{ENDS[0]}.id < {ENDS[1]}.id").select(*[f.col(f"{end}.id").alias(end) for end in ENDS])
-        found = once.toArrow()
-        return np.stack([np.asarray(found.column(end), dtype=np.int64) for end in ENDS], axis=1)
+        found = joined.selectExpr("datasetA.id AS one", "datasetB.id AS other").where("one < other").toArrow()
+        return np.stack([np.asarray(found.column(end), dtype=np.int64) for end in ("one", "other")], axis=1)
 
     join(vectors.where("id < 100"))
     begin(folder)
@@ -206,8 +207,7 @@ def compared(count: int, rule: DedupSettings, options: argparse.Namespace) -> di
     """All that are asked for, one after the other, with so many hashes."""
     random = np.random.default_rng(1)
     given = Given(skewed(count, rule, options.skew, random) if options.skew else planted(count, rule, random)[0], rule)
-    there = enumerate(np.bincount(given.distances).tolist())
-    report: dict[str, Any] = {"exact_pairs": {str(distance): many for distance, many in there}}
+    report: dict[str, Any] = {"exact_pairs": dict(enumerate(np.bincount(given.distances).tolist()))}
     with tempfile.TemporaryDirectory(prefix="lensfeed-peers-") as folder:
         np.save(Path(folder, "bits.npy"), given.bits)
         np.save(Path(folder, "exact.npy"), given.exact)
