@@ -232,7 +232,7 @@ def _resident_mib(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    if "python" not in status.partition("\n")[0]:
+    if "python" not in status.partition("\n")[0] or "VmRSS:" not in status:  # ended, and not yet waited for
         return 0
     return int(status.partition("VmRSS:")[2].split(maxsplit=1)[0]) // 1024
 
