@@ -1,13 +1,15 @@
 """A full dedup of the same made-up 64-bit pHashes by this project's stage, by datasketch's `MinHashLSH` in one process
 and by Spark MLlib's `MinHashLSH.approxSimilarityJoin` in a session with the same settings.
 
-    python -m benchmarks.dedup_peers [--hashes 20000 50000] [--peers datasketch mllib] [--skew 2.0] [--limit-s 900]
-        [--tables N] [--json FILE]
+    python -m benchmarks.dedup_peers [--hashes 20000 50000] [--peers kernel datasketch mllib] [--skew 2.0]
+        [--limit-s 900] [--tables N] [--json FILE]
 
 The hashes are those of `benchmarks.dedup`, one an image, one in ten near another. How many are near one and the same
 follows a power law with the exponent `--skew`, up to one in a hundred of all; 0: one each, as they are made there.
 
 * `ours`: a night into nothing as `benchmarks.dedup` runs it: both hashes, colours, clusters, index, commits.
+* `kernel`: what that stage computes with, in one process without tables: `signatures`, `band_keys`, and of each band
+  what is near in a bucket (`close_pairs`). Pairs, in memory.
 * `datasketch`: the same signatures (`MinHash.bulk`), all inserted with the same bands and rows, all asked for, and what
   is found verified by the 64-bit distance. Pairs, in memory.
 * `mllib`: the same tokens as sparse vectors, joined with themselves. It knows no bands: two vectors are compared where
@@ -22,13 +24,14 @@ cluster, which for peers is a connected component of what they tell.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
 from itertools import pairwise
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +62,11 @@ from benchmarks.report import environment, publish
 from jobs.config.profile import Config, load
 from jobs.startup.session import THREAD_LIMITS, open_session
 from schemas.settings import DedupSettings
-from udfs.images.minhash import HASH_BITS, bands_needed, hamming64, recall, signatures
+from udfs.images.minhash import HASH_BITS, band_keys, bands_needed, close_pairs, hamming64, recall, signatures
 
 LARGEST_SHARE = 0.01
 QUERIES_AT_ONCE = 1000
+SIGNED_AT_ONCE = 10_000
 
 Pairs = NDArray[np.int64]
 """(P, 2): numbers of hashes, the lower one first."""
@@ -132,6 +136,28 @@ def by_ours(given: Given, config: Config, folder: Path, _: int) -> dict[str, Any
     return costs | {"in_one_cluster": found_shares(tables.clusters(), pairs, given.distances)}
 
 
+def by_kernel(given: Given, config: Config, folder: Path, _: int) -> dict[str, Any]:
+    """Sign, cut into bands, and verify what shares a bucket."""
+    rule, found = config.dedup, []
+    begin(folder)
+    with watched() as costs:
+        begun = time.perf_counter()
+        keys = np.concatenate(
+            [
+                band_keys(signatures(some, rule), rule)
+                for some in np.array_split(given.near, ceil(len(given.near) / SIGNED_AT_ONCE))
+            ]
+        )
+        signing = time.perf_counter() - begun
+        for band in keys.T:
+            order = np.argsort(band)
+            for first, second in close_pairs(band[order], given.near[order], rule.max_hamming):
+                ends = order[first], order[second]
+                found.append(np.minimum(*ends) * len(given.bits) + np.maximum(*ends))
+        pairs = np.stack(np.divmod(np.unique(np.concatenate(found)), len(given.bits)), axis=1)
+    return costs | {"signing_s": round(signing, 2)} | given.told(pairs)
+
+
 def by_datasketch(given: Given, config: Config, folder: Path, _: int) -> dict[str, Any]:
     """Sign, insert, ask, verify."""
     rule, names = config.dedup, [bytes([token]) for token in range(2 * HASH_BITS)]
@@ -190,7 +216,7 @@ def by_mllib(given: Given, config: Config, folder: Path, tables: int) -> dict[st
     return costs | {"tables": tables, "recall_by_arithmetic": arithmetic} | given.told(pairs)
 
 
-BY = {"ours": by_ours, "datasketch": by_datasketch, "mllib": by_mllib}
+BY = {"ours": by_ours, "kernel": by_kernel, "datasketch": by_datasketch, "mllib": by_mllib}
 
 
 def measured(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -213,9 +239,10 @@ def compared(count: int, rule: DedupSettings, options: argparse.Namespace) -> di
         np.save(Path(folder, "exact.npy"), given.exact)
         for name in ("ours", *options.peers):
             report[name] = measured(name, Path(folder), options)
-    for peer in options.peers:
-        ratios = {cost: round(report[peer][f"{cost}_s"] / report["ours"][f"{cost}_s"], 2) for cost in ("wall", "cpu")}
-        report[f"{peer}_to_ours"] = ratios | {"at_least": "ended" in report[peer]}
+    for peer, one in itertools.product(options.peers, ("ours", "kernel")):
+        if one in report and peer != "kernel":
+            ratios = {cost: round(report[peer][f"{cost}_s"] / report[one][f"{cost}_s"], 2) for cost in ("wall", "cpu")}
+            report[f"{peer}_to_{one}"] = ratios | {"at_least": "ended" in report[peer]}
     return report
 
 
