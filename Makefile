@@ -5,7 +5,7 @@ READY := .venv/.ready
 export KERAS_BACKEND := torch
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo cluster-demo setup-s3 demo-s3 test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history bench-nights compare dist clean
+.PHONY: help setup demo cluster-demo setup-s3 demo-s3 test test-slow test-sequences test-cluster test-browser coverage check bench bench-crawl bench-history bench-nights bench-dedup-peers compare dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ bench-history: setup ## measure what a night costs against the history in its wa
 
 bench-nights: setup ## measure thirty nights in a row with upkeep between them (45 minutes)
 	@source .venv/java.sh && $(PYTHON) -m benchmarks.nights --json benchmarks/results/nights.json
+
+bench-dedup-peers: setup ## measure a full dedup beside datasketch's MinHashLSH and Spark MLlib's (40 minutes)
+	@source .venv/java.sh && $(PYTHON) -m benchmarks.dedup_peers --json benchmarks/results/dedup_peers.json
 
 compare: setup ## compare embeddings on labelled images (LABELLED=DIR or a table) into compare-output/
 	@$(PYTHON) -m jobs.compare_embeddings --labelled "$(LABELLED)" --into compare-output
