@@ -430,7 +430,7 @@ def test_a_night_writes_of_narrow_tables_what_it_changes(
 def test_a_plan_made_before_a_table_kept_its_files_is_applied_as_it_was_meant(
     spark: SparkSession, tables: Landing
 ) -> None:
-    """Some of it may be done already, under the names that its commits had; and nothing says what to free of the dead."""
+    """Some of it may be done already, under the names that its commits had; nothing says what to free of the dead."""
     one, two = NARROW["url_state"]
     for run, changed in (("a", [("insert", row) for row in one]), ("b", [("update", two[2]), ("delete", one[5])])):
         tables.write_plan(run, [stage_changes(tables, run, "url_state", changed)])
