@@ -332,16 +332,20 @@ def test_unrelated_pictures_share_no_bucket(tmp_path: Path, capsys: pytest.Captu
     assert "candidate      no, 0 of 1 pairs of hashes share a bucket" in text
 
 
-def test_near_pictures_that_share_no_bucket_are_told_how_often_that_happens(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def near_without_a_bucket() -> dict[str, Any]:
+    """Rows of two pictures at the greatest distance that is near, which no band brings together."""
     chance = random.Random(11)
     while True:
         near = chance.getrandbits(64)
         one, other = hashed(near, 1), hashed(flipped(near, 64, SETTINGS.max_hamming, chance), 1)
         if not shared(one, other):
-            break
-    rows = {A: made_up(one), B: made_up(other)}
+            return {A: made_up(one), B: made_up(other)}
+
+
+def test_near_pictures_that_share_no_bucket_are_told_how_often_that_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = near_without_a_bucket()
     text = words(published(tmp_path / "warehouse", rows, standing={A: A, B: B}), capsys)
     assert (
         "6 of 64 bits apart, 0 of 256, near enough, but share no bucket: 1.0% of pairs at that distance do not" in text
@@ -556,13 +560,7 @@ def test_what_keeps_two_apart_is_a_word(
 def test_what_misses_every_bucket_is_told_with_how_often_that_happens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chance = random.Random(11)
-    while True:
-        near = chance.getrandbits(64)
-        one, other = hashed(near, 1), hashed(flipped(near, 64, SETTINGS.max_hamming, chance), 1)
-        if not shared(one, other):
-            break
-    rows = {A: made_up(one), B: made_up(other)}
+    rows = near_without_a_bucket()
     found = as_json(published(tmp_path / "warehouse", rows, standing={A: A, B: B}), capsys)
     (pair,) = found["pairs"]
     assert pair["obstacle"]["what"] == "no_bucket"
