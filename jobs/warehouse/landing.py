@@ -242,8 +242,7 @@ class Landing:
         if not TABLES[table].keeps_files:
             return self._rows_in(table, delta.inputFiles(), spark)
         # Delta's reader leaves dead rows out, of the files that it is given as of those that it looks for itself.
-        jvm: Any = spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, self.path(table))
+        log = self._log(table)
         snapshot = log.getSnapshotAt(version, *(getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)))
         if snapshot.numDeletionVectorsOpt().contains(0):
             return self._rows_in(table, delta.inputFiles(), spark)
@@ -255,6 +254,11 @@ class Landing:
         """What the files of the table's newest version take, as its log says; 0 where it never had any rows."""
         version = self.version(table)
         return _bytes_of(self._at_version(self.spark, table, version)) if version > 0 else 0
+
+    def _log(self, table: str) -> Any:
+        """Delta's own look at the table."""
+        jvm: Any = self.spark._jvm
+        return jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
 
     def _at_version(self, spark: SparkSession, table: str, version: int) -> DataFrame:
         return spark.read.format("delta").option("versionAsOf", version).load(self.path(table))
@@ -358,9 +362,7 @@ class Landing:
         """By partition: why (`small` or `dead`), how many files, their bytes."""
         if self.version(table) < 0:
             return []
-        jvm: Any = self.spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
-        files = DataFrame(log.unsafeVolatileSnapshot().allFiles().toDF(), self.spark)
+        files = DataFrame(self._log(table).unsafeVolatileSnapshot().allFiles().toDF(), self.spark)
         rows = f.get_json_object("stats", "$.numRecords").cast("bigint")
         why = f.when(f.col("size") < SMALL_FILE, "small")
         why = why.when(f.col("deletionVector.cardinality") > MOST_DEAD * rows, "dead")
@@ -400,9 +402,7 @@ class Landing:
         """The highest version given to `append`, 0 where none was."""
         if self.version(table) < 0:
             return 0
-        jvm: Any = self.spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
-        found = log.unsafeVolatileSnapshot().transactions().get(table)
+        found = self._log(table).unsafeVolatileSnapshot().transactions().get(table)
         return int(found.get()) if found.isDefined() else 0
 
     def _commit(self, write: Callable[[], Written]) -> Written:
