@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
 
 
 def test_local_files_have_no_files_of_checksums_beside_them(spark: SparkSession, tmp_path: Path) -> None:
@@ -27,3 +29,23 @@ def test_the_catalog_leaves_no_folder_in_the_working_directory(spark: SparkSessi
     assert spark.sql("SHOW TABLES").count() == 0
     assert not Path("spark-warehouse").exists()
     assert str(spark.conf.get("spark.sql.warehouse.dir")).startswith("file:/")
+
+
+def test_what_a_night_says_to_the_jvm_is_said_without_asking_what_it_means(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    assert spark._jvm is not None
+    client = spark._jvm._gateway_client
+    send = client.send_command
+
+    def listen(command: str, *args: object, **options: object) -> object:
+        said.append(command)
+        return send(command, *args, **options)
+
+    monkeypatch.setattr(client, "send_command", listen)
+    compared = f.col("a") == f.lit(2)
+    assert str(compared) == "Column<'=(a, 2)'>"
+    asked = [command for command in said if command.startswith("r")]
+    assert asked == [], "py4j's reflection command: what does this name stand for?"
+    assert len(said) < 12, said
