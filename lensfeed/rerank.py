@@ -125,7 +125,8 @@ def load_weights(path: Path) -> Weights:
         first = error.errors()[0]
         place = ".".join(map(str, ("weights", *first["loc"])))
         raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:  # a ValueError: no UTF-8
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        # A ValueError: no UTF-8. A LookupError or AttributeError: also a value that is not what its YAML tag says.
         raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     if weights.version != expected:
         raise RerankError(f"{path}: version expected {expected}, found {weights.version}")

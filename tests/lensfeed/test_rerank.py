@@ -240,6 +240,8 @@ def test_a_file_without_a_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("version: !!timestamp soon\n", "AttributeError"),
+        ("version: !!int ''\n", "IndexError"),
         ("weights: {depth: 0}", r"weights\.depth: Input should be greater"),
         ("[]", "TypeError"),
         ("other: 1", "KeyError"),

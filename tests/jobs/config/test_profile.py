@@ -296,7 +296,10 @@ def test_an_override_that_is_no_assignment_is_refused_with_an_example(override: 
 
 @pytest.mark.parametrize(
     "override",
-    ["crawl.allowed_networks=[", "manifest='", "manifest.columns=a: b: c", "policy.views=[*a]", "policy.views=&a [*a]"],
+    [
+        *("crawl.allowed_networks=[", "manifest='", "manifest.columns=a: b: c", "policy.views=[*a]"),
+        *("policy.views=&a [*a]", "manifest=!!bool maybe", "manifest=!!float ''", "manifest=!!timestamp soon"),
+    ],
 )
 def test_an_override_whose_value_is_no_yaml_is_refused(override: str) -> None:
     assert refusal(LOCAL, override) == f"--set {override}: the value is not valid YAML"
@@ -334,6 +337,9 @@ def test_a_folder_is_no_profile(tmp_path: Path) -> None:
         ("warehouse: w\nrun: {a: [2026-01-02, 2026-02-30]}\n", "line 2, column 23"),
         ("crawl: {x: !foo y}\nrun: 2026-02-30\n", "line 2, column 6"),
         (f"warehouse: w\ncrawl:\n  retries: {'9' * 5000}\n", "line 3, column 12"),
+        ("warehouse: w\ncrawl: {obey_robots: !!bool maybe}\n", "line 2, column 22"),
+        ("crawl: {retries: !!int ''}\n", "line 1, column 18"),
+        ("crawl: {retries: !!timestamp soon}\n", "line 1, column 18"),
     ],
 )
 def test_unreadable_yaml_is_told_with_line_and_column(tmp_path: Path, text: str, where: str) -> None:
