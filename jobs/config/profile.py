@@ -464,11 +464,11 @@ def _apply_override(source: _Source, override: str) -> None:
         raise UsageError(f"--set {override}: {repeated} is given a second time in the same group") from None
     group = source.data
     for depth, part in enumerate(path[:-1]):
-        if group.get(part) is None:
-            group[part] = {}
-        group = group[part]
-        if not isinstance(group, dict):
+        inner = {} if group.get(part) is None else group[part]
+        if not isinstance(inner, dict):
             raise UsageError(f"--set {override}: {'.'.join(path[: depth + 1])} is not a group of settings")
+        group[part] = dict(inner)  # an anchor may share it with another group
+        group = group[part]
     group[path[-1]] = value
     source.overrides[path] = override
 

@@ -121,6 +121,15 @@ def test_an_override_leaves_its_neighbours_alone() -> None:
     assert changed.crawl.model_copy(update={"retries": 3}) == load(str(LOCAL)).crawl
 
 
+def test_an_override_leaves_a_group_alone_that_shares_an_anchor_with_its_own(tmp_path: Path) -> None:
+    weights = f"{{path: w, sha256: {'a' * 64}}}"
+    own = f"embedding: &model\n  model: m\n  weights: {weights}\n  licence: MIT\nembedding_beside: *model\n"
+    profile = extending(tmp_path, own)
+    config = load(str(profile), ["embedding.batch_size=7", "embedding.weights.path=other"])
+    assert (config.embedding.batch_size, config.embedding.weights.path) == (7, "other")
+    assert config.embedding_beside == load(str(profile)).embedding_beside
+
+
 def test_groups_lists_and_null_are_yaml() -> None:
     config = load(
         str(LOCAL), ["crawl.per_host_rate=null", "crawl.opt_out_tokens=[noai]", "embedding.mean=[0.1, 0.2, 3.0e-1]"]
