@@ -298,7 +298,7 @@ class _Source:
     data: dict[str, Any]
     node: yaml.Node
     overrides: dict[tuple[str, ...], str] = field(default_factory=dict)
-    """The `--set` arguments by the path of keys that they set."""
+    """The `--set` arguments by the path of keys that they set, the last one last: it wins."""
     lists: dict[tuple[str | int, ...], _List] = field(default_factory=dict)
     """By the path of the field that they were appended to."""
     base: "_Source | None" = None
@@ -306,12 +306,12 @@ class _Source:
 
     def place(self, path: Sequence[str | int]) -> str:
         """Where a person has to look for the setting at `path`."""
-        beneath = []
-        for overridden, argument in self.overrides.items():
+        beneath: list[str] = []
+        for overridden, argument in reversed(self.overrides.items()):
             if tuple(path[: len(overridden)]) == overridden:
-                return f"--set {argument}"
+                return f"--set {argument}" + ",".join(beneath)
             if path and overridden[: len(path)] == tuple(map(str, path)):  # of a group, whose parts do not go together
-                beneath.append(f" with --set {argument}")
+                beneath.insert(0, f" with --set {argument}")
         return self._place_in_files(path) + ",".join(beneath)
 
     def _place_in_files(self, path: Sequence[str | int]) -> str:
@@ -470,6 +470,7 @@ def _apply_override(source: _Source, override: str) -> None:
         group[part] = dict(inner)  # an anchor may share it with another group
         group = group[part]
     group[path[-1]] = value
+    source.overrides.pop(path, None)
     source.overrides[path] = override
 
 

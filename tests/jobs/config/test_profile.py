@@ -447,6 +447,19 @@ def test_an_override_that_does_not_go_with_the_rest_of_its_group_is_named(overri
     assert refusal(LOCAL, override).startswith(f"profile {LOCAL}, line {line} with --set {override}: {problem}")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "last"),
+    [
+        (["crawl={user_agent: agent}", "crawl.retries=few"], 1),
+        (["crawl.retries=2", "crawl={user_agent: agent, retries: few}"], 1),
+        (["crawl.retries=2", "crawl={user_agent: agent}", "crawl.retries=few"], 2),
+        (["crawl={user_agent: agent, retries: few}", "crawl.backoff_s=2"], 0),
+    ],
+)
+def test_of_several_overrides_the_one_that_holds_is_named(overrides: list[str], last: int) -> None:
+    assert refusal(LOCAL, *overrides).startswith(f"--set {overrides[last]}: crawl.retries: must be a valid integer")
+
+
 # The digest of what decides contents ----------------------------------------------------------------------------------
 
 WHERE_AND_HOW_FAST = {
