@@ -2,6 +2,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,17 @@ def action():
 
 sys.exit(run_command(action))
 """
+STAGE = """
+import sys
+from jobs.config.command import run_command
+from jobs.config.progress import Progress
+
+def action():
+    with Progress("night", look=lambda: None).stage("fetch"):
+        print("a line")
+
+sys.exit(run_command(action))
+"""
 UNBUFFERED = "PYTHONUNBUFFERED"
 
 
@@ -154,6 +166,30 @@ def test_help_that_nobody_reads_is_told_quietly(command: list[str], unbuffered: 
     code, said = ran_into(broken_pipe, *command, unbuffered=unbuffered)
     assert code in {0, 141}
     assert said == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("-m jobs.config schema", 0),
+        ("-m jobs config --help", 0),
+        ("-m jobs --help", 0),
+        ("-m jobs nosuch", 2),
+        ("-m jobs.config show --profile nosuch", 2),
+        ("-m jobs.config show", 2),
+        (f"-c {shlex.quote(STAGE)}", 0),
+    ],
+)
+def test_a_command_ends_as_ever_where_its_output_is_closed(arguments: str, code: int, closed: str) -> None:
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.quote(sys.executable)} {arguments} {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (ran.returncode, "Traceback" in ran.stderr) == (code, False)
 
 
 def test_another_pipe_that_breaks_is_a_failure() -> None:
