@@ -67,6 +67,23 @@ def test_a_log_file_that_cannot_be_written_is_exit_code_2_and_nothing_is_done(
     assert line.startswith(f"error: --log-file {tmp_path}/no/such.log: cannot be written (No such file")
 
 
+def test_a_full_disk_below_the_log_file_is_told_once_and_ends_nothing() -> None:
+    """By a process of its own: what cannot be flushed is tried again when the interpreter ends."""
+    script = (
+        "import sys; from jobs.config.command import job_parser, add_output_arguments, run_command; "
+        "from jobs.config.progress import log; parser = job_parser('x', ''); add_output_arguments(parser); "
+        "sys.exit(run_command(lambda: [log.info('one'), log.info('two'), 1 / 0], parser.parse_args()))"
+    )
+    code, lines = ran_into(subprocess.DEVNULL, "-c", script, "--log-file", "/dev/full")
+    assert code == 1
+    assert [line.partition(" ")[2] for line in lines] == [
+        "no more lines go to --log-file /dev/full (No space left on device)",
+        "one",
+        "two",
+        "failed: ZeroDivisionError: division by zero",
+    ]
+
+
 def test_a_name_that_is_no_unicode_goes_into_the_log_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
