@@ -69,7 +69,7 @@ def thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
             with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
                 image.draft("RGB", (side, side))
                 small = image.convert("RGB")
-        except OSError:
+        except (OSError, Image.DecompressionBombError):  # a broken head may tell of billions of pixels
             continue
         small.thumbnail((side, side))
         data = io.BytesIO()
