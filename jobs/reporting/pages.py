@@ -82,6 +82,8 @@ def check_place(into: Path, option: str) -> None:
     """Raise UsageError, which names the option, where no file can be written there; makes the folders that it needs."""
     if into.is_dir():
         raise UsageError(f"{option} {into}: expected a file, found a folder")
+    if into.exists() and not into.is_file():  # a new file would take the place of the device or pipe
+        raise UsageError(f"{option} {into}: expected a file, found a device, pipe or socket")
     draft = _draft_of(into)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)

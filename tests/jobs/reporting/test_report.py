@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -241,7 +242,11 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_read(
     arguments = ["--profile", "conf/local.yaml", "--set", f"warehouse={tmp_path / 'none'}", "--into"]
     assert report.main([*arguments, str(into)]) == 2
     assert report.main([*arguments, str(tmp_path)]) == 2
+    os.mkfifo(tmp_path / "pipe")
+    assert report.main([*arguments, str(tmp_path / "pipe")]) == 2
+    assert (tmp_path / "pipe").is_fifo()
     assert errors == [
         f"error: --into {into}: cannot be written ({into.parent}: File exists)",
         f"error: --into {tmp_path}: expected a file, found a folder",
+        f"error: --into {tmp_path}/pipe: expected a file, found a device, pipe or socket",
     ]
