@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from jobs.config.catalogue import Command, commands, grouped
-from jobs.config.output import say
+from jobs.config.output import say, stand_in
 
 _USAGE = "usage: lensfeed [--help | --version] COMMAND [ARGUMENTS]"
 _WIDTH = 100
@@ -22,6 +22,7 @@ _WIDTH = 100
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    stand_in()
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, *rest = given or [""]
     if name in {"-h", "--help"}:

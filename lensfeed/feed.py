@@ -48,6 +48,10 @@ class FeedEntry:
     """Canonical JPEG of the representative; null unless asked for."""
 
 
+_LEAST_LENGTH, _MOST_LENGTH = 1e-15, 1e18
+"""Of vectors whose squares float32 holds."""
+
+
 def feed_vectors(snapshot: Snapshot) -> tuple[Ids, Vectors]:
     """Ids (N,) and visual unit vectors (N, D), float32, of the live representatives.
 
@@ -230,9 +234,14 @@ class _Best:
 
 def _cosines(queries: Vectors, vectors: Vectors) -> Vectors:
     """Cosines (Q, B) of unit queries (Q, D) to vectors (B, D)."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    lengths[lengths == 0] = 1
-    with np.errstate(invalid="ignore"):  # what is not finite is refused with its ids
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused with its ids
+        lengths = np.linalg.norm(vectors, axis=1)
+        doubtful = ~((lengths > _LEAST_LENGTH) & (lengths < _MOST_LENGTH))
+        if doubtful.any():
+            exact = vectors[doubtful].astype(np.float64)
+            norms = np.linalg.norm(exact, axis=1, keepdims=True)
+            vectors = vectors.copy()
+            vectors[doubtful], lengths[doubtful] = exact / np.where(norms == 0, 1, norms), 1
         cosines: Vectors = queries @ vectors.T
         cosines /= lengths
     return cosines

@@ -99,6 +99,8 @@ def changes(snapshot: Snapshot | str | PathLike[str], since_run: str) -> Changes
     SnapshotError for a run that is unknown or not published, or that was published after the snapshot's;
     ChangesGoneError where the changes were removed since.
     """
+    if not isinstance(since_run, str):  # None would be the newest run, since which nothing has changed
+        raise SnapshotError(f"since_run: expected the id of a published run, found {since_run!r}")
     if not isinstance(snapshot, Snapshot):
         snapshot = Snapshot.open(snapshot)
     since = Snapshot.open(snapshot.warehouse, since_run, snapshot.storage_options)
@@ -132,10 +134,16 @@ def changes_to(snapshot: Snapshot, feed_ids: Ids, row_digests: Sequence[str] | N
 
     Needs no change data, so it works whatever was removed since; the price is one pass over ids and digests of the
     whole feed, and for `Changes.upserts` one over its files. Memory: some 200 bytes a row of either. Raises
-    SnapshotError for ids that repeat, or that are not as many as the digests.
+    SnapshotError for ids that repeat, are no whole numbers, or are not as many as the digests.
     """
-    held = np.asarray(feed_ids, np.int64)
-    held_digests = np.asarray(row_digests).astype("S")
+    given = np.asarray(feed_ids)
+    if given.size and given.dtype.kind not in "iu":  # as floats, which pandas makes of them, large ids are others
+        raise SnapshotError(f"feed_ids: expected whole numbers, found {given.dtype}")
+    held = given.astype(np.int64)
+    try:
+        held_digests = np.asarray(row_digests).astype("S")
+    except UnicodeEncodeError as error:
+        raise SnapshotError(f"row_digests: expected hex digits, found {error.object[:100]!r}") from None
     if held.ndim != 1 or held.shape != held_digests.shape or len(np.unique(held)) < len(held):
         raise SnapshotError(
             f"expected different feed_ids (N,) and row_digests (N,), found {held.shape} with {len(np.unique(held))} "

@@ -80,8 +80,8 @@ def export(
     `pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(...))`). It must be new or empty. A local one appears under its
     name when it is whole, elsewhere the manifest does. `columns`: of `index_feed`, `feed_id` among them; `npy` takes
     numbers, flags, vectors and `row_digest`; `lance` needs pylance and a local folder. Raises ExportError for a folder
-    that is in use, SnapshotError for columns that are unknown or do not fit the format, and where vectors differ in
-    length.
+    that is in use, or cannot be made, SnapshotError for columns that are unknown or do not fit the format, and where
+    vectors differ in length.
     """
     names = named_columns(INDEX_FEED, columns)
     schema = arrow_schema(INDEX_FEED, names)
@@ -99,7 +99,10 @@ def export(
         raise SnapshotError(f"{folder}: Lance has file systems of its own: export into a local folder, and copy that")
     # Nothing moves in one step on an object store; there the manifest comes last, and without it there is no export.
     written_to = f"{path}.{uuid.uuid4().hex}.part" if local else path
-    place.create_dir(written_to)
+    try:
+        place.create_dir(written_to)
+    except OSError as error:
+        raise ExportError(f"{folder}: expected a folder that can be written to: {error}") from error
     try:
         writers = {"npy": _write_arrays, "parquet": _write_parquet, "lance": _write_lance}
         count, shapes, files = writers[format](snapshot, place, written_to, schema)
@@ -192,8 +195,11 @@ def _place(folder: str | PathLike[str], filesystem: fs.FileSystem | None) -> tup
     given = fspath(folder)
     if filesystem is not None:
         return filesystem, given.rstrip("/")
-    if "://" in given:
-        place, path = fs.FileSystem.from_uri(given)
+    if "://" in given or given.startswith("file:/"):  # as Hadoop writes local ones
+        try:
+            place, path = fs.FileSystem.from_uri(given)
+        except (ValueError, pa.ArrowNotImplementedError) as error:
+            raise ExportError(f"{folder}: expected a path, or a URI that Arrow knows: {error}") from error
         return place, path.rstrip("/")
     return fs.LocalFileSystem(), str(Path(given).resolve())  # a link to a folder stays one
 

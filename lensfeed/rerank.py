@@ -10,6 +10,7 @@ first expressed in deviations above what unrelated pairs have (`Scale`, measured
     best = rerank_ids(Query(vector=vector), found, *feed_signals(snapshot, found), weights)
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -125,7 +126,8 @@ def load_weights(path: Path) -> Weights:
         first = error.errors()[0]
         place = ".".join(map(str, ("weights", *first["loc"])))
         raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:  # a ValueError: no UTF-8
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        # A ValueError: no UTF-8. A LookupError or AttributeError: also a value that is not what its YAML tag says.
         raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     if weights.version != expected:
         raise RerankError(f"{path}: version expected {expected}, found {weights.version}")
@@ -157,8 +159,8 @@ def feed_signals(snapshot: Snapshot, feed_ids: Ids | None = None) -> tuple[Ids, 
     """Ids (N,), int64, and signals of the live representatives, in the order of `lensfeed.feed.feed_vectors`; or of
     those asked for, different ones, in that order (-1, with which FAISS fills up, is dropped).
 
-    Memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length, KeyError for ids
-    that are not in the snapshot: the index is of another run.
+    Memory: N x 4 x (D + T) bytes and little more. Raises SnapshotError where vectors differ in length, RerankError for
+    ids that repeat, KeyError for ids that are not in the snapshot: the index is of another run.
     """
     names = ["feed_id", "vector", "text_vector", "has_text", "sharpness", "member_count", "domain_count"]
     if feed_ids is None:
@@ -169,6 +171,8 @@ def feed_signals(snapshot: Snapshot, feed_ids: Ids | None = None) -> tuple[Ids, 
     wanted = feed_ids[feed_ids != -1]
     rows = snapshot.rows("index_feed", names, pc.field("feed_id").isin(pa.array(wanted))).combine_chunks()
     found = rows["feed_id"].to_numpy()
+    if repeated := [number for number, count in Counter(wanted.tolist()).items() if count > 1]:
+        raise RerankError(f"feed_ids: expected different ids, found {repeated[:10]} more than once")
     if unknown := sorted(set(wanted.tolist()) - set(found.tolist())):
         raise KeyError(
             f"not in the feed of run {snapshot.run_id!r}: {unknown[:10]} ({len(unknown)} of {len(wanted)} ids)"
@@ -240,7 +244,7 @@ def _standardised(name: str, query: Vectors | None, vectors: Vectors, scale: Sca
 def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:
     """Mean and deviation of the cosine of two different rows, drawn at random, of unit vectors (N > 1, D).
 
-    Raises RerankError for fewer than two vectors or `pairs` < 1.
+    Raises RerankError for fewer than two vectors, `pairs` < 1, cosines that are all one, and such that are no numbers.
     """
     if len(vectors) < 2 or pairs < 1:
         raise RerankError(f"a scale: expected two or more vectors and a pair, found {len(vectors)} and pairs={pairs}")
@@ -248,4 +252,9 @@ def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int =
     first = generator.integers(0, len(vectors), pairs)
     other = (first + generator.integers(1, len(vectors), pairs)) % len(vectors)
     cosines = np.einsum("nd,nd->n", vectors[first], vectors[other])
-    return Scale(model_version=model_version, mean=float(cosines.mean()), deviation=float(cosines.std()))
+    mean, deviation = float(cosines.mean()), float(cosines.std())
+    if not (np.isfinite(mean) and 0 < deviation < np.inf):
+        raise RerankError(
+            f"a scale: expected cosines that differ, found a mean of {mean} and a deviation of {deviation}"
+        )
+    return Scale(model_version=model_version, mean=mean, deviation=deviation)

@@ -26,6 +26,7 @@ class JobParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, but a misspelt option is told before those that are missing for it."""
+        output.stand_in()
         given = list(sys.argv[1:] if args is None else args)
         if self._subparsers is None:  # else most options are those of the action
             self._check_known(given[: given.index("--")] if "--" in given else given)
@@ -89,6 +90,7 @@ def run_command(action: Callable[[], object], options: argparse.Namespace | None
     What went wrong is told in one line, the last one; with `--debug` its traces come before it. `options`: those of
     `add_output_arguments`, of which None has the defaults.
     """
+    output.stand_in()
     options = options or argparse.Namespace(debug=False, log_file=None, log_format=LOG_FORMATS[0])
     try:
         start_logging(debug=options.debug, file=options.log_file, layout=options.log_format)

@@ -5,11 +5,20 @@ import select
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from jobs.config.errors import RunError
 
 UNREAD = 128 + signal.SIGPIPE
 """Exit code where nobody reads on, as of `| head`: a shell's for what SIGPIPE has ended."""
+
+
+def stand_in() -> None:
+    """Let what is printed go nowhere where stdout or stderr was closed before we began (`>&-`): Python has None there,
+    and a run that has published would fail for want of it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- as long as we live
 
 
 def say(text: str) -> int:

@@ -54,6 +54,8 @@ _SCALARS = frozenset({"string", "integer", "number", "boolean"})
 _WHOLE = re.compile("[+-]?[0-9]{1,30}")
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
 _LIST_COMMENT = re.compile(r"(^|\s)#.*")
+_MISTAGGED = (LookupError, AttributeError)
+"""What PyYAML raises for a value that is not what its tag says (`!!bool maybe`)."""
 
 ManifestFormat = Literal["auto", "parquet", "jsonl", "csv", "delta", "text"]
 
@@ -296,7 +298,7 @@ class _Source:
     data: dict[str, Any]
     node: yaml.Node
     overrides: dict[tuple[str, ...], str] = field(default_factory=dict)
-    """The `--set` arguments by the path of keys that they set."""
+    """The `--set` arguments by the path of keys that they set, the last one last: it wins."""
     lists: dict[tuple[str | int, ...], _List] = field(default_factory=dict)
     """By the path of the field that they were appended to."""
     base: "_Source | None" = None
@@ -304,12 +306,12 @@ class _Source:
 
     def place(self, path: Sequence[str | int]) -> str:
         """Where a person has to look for the setting at `path`."""
-        beneath = []
-        for overridden, argument in self.overrides.items():
+        beneath: list[str] = []
+        for overridden, argument in reversed(self.overrides.items()):
             if tuple(path[: len(overridden)]) == overridden:
-                return f"--set {argument}"
+                return f"--set {argument}" + ",".join(beneath)
             if path and overridden[: len(path)] == tuple(map(str, path)):  # of a group, whose parts do not go together
-                beneath.append(f" with --set {argument}")
+                beneath.insert(0, f" with --set {argument}")
         return self._place_in_files(path) + ",".join(beneath)
 
     def _place_in_files(self, path: Sequence[str | int]) -> str:
@@ -332,10 +334,12 @@ def _read(path: str, what: str) -> _Source:
     text = _text_of(Path(path), name)
     try:
         node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that looks like one and is none
+    except (yaml.YAMLError, ValueError, *_MISTAGGED) as error:  # ValueError: a date or number that is none
         mark = getattr(error, "problem_mark", None) or _unreadable(text)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        if isinstance(error, _MISTAGGED):
+            problem = "a value that is not what its tag says"
         raise UsageError(f"{name}{where}: not valid YAML: {problem}") from None
     except RecursionError:
         raise UsageError(f"{name}: not a file of settings: groups within groups, hundreds deep") from None
@@ -352,7 +356,7 @@ def _read(path: str, what: str) -> _Source:
 
 
 def _unreadable(text: str) -> yaml.Mark | None:
-    """Where the value begins that looks like a date or a number and is none."""
+    """Where the value begins that looks like a date or a number, or is said to be something, and is none."""
     try:
         nodes = [yaml.compose(text, yaml.SafeLoader)]
     except (yaml.YAMLError, RecursionError):
@@ -368,7 +372,7 @@ def _unreadable(text: str) -> yaml.Mark | None:
                 yaml.SafeLoader("").construct_object(node)
             except yaml.YAMLError:  # a tag that is none: not what is looked for
                 continue
-            except ValueError:
+            except (ValueError, *_MISTAGGED):
                 mark: yaml.Mark = node.start_mark
                 return mark
         elif isinstance(node, yaml.MappingNode):
@@ -454,18 +458,19 @@ def _apply_override(source: _Source, override: str) -> None:
         raise UsageError(f"--set {override}: expected key.path=value, for example crawl.retries=5")
     try:
         value = _value(raw, path)
-    except (yaml.YAMLError, ValueError, RecursionError, _CircleError):
+    except (yaml.YAMLError, ValueError, *_MISTAGGED, RecursionError, _CircleError):
         raise UsageError(f"--set {override}: the value is not valid YAML") from None
     except _RepeatedKeyError as repeated:
         raise UsageError(f"--set {override}: {repeated} is given a second time in the same group") from None
     group = source.data
     for depth, part in enumerate(path[:-1]):
-        if group.get(part) is None:
-            group[part] = {}
-        group = group[part]
-        if not isinstance(group, dict):
+        inner = {} if group.get(part) is None else group[part]
+        if not isinstance(inner, dict):
             raise UsageError(f"--set {override}: {'.'.join(path[: depth + 1])} is not a group of settings")
+        group[part] = dict(inner)  # an anchor may share it with another group
+        group = group[part]
     group[path[-1]] = value
+    source.overrides.pop(path, None)
     source.overrides[path] = override
 
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +51,34 @@ class ToStderr(logging.Handler):
             self.handleError(record)
 
 
+class ToFile(logging.FileHandler):
+    """Lines to the end of a file, as long as they can be written there; names of files in them may be no Unicode, and
+    are written as on stderr."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self._is_lost = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, unless one could not be written before."""
+        if not self._is_lost:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Tell once, in a line, of a disk that is full and the like: a log is no reason to end a job."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._is_lost = True
+        log.warning("no more lines go to --log-file %s (%s)", self.baseFilename, error.strerror or error)
+
+    def close(self) -> None:
+        """Close the file; what is still buffered of lines that cannot be written goes nowhere."""
+        with suppress(OSError):
+            super().close()
+
+
 LOG_FORMATS = ("text", "json")
 _CONSOLE, _FILE = "lensfeed console", "lensfeed file"
 """Names of the log's handlers."""
@@ -74,12 +102,10 @@ def start_logging(*, debug: bool = False, file: Path | None = None, layout: str 
         log.removeHandler(ours[_FILE])
         ours[_FILE].close()
     if file is not None:
-        to_file = logging.FileHandler(
-            file, encoding="utf-8", errors="backslashreplace"
-        )  # as stderr does: names of files
+        to_file = ToFile(file)
         to_file.set_name(_FILE)
         to_file.setFormatter(_formatter(layout, "%Y-%m-%dT%H:%M:%S%z"))
-        log.addHandler(to_file)
+        log.handlers.insert(0, to_file)  # what it says of itself comes before the line on stderr, which may be the last
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug and not logging.root.handlers:
         logging.root.addHandler(logging.NullHandler())  # py4j's, which logs what it raises as well

@@ -5,15 +5,18 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.config.errors import UsageError
 from jobs.config.progress import log
 from jobs.config.texts import plain
 from lensfeed.snapshot import Snapshot
 from udfs.credentials import redact_text
+from udfs.urls import BadUrl, host_of, normalise_url
 
 MOST_SORTED = 1_000_000
 """Rows of a date that are put in order, in memory: some 300 MB. Of more, each comes as it lies in the table."""
@@ -34,7 +37,7 @@ class Chosen:
 
     def __init__(self, outcomes: Sequence[str], reason: str | None, host: str | None) -> None:
         self._outcomes, self._reason = list(outcomes), reason
-        self._host = host.lower() if host else None
+        self._host = None if host is None else _stored_host(host)
 
     def of(self, snapshot: Snapshot, date: dt.date) -> Iterator[pa.RecordBatch]:
         """The rows of a date, a batch at a time."""
@@ -51,6 +54,16 @@ class Chosen:
     def _with_reason(self, batch: pa.RecordBatch) -> pa.Array:
         codes = zip(batch.column("failure_code").to_pylist(), batch.column("reasons").to_pylist(), strict=True)
         return pa.array([self._reason == code or self._reason in (reasons or ()) for code, reasons in codes])
+
+
+def _stored_host(host: str) -> str:
+    """The host as sightings have it, of one that is spelt as in a URL or as there. UsageError where no host could
+    be spelt so."""
+    for spelt in (host, f"[{host}]"):  # an IPv6 address is without its brackets there
+        with suppress(BadUrl):
+            if not set(spelt) & set("/\\?#@"):
+                return host_of(normalise_url(f"http://{spelt}/"))
+    raise UsageError(f"--host {host}: expected the name of a host, or its address")
 
 
 def _in_order(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

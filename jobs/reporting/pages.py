@@ -69,7 +69,7 @@ def thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
             with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
                 image.draft("RGB", (side, side))
                 small = image.convert("RGB")
-        except OSError:
+        except (OSError, Image.DecompressionBombError):  # a broken head may tell of billions of pixels
             continue
         small.thumbnail((side, side))
         data = io.BytesIO()
@@ -82,6 +82,8 @@ def check_place(into: Path, option: str) -> None:
     """Raise UsageError, which names the option, where no file can be written there; makes the folders that it needs."""
     if into.is_dir():
         raise UsageError(f"{option} {into}: expected a file, found a folder")
+    if into.exists() and not into.is_file():  # a new file would take the place of the device or pipe
+        raise UsageError(f"{option} {into}: expected a file, found a device, pipe or socket")
     draft = _draft_of(into)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)

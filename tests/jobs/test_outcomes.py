@@ -105,3 +105,22 @@ def test_what_is_not_published_is_said(ask: Ask) -> None:
 def test_of_too_many_rows_none_is_held_back_and_the_order_is_said(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.reporting.outcomes.MOST_SORTED", 2)
     assert len(ask()[1]) == 4
+
+
+@pytest.mark.parametrize(
+    ("host", "rows"),
+    [("BÜCHER.example.", ["4"]), ("xn--bcher-kva.example:8080", ["4"]), ("[::1]", ["5"]), ("0:0::1", ["5"])],
+)
+def test_a_host_may_be_spelt_as_in_a_url(ask: Ask, warehouse: TinyWarehouse, host: str, rows: list[str]) -> None:
+    warehouse.write("sightings", [sighting_row(4, host="xn--bcher-kva.example"), sighting_row(5, host="::1")])
+    warehouse.event("third", "published", inputs_digest="d")
+    code, lines, _ = ask("--host", host)
+    assert code == 0
+    assert [line.split("\t")[2].rpartition(":")[2] for line in lines] == rows
+
+
+@pytest.mark.parametrize("host", ["", "http://pictures.example/", "pictures.example/a", "two words"])
+def test_what_is_no_host_is_refused(ask: Ask, host: str) -> None:
+    code, lines, said = ask("--host", host)
+    assert (code, lines) == (2, [])
+    assert said == f"error: --host {host}: expected the name of a host, or its address"

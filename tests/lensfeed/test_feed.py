@@ -206,6 +206,15 @@ def test_a_query_may_have_any_length_that_float32_can_hold() -> None:
         assert (found.tolist(), cosines.tolist()) == ([4], [1.0])
 
 
+def test_vectors_may_have_any_length_that_float32_can_hold() -> None:
+    for length in (1e-40, 1e-30, 1e-20, 1e20, 1e30, 3e38):
+        vectors = np.array([[0, 1, 0], [length, 0, 0], [0, 0, 0], [length, length, 0]], np.float32)
+        found, cosines = nearest(np.array([1, 0, 0], np.float32), np.array([4, 5, 6, 7]), vectors, 4)
+        assert found.tolist() == [5, 7, 4, 6]
+        assert cosines.tolist() == pytest.approx([1.0, 0.5**0.5, 0.0, 0.0])
+        assert vectors[1, 0] == np.float32(length)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_a_vector_that_is_not_finite_is_refused_by_its_id(k: int) -> None:
     for value in (np.nan, np.inf):

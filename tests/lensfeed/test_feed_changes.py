@@ -113,6 +113,8 @@ def test_backwards_and_unpublished_runs_are_refused_in_words(night: TinyWarehous
         changes(night.root, "third")
     with pytest.raises(SnapshotError, match="'nonsense' is unknown"):
         changes(night.root, "nonsense")
+    with pytest.raises(SnapshotError, match="since_run: expected the id of a published run, found None"):
+        changes(night.root, None)  # type: ignore[arg-type]
 
 
 def test_changes_that_were_vacuumed_say_to_take_a_new_snapshot(night: TinyWarehouse) -> None:
@@ -197,6 +199,15 @@ def test_what_a_consumer_holds_is_brought_up_to_date_whatever_was_removed(night:
 def test_holdings_that_make_no_sense_are_refused(night: TinyWarehouse, ids: list[Any], digests: list[Any]) -> None:
     with pytest.raises(SnapshotError, match="expected different feed_ids"):
         changes_to(Snapshot.open(night.root), np.array(ids), digests)
+
+
+def test_holdings_that_are_no_ids_or_digests_are_refused(night: TinyWarehouse) -> None:
+    snapshot = Snapshot.open(night.root)
+    for ids in ([1.0, 2.0], [1.5, 2], ["1", "2"]):
+        with pytest.raises(SnapshotError, match="feed_ids: expected whole numbers, found"):
+            changes_to(snapshot, np.array(ids), ["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(SnapshotError, match="row_digests: expected hex digits, found 'é'"):
+        changes_to(snapshot, np.array([1, 2]), ["é", "b"])
 
 
 STATES = st.dictionaries(st.integers(0, 7), st.integers(0, 2), max_size=6)

@@ -42,6 +42,29 @@ def test_an_export_is_the_feed_with_a_manifest(snapshot: Snapshot, tmp_path: Pat
     assert len(changes_to(snapshot, loaded.feed_ids, loaded.columns["row_digest"])) == 0
 
 
+@pytest.mark.parametrize("scheme", ["file:", "file://"])
+def test_a_local_uri_is_no_name_of_a_folder_however_many_slashes_it_has(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(snapshot, f"{scheme}{tmp_path}/out")
+    assert list((tmp_path / "here").iterdir()) == []
+    assert (tmp_path / "out/manifest.json").is_file()
+    assert len(load_export(f"{scheme}{tmp_path}/out").feed_ids) == 4
+
+
+def test_a_place_that_is_none_is_refused_in_words(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ExportError, match="file/out: expected a folder that can be written to"):
+        export(snapshot, tmp_path / "file/out")
+    for uri in ("nowhere://x/y", "file:///with space"):
+        with pytest.raises(ExportError, match=f"{uri}: expected a path, or a URI that Arrow knows"):
+            export(snapshot, uri)
+        with pytest.raises(ExportError, match=f"{uri}: expected a path, or a URI that Arrow knows"):
+            load_export(uri)
+
+
 def test_lance_searches_what_it_is_given(snapshot: Snapshot, tmp_path: Path) -> None:
     export(snapshot, tmp_path / "out", "lance", ["feed_id", "vector", "title"])
     feed_ids, vectors = feed_vectors(snapshot)

@@ -165,6 +165,8 @@ def test_signals_of_some_ids_come_in_the_order_asked_for(snapshot: Snapshot) -> 
             assert np.array_equal(getattr(some, name).ravel(), getattr(signals, name)[rows].ravel())
     with pytest.raises(KeyError, match=r"not in the feed of run 'run': \[1, 9\] \(2 of 3 ids\)"):
         feed_signals(snapshot, np.array([9, 0, 1]))
+    with pytest.raises(RerankError, match=r"feed_ids: expected different ids, found \[3\] more than once"):
+        feed_signals(snapshot, np.array([3, 0, 3, -1, -1]))
 
 
 def test_an_item_of_the_feed_finds_itself_first(snapshot: Snapshot) -> None:
@@ -240,6 +242,8 @@ def test_a_file_without_a_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("version: !!timestamp soon\n", "AttributeError"),
+        ("version: !!int ''\n", "IndexError"),
         ("weights: {depth: 0}", r"weights\.depth: Input should be greater"),
         ("[]", "TypeError"),
         ("other: 1", "KeyError"),
@@ -269,3 +273,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, numb
 def test_a_scale_of_nothing_is_refused(count: int, pairs: int) -> None:
     with pytest.raises(RerankError, match="expected two or more vectors and a pair"):
         measured_scale(np.eye(3, dtype=np.float32)[:count], "model", pairs=pairs)
+
+
+def test_a_scale_of_cosines_that_do_not_differ_is_refused() -> None:
+    for vectors in (np.ones((5, 1), np.float32), np.full((5, 3), np.nan, np.float32)):
+        with pytest.raises(RerankError, match="a scale: expected cosines that differ, found a mean of"):
+            measured_scale(vectors, "model")

@@ -121,6 +121,15 @@ def test_an_override_leaves_its_neighbours_alone() -> None:
     assert changed.crawl.model_copy(update={"retries": 3}) == load(str(LOCAL)).crawl
 
 
+def test_an_override_leaves_a_group_alone_that_shares_an_anchor_with_its_own(tmp_path: Path) -> None:
+    weights = f"{{path: w, sha256: {'a' * 64}}}"
+    own = f"embedding: &model\n  model: m\n  weights: {weights}\n  licence: MIT\nembedding_beside: *model\n"
+    profile = extending(tmp_path, own)
+    config = load(str(profile), ["embedding.batch_size=7", "embedding.weights.path=other"])
+    assert (config.embedding.batch_size, config.embedding.weights.path) == (7, "other")
+    assert config.embedding_beside == load(str(profile)).embedding_beside
+
+
 def test_groups_lists_and_null_are_yaml() -> None:
     config = load(
         str(LOCAL), ["crawl.per_host_rate=null", "crawl.opt_out_tokens=[noai]", "embedding.mean=[0.1, 0.2, 3.0e-1]"]
@@ -296,7 +305,10 @@ def test_an_override_that_is_no_assignment_is_refused_with_an_example(override: 
 
 @pytest.mark.parametrize(
     "override",
-    ["crawl.allowed_networks=[", "manifest='", "manifest.columns=a: b: c", "policy.views=[*a]", "policy.views=&a [*a]"],
+    [
+        *("crawl.allowed_networks=[", "manifest='", "manifest.columns=a: b: c", "policy.views=[*a]"),
+        *("policy.views=&a [*a]", "manifest=!!bool maybe", "manifest=!!float ''", "manifest=!!timestamp soon"),
+    ],
 )
 def test_an_override_whose_value_is_no_yaml_is_refused(override: str) -> None:
     assert refusal(LOCAL, override) == f"--set {override}: the value is not valid YAML"
@@ -334,6 +346,9 @@ def test_a_folder_is_no_profile(tmp_path: Path) -> None:
         ("warehouse: w\nrun: {a: [2026-01-02, 2026-02-30]}\n", "line 2, column 23"),
         ("crawl: {x: !foo y}\nrun: 2026-02-30\n", "line 2, column 6"),
         (f"warehouse: w\ncrawl:\n  retries: {'9' * 5000}\n", "line 3, column 12"),
+        ("warehouse: w\ncrawl: {obey_robots: !!bool maybe}\n", "line 2, column 22"),
+        ("crawl: {retries: !!int ''}\n", "line 1, column 18"),
+        ("crawl: {retries: !!timestamp soon}\n", "line 1, column 18"),
     ],
 )
 def test_unreadable_yaml_is_told_with_line_and_column(tmp_path: Path, text: str, where: str) -> None:
@@ -430,6 +445,19 @@ def test_an_override_that_does_not_go_with_the_rest_of_its_group_is_named(overri
     group = override.partition(".")[0]
     line = LOCAL.read_text(encoding="utf-8").splitlines().index(f"{group}:") + 1
     assert refusal(LOCAL, override).startswith(f"profile {LOCAL}, line {line} with --set {override}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "last"),
+    [
+        (["crawl={user_agent: agent}", "crawl.retries=few"], 1),
+        (["crawl.retries=2", "crawl={user_agent: agent, retries: few}"], 1),
+        (["crawl.retries=2", "crawl={user_agent: agent}", "crawl.retries=few"], 2),
+        (["crawl={user_agent: agent, retries: few}", "crawl.backoff_s=2"], 0),
+    ],
+)
+def test_of_several_overrides_the_one_that_holds_is_named(overrides: list[str], last: int) -> None:
+    assert refusal(LOCAL, *overrides).startswith(f"--set {overrides[last]}: crawl.retries: must be a valid integer")
 
 
 # The digest of what decides contents ----------------------------------------------------------------------------------

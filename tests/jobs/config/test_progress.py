@@ -2,6 +2,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,23 @@ def test_a_log_file_that_cannot_be_written_is_exit_code_2_and_nothing_is_done(
     assert line.startswith(f"error: --log-file {tmp_path}/no/such.log: cannot be written (No such file")
 
 
+def test_a_full_disk_below_the_log_file_is_told_once_and_ends_nothing() -> None:
+    """By a process of its own: what cannot be flushed is tried again when the interpreter ends."""
+    script = (
+        "import sys; from jobs.config.command import job_parser, add_output_arguments, run_command; "
+        "from jobs.config.progress import log; parser = job_parser('x', ''); add_output_arguments(parser); "
+        "sys.exit(run_command(lambda: [log.info('one'), log.info('two'), 1 / 0], parser.parse_args()))"
+    )
+    code, lines = ran_into(subprocess.DEVNULL, "-c", script, "--log-file", "/dev/full")
+    assert code == 1
+    assert [line.partition(" ")[2] for line in lines] == [
+        "no more lines go to --log-file /dev/full (No space left on device)",
+        "one",
+        "two",
+        "failed: ZeroDivisionError: division by zero",
+    ]
+
+
 def test_a_name_that_is_no_unicode_goes_into_the_log_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +107,17 @@ def action():
     reading, writing = os.pipe()
     os.close(reading)
     os.write(writing, b"x")
+
+sys.exit(run_command(action))
+"""
+STAGE = """
+import sys
+from jobs.config.command import run_command
+from jobs.config.progress import Progress
+
+def action():
+    with Progress("night", look=lambda: None).stage("fetch"):
+        print("a line")
 
 sys.exit(run_command(action))
 """
@@ -154,6 +183,30 @@ def test_help_that_nobody_reads_is_told_quietly(command: list[str], unbuffered: 
     code, said = ran_into(broken_pipe, *command, unbuffered=unbuffered)
     assert code in {0, 141}
     assert said == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("-m jobs.config schema", 0),
+        ("-m jobs config --help", 0),
+        ("-m jobs --help", 0),
+        ("-m jobs nosuch", 2),
+        ("-m jobs.config show --profile nosuch", 2),
+        ("-m jobs.config show", 2),
+        (f"-c {shlex.quote(STAGE)}", 0),
+    ],
+)
+def test_a_command_ends_as_ever_where_its_output_is_closed(arguments: str, code: int, closed: str) -> None:
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.quote(sys.executable)} {arguments} {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (ran.returncode, "Traceback" in ran.stderr) == (code, False)
 
 
 def test_another_pipe_that_breaks_is_a_failure() -> None:

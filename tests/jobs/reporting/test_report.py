@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -176,11 +177,19 @@ def test_an_empty_warehouse_has_a_report_too(settings: Settings, tmp_path: Path)
     assert "took no rows from a manifest" in " ".join(seen.text.split())
 
 
+def huge() -> bytes:
+    """A JPEG whose frame says that it has 65,535 x 65,535 pixels."""
+    data = jpeg(0)
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + b"\xff" * 4 + data[at + 4 :]
+
+
+@pytest.mark.parametrize("broken", [b"\xff\xd8 and no more", huge()], ids=["torn", "huge"])
 def test_a_picture_that_cannot_be_read_costs_itself_only(
-    filled: TinyWarehouse, settings: Settings, tmp_path: Path
+    filled: TinyWarehouse, settings: Settings, tmp_path: Path, broken: bytes
 ) -> None:
     assert "no image within reach" not in written(settings, tmp_path / "whole.html")
-    pixels = [jpeg(n) if n else b"\xff\xd8 and no more" for n in range(LIVE)]
+    pixels = [jpeg(n) if n else broken for n in range(LIVE)]
     filled.write("images", [image_row(n) | {"pixels": pixels[n]} for n in range(LIVE)], overwrite=True)
     filled.event("run-x", "published", counts=[], inputs_digest="digest")
     html = written(settings, tmp_path / "broken.html")
@@ -233,7 +242,11 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_read(
     arguments = ["--profile", "conf/local.yaml", "--set", f"warehouse={tmp_path / 'none'}", "--into"]
     assert report.main([*arguments, str(into)]) == 2
     assert report.main([*arguments, str(tmp_path)]) == 2
+    os.mkfifo(tmp_path / "pipe")
+    assert report.main([*arguments, str(tmp_path / "pipe")]) == 2
+    assert (tmp_path / "pipe").is_fifo()
     assert errors == [
         f"error: --into {into}: cannot be written ({into.parent}: File exists)",
         f"error: --into {tmp_path}: expected a file, found a folder",
+        f"error: --into {tmp_path}/pipe: expected a file, found a device, pipe or socket",
     ]
