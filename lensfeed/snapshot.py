@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from lensfeed.dead_rows import ALL, FEATURE, Positions, live_positions
+from lensfeed.remote_files import remote_filesystem
 from schemas.arrow import arrow_type
 from schemas.tables import ROW_ID, RUNS, TABLES, Table
 
@@ -493,7 +493,7 @@ def _filesystem(table: str, storage_options: Mapping[str, str] | None) -> fs.Fil
     """The file system whose root is the table's folder."""
     if _is_local(table):
         return fs.SubTreeFileSystem(table, fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler(_encoded(table), _options(storage_options)))
+    return remote_filesystem(_encoded(table), storage_options)
 
 
 def open_delta(place: str, version: int | None = None, storage_options: Mapping[str, str] | None = None) -> DeltaTable:
