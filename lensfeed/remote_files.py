@@ -8,7 +8,6 @@ exception"). So an exit waits for them.
 import atexit
 import time
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +22,9 @@ _PAUSE_S = 0.001
 _open: "weakref.WeakSet[_File]" = weakref.WeakSet()
 
 
-def remote_filesystem(uri: str, options: Mapping[str, str] | None) -> fs.FileSystem:
+def remote_filesystem(uri: str, options: dict[str, str] | None) -> fs.FileSystem:
     """The file system whose root is the folder at a URI, spelt and with options as delta-rs wants them."""
-    return fs.PyFileSystem(_Handler(uri, None if options is None else dict(options)))
+    return fs.PyFileSystem(_Handler(uri, options))
 
 
 class _File:

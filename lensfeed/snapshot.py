@@ -493,7 +493,7 @@ def _filesystem(table: str, storage_options: Mapping[str, str] | None) -> fs.Fil
     """The file system whose root is the table's folder."""
     if _is_local(table):
         return fs.SubTreeFileSystem(table, fs.LocalFileSystem())
-    return remote_filesystem(_encoded(table), storage_options)
+    return remote_filesystem(_encoded(table), _options(storage_options))
 
 
 def open_delta(place: str, version: int | None = None, storage_options: Mapping[str, str] | None = None) -> DeltaTable:

@@ -127,6 +127,15 @@ def host_of(normalised: str) -> str:
     return netloc.partition(":")[0]
 
 
+def host_spelt(text: str) -> str:
+    """The host as `host_of` gives it, of one spelt so or as a URL may: in any script, in brackets, with a port. Raises
+    BadUrl where no host is spelt so."""
+    authority = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+    if not set("/\\?#@").isdisjoint(authority):
+        raise BadUrl("host")
+    return host_of(normalise_url(f"http://{authority}/"))
+
+
 def named_host(host: str) -> str:
     """The host as rules name it: an IPv4 address that is written as an IPv6 one is itself (RFC 4291, section 2.5.5.2).
     What a request goes to, and is checked for, stays as its URL spells it."""

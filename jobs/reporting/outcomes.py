@@ -5,7 +5,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from jobs.config.progress import log
 from jobs.config.texts import plain
 from lensfeed.snapshot import Snapshot
 from udfs.credentials import redact_text
-from udfs.urls import BadUrl, host_of, normalise_url
+from udfs.urls import BadUrl, host_spelt
 
 MOST_SORTED = 1_000_000
 """Rows of a date that are put in order, in memory: some 300 MB. Of more, each comes as it lies in the table."""
@@ -59,11 +58,10 @@ class Chosen:
 def _stored_host(host: str) -> str:
     """The host as sightings have it, of one that is spelt as in a URL or as there. UsageError where no host could
     be spelt so."""
-    for spelt in (host, f"[{host}]"):  # an IPv6 address is without its brackets there
-        with suppress(BadUrl):
-            if not set(spelt) & set("/\\?#@"):
-                return host_of(normalise_url(f"http://{spelt}/"))
-    raise UsageError(f"--host {host}: expected the name of a host, or its address")
+    try:
+        return host_spelt(host)
+    except BadUrl:
+        raise UsageError(f"--host {host}: expected the name of a host, or its address") from None
 
 
 def _in_order(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -20,7 +20,7 @@ from schemas.policy import (
     UrlRule,
 )
 from udfs.credentials import redact_url
-from udfs.urls import BadUrl, host_of, named_host, normalise_url
+from udfs.urls import BadUrl, host_spelt, named_host, normalise_url
 
 KINDS = ("url", "domain", "image", "phash256", "pdq")
 """What a takedown may name."""
@@ -111,11 +111,10 @@ def _normalised(url: str) -> str:
 def _host(domain: str) -> str:
     """The host as URLs have it, whatever its case or script."""
     told = f"domain: expected a host name, without scheme, port, path and wildcards, found {domain!r}"
-    authority = f"[{domain}]" if domain.count(":") > 1 and not domain.startswith("[") else domain
-    if not set("/?#@*\\").isdisjoint(authority) or (":" in authority and not authority.endswith("]")):
+    if "*" in domain or domain.rpartition("]")[2].count(":") == 1:
         raise TakedownError(told)
     try:
-        host = named_host(host_of(normalise_url(f"http://{authority}/")))
+        host = named_host(host_spelt(domain))
         _rules([Takedown("domain", host)])
     except ValueError:  # of both, a URL that is none and a host that no rule could name
         raise TakedownError(told) from None
