@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from jobs.run.context import Work
@@ -11,7 +11,7 @@ from jobs.run.names import Dataset
 from jobs.stages import feed
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.ledger import TEXTS_ERASED, owes
-from schemas.tables import ROW_ID, TABLES
+from schemas.tables import ERASED, ROW_ID, TABLES, TELLING_TEXTS
 
 STEP = "freeing_"
 """What the names of datasets that are staged here begin with."""
@@ -47,18 +47,38 @@ def _free_states(work: Work, touched_urls: Staged) -> None:
         keys["image_id"] = work.taken_down
     if not keys:
         return
-    files = _free(work, "url_state", keys, work.staged("url_state"), "title is not null")
-    if files and not work.counts.get(TEXTS_ERASED):
-        work.counts[TEXTS_ERASED] = files
+    found = _free(work, "url_state", keys, work.staged("url_state"), says("url_state"))
+    if work.counts.get(TEXTS_ERASED):
+        return
+    if not found and work.taken_down is not None:
+        found = _left_behind(work, work.taken_down)
+    if found:
+        work.counts[TEXTS_ERASED] = found
 
 
-def _free(work: Work, table: str, keys: Mapping[str, Staged], changed: DataFrame, where: str = "true") -> int:
+def says(table: str = "sightings") -> Column:
+    """Whether a row of the table holds anything of what a takedown erases."""
+    told = [f.col(name).isNotNull() for name in ERASED if name in TABLES[table].column_names]
+    return f.array_contains(f.array(*told), f.lit(True))
+
+
+def _left_behind(work: Work, images: Staged) -> int:
+    """How many rows that say something of these contents lie in files that no table needs any more: a date that was
+    forced since, or a state that went, leaves its file on the disk until upkeep takes it."""
+    return sum(
+        near(work.landing.left_behind(table).where(says(table)).select("image_id"), images).count()
+        for table in TELLING_TEXTS
+    )
+
+
+def _free(work: Work, table: str, keys: Mapping[str, Staged], changed: DataFrame, where: Column | None = None) -> int:
     """Of each file of the table that holds a row with one of these keys, dead or alive, a row is moved that stays as it
     is: Delta then writes what is left of the file anew. How many files these are.
 
     `keys`: by the column that holds them. A file none of whose rows stays leaves the table by itself.
     """
-    described, lying = TABLES[table], work.landing.files(table, with_dead=True).where(where)
+    described, lying = TABLES[table], work.landing.files(table, with_dead=True)
+    lying = lying if where is None else lying.where(where)
     holding = [
         near(lying.select(column, "file"), some, column, sorted_by=described.sorted_by).select("file")
         for column, some in keys.items()

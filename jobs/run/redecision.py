@@ -14,6 +14,7 @@ from pyspark.sql import functions as f
 from jobs.run import audit, contents
 from jobs.run.context import Work, dates_of
 from jobs.run.derived import Facts, Touched
+from jobs.run.freeing import says
 from jobs.run.introduction import check_hosts
 from jobs.run.names import Dataset
 from jobs.stages import outcomes
@@ -22,7 +23,7 @@ from jobs.warehouse.history import Staged
 from jobs.warehouse.landing import CHANGE
 from jobs.warehouse.ledger import TEXTS_ERASED
 from schemas.outcomes import TRANSIENT, FailureCode
-from schemas.tables import ERASED, TABLES
+from schemas.tables import TABLES
 
 NOT_STORED = "url: its credentials are not stored; --force asks for it by its manifest"
 """Of a row that is owed a fetch whose URL had credentials in its path or query."""
@@ -193,11 +194,6 @@ def stage_differing(work: Work, rows: DataFrame, answers: DataFrame) -> None:
     new = compared.select(*columns, f.lit("update").alias(CHANGE))
     staged = work.stage_changed("sightings", new, work.dates)
     stage_what_follows(work, rows, staged, answers)
-
-
-def says() -> Column:
-    """Whether a sighting holds anything of what a takedown erases."""
-    return f.array_contains(f.array(*[f.col(name).isNotNull() for name in ERASED]), f.lit(True))
 
 
 def stage_what_follows(work: Work, rows: DataFrame, sightings: DataFrame, answers: DataFrame) -> None:

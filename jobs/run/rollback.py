@@ -16,8 +16,9 @@ from jobs.config.errors import UsageError
 from jobs.run import audit, contents
 from jobs.run.context import Work
 from jobs.run.derived import Facts, Touched
+from jobs.run.freeing import says
 from jobs.run.names import Count, Dataset
-from jobs.run.redecision import says, stage_what_follows
+from jobs.run.redecision import stage_what_follows
 from jobs.stages import outcomes
 from jobs.stages.pregate import fetch_requests, judge_sightings
 from jobs.warehouse.ledger import TEXTS_ERASED, Event, Ledger

@@ -303,6 +303,22 @@ class Landing:
         # Spark spells a local file in one way where it has read it for Delta, and in another where not.
         return rows.withColumn("file", f.regexp_replace(f.input_file_name(), "^file:/+", "file:/"))
 
+    def left_behind(self, table: str) -> DataFrame:
+        """Rows of files that lie in the table's folder and that its newest version does not need: of earlier versions,
+        and of writers that were killed. Of what cannot be read there are none."""
+        lying = self._on_disk(table, self.path(table)).inputFiles()
+        version = self.version(table)
+        needed = self._at_version(self.spark, table, version).inputFiles() if version > 0 else []
+        names = {_file_name(file) for file in needed}
+        left = [unquote(file) for file in lying if _file_name(file) not in names]
+        return self._on_disk(table, *left) if left else self._no_rows(struct_type(TABLES[table]))
+
+    def _on_disk(self, table: str, *paths: str) -> DataFrame:
+        schema = struct_type(TABLES[table])
+        reader = self.spark.read.schema(schema).option("basePath", self.path(table))
+        passing = reader.options(ignoreCorruptFiles=True, ignoreMissingFiles=True, pathGlobFilter="*.parquet")
+        return read_parquet(passing, paths).select(*schema.fieldNames())
+
     def read_files(self, table: str, files: Sequence[str]) -> DataFrame:
         """The rows that lie in those files, as `files` names them; no other file is opened. Not for tables with
         partitions, whose columns are not in their files, or that keep files with dead rows in them."""
@@ -752,6 +768,11 @@ def _active(spark: SparkSession) -> Iterator[None]:
             sessions.setActiveSession(before.get())
         else:
             sessions.clearActiveSession()
+
+
+def _file_name(file: str) -> str:
+    """The name of a table's file, which no other file has, however what is before it is spelt."""
+    return file.rpartition("/")[2]
 
 
 def _bytes_of(table: DataFrame) -> int:

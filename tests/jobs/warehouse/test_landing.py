@@ -479,6 +479,30 @@ def test_rows_that_are_moved_take_what_is_dead_out_of_their_files(
     assert tables.versions() == versions
 
 
+def test_what_lies_in_files_that_a_table_needs_no_more_is_found(tables: Landing, warehouse: Path) -> None:
+    """Whoever looks for what has to leave the disk has to look there, too."""
+    date = JANUARY[0]
+    for run, title in (("a", "one"), ("b", "two"), ("c", "three")):
+        rows = [sighting(date, 1, title=title), sighting(date, 2, title=title)]
+        staged = stage_table(tables, run, "sightings", rows, dates=(date.isoformat(),))
+        tables.write_plan(run, [staged, stage_changes(tables, run, "url_state", [("insert", state(ord(run), title))])])
+        tables.apply(run)
+        left = tables.left_behind("sightings")
+        assert left.count() == 2 * (ord(run) - ord("a"))
+    assert {(row.ingest_date, row.title) for row in left.collect()} == {(date, "one"), (date, "two")}
+    assert tables.left_behind("url_state").count() == 0
+    assert tables.left_behind("decisions").count() == 0  # of which there never was one
+    gone = [("delete", state(ord("a"), "one")), ("insert", state(1, "four"))]
+    tables.write_plan("d", [stage_changes(tables, "d", "url_state", gone)])
+    tables.apply("d")
+    assert [row.title for row in tables.left_behind("url_state").collect()] == ["one"]
+    torn = warehouse / "sightings" / f"ingest_date={date}" / "part-00000-torn.zstd.parquet"
+    torn.write_bytes(b"PAR1 half of a file")
+    assert left.count() == tables.left_behind("sightings").count() == 4
+    tables.purge(["sightings", "url_state"])
+    assert tables.left_behind("sightings").count() == tables.left_behind("url_state").count() == 0
+
+
 def test_files_in_which_many_rows_are_dead_are_written_anew_with_the_small_ones(
     spark: SparkSession, tables: Landing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
