@@ -11,7 +11,7 @@ from jobs.run.names import Dataset
 from jobs.stages import feed
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.ledger import TEXTS_ERASED, owes
-from schemas.tables import ERASED, ROW_ID, TABLES, TELLING_TEXTS
+from schemas.tables import ERASED, PURGED, ROW_ID, TABLES, TELLING_TEXTS
 
 STEP = "freeing_"
 """What the names of datasets that are staged here begin with."""
@@ -63,11 +63,15 @@ def says(table: str = "sightings") -> Column:
 
 
 def _left_behind(work: Work, images: Staged) -> int:
-    """How many rows that say something of these contents lie in files that no table needs any more: a date that was
-    forced since, or a state that went, leaves its file on the disk until upkeep takes it."""
+    """How many rows of these contents, or that say something of them, lie in files that no table needs any more, and
+    that this run would leave there: a date that was forced since, or a content that upkeep collected, leaves them on
+    the disk until their time is over."""
+    tables = TELLING_TEXTS if owes(work.counts) else (*PURGED, *TELLING_TEXTS)
     return sum(
-        near(work.landing.left_behind(table).where(says(table)).select("image_id"), images).count()
-        for table in TELLING_TEXTS
+        near(lying.where(says(table)) if table in TELLING_TEXTS else lying, images).count()
+        for table in tables
+        if "image_id" in TABLES[table].column_names
+        for lying in [work.landing.left_behind(table)]
     )
 
 

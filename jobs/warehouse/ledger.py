@@ -41,7 +41,8 @@ class Versions:
 REMOVED = ("contents_removed", "texts_removed")
 """Counts of what a run takes out of the tables, and thereby owes to the disk."""
 TEXTS_ERASED = "texts_erased"
-"""Count of sightings of which a run erased what was said, for a content that was taken down: owed to the disk, too."""
+"""Count of sightings of which a run erased what was said, for a content that was taken down; where there was none, of
+rows and files in which there still is something of it. Owed to the disk, too."""
 
 
 @dataclass(frozen=True)

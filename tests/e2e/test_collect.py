@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from demo.pictures import ORIGINAL
 from demo.site import show
-from jobs import maintain, nightly, rollback
+from jobs import maintain, nightly, rollback, takedown
 from lensfeed.snapshot import Snapshot
 from schemas.tables import TABLES
 from tests.e2e.conftest import World
@@ -89,3 +89,20 @@ def test_what_no_url_shows_any_more_is_collected_and_comes_back_with_its_pixels(
     small.site.date = SECOND
     assert nightly.main([*arguments, "--date", str(FIRST)]) == 0  # published: only what is owed is asked for
     assert rows(warehouse) == feed
+
+
+def test_what_was_collected_and_is_taken_down_then_leaves_the_disk_with_the_takedown(
+    spark: SparkSession, small: SmallWorld, tmp_path: Path
+) -> None:
+    """It is in no table any more, but for a while in their old files; and nothing was said of it that were erased."""
+    for day in DAYS:
+        small.rows[day] = [{"url": row["url"]} for row in small.rows[day]]
+    warehouse = tmp_path / "warehouse"
+    assert small.night(FIRST, warehouse) == small.night(SECOND, warehouse) == 0
+    arguments = small.arguments(warehouse)
+    (superseded,) = contents(warehouse, "images") - contents(warehouse, "clusters")
+    assert maintain.main([*arguments, "--collect"]) == 0
+    assert superseded not in contents(warehouse, "images")
+    assert superseded in contents_on_disk(warehouse)  # whoever reads an older run goes on
+    assert takedown.main([*arguments, "--reference", "CASE", "--image", superseded]) == 0
+    assert contents_on_disk(warehouse) == contents(warehouse, "images")
