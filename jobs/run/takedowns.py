@@ -9,7 +9,7 @@ from pyspark.sql import functions as f
 
 from jobs.config.errors import UsageError
 from jobs.config.progress import log
-from jobs.run import contents
+from jobs.run import ahead, contents
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, summary
 from jobs.run.names import changed
@@ -56,6 +56,7 @@ def take_down(
         warehouse.landing.discard(work.run_id)
         return
     event = warehouse.publish(work, stage)
+    ahead.sweep_all(warehouse.landing.storage)  # what is taken down may have been fetched for a date to come
     if event is not None:
         log.info("takedown: %d %s (%s); %s", work.counts[changed("takedowns")], word, reference, summary(event))
 
