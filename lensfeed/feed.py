@@ -154,6 +154,9 @@ def _pixels(snapshot: Snapshot, image_ids: Sequence[str]) -> dict[str, bytes]:
     return dict(zip(rows["image_id"].to_pylist(), rows["pixels"].to_pylist(), strict=True))
 
 
+_SEARCHED = ("vector", "text_vector")
+
+
 def search(
     snapshot: Snapshot, query: Vectors, k: int, *, column: Literal["vector", "text_vector"] = "vector"
 ) -> tuple[Ids, Vectors]:
@@ -161,8 +164,11 @@ def search(
 
     `query` (D,) or (Q, D): of the model whose vectors `column` holds; of `text_vector`, rows without a text are no
     candidates. Ids and cosines come as from `nearest`. The feed is streamed, so that memory grows with Q and k and not
-    with it. Raises ValueError and TypeError as `nearest`, SnapshotError where the feed's vectors differ in length.
+    with it. Raises ValueError and TypeError as `nearest`, SnapshotError for another `column` and where the feed's
+    vectors differ in length.
     """
+    if column not in _SEARCHED:
+        raise SnapshotError(f"column: expected {' or '.join(map(repr, _SEARCHED))}, found {column!r}")
     best = _Best(query, k, column)
     where = pc.field("has_text") if column == "text_vector" else None
     for batch in snapshot.batches("index_feed", ["feed_id", column], where):
@@ -198,7 +204,11 @@ class _Best:
         self._k = whole_number("k", k)
         if self._k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
-        queries = np.atleast_2d(np.asarray(query, np.float32))
+        try:
+            queries = np.atleast_2d(np.asarray(query, np.float32))
+        except (TypeError, ValueError) as error:  # a text, or queries of two lengths
+            found = f"{type(query).__name__} {query!r}"[:100]
+            raise ValueError(f"query: expected numbers (D,) or (Q, D), found {found}") from error
         if queries.ndim != 2:
             raise ValueError(f"expected query (D,) or (Q, D), found {np.shape(query)}")
         if not np.isfinite(queries).all():

@@ -272,6 +272,22 @@ def test_search_in_an_empty_feed_finds_nothing_and_refuses_what_makes_no_sense(w
         search(snapshot, np.ones(DIMENSION, np.float32), 0)
 
 
+@pytest.mark.parametrize("column", ["title", "text", "nowhere", ["vector"], None])
+def test_a_column_without_vectors_is_not_searched(warehouse: TinyWarehouse, column: Any) -> None:
+    warehouse.event("run", "published")
+    for _ in range(2):  # in an empty feed, and in one that has rows
+        with pytest.raises(SnapshotError, match=re.escape(f"'vector' or 'text_vector', found {column!r}")):
+            search(Snapshot.open(warehouse.root), np.ones(DIMENSION, np.float32), 3, column=column)
+        warehouse.write("index_feed", [feed_row(2)])
+        warehouse.event("later", "published")
+
+
+@pytest.mark.parametrize("query", ["a cat asleep", ["1", "x"], [[1.0, 2.0], [3.0]], object()])
+def test_a_query_of_other_things_than_numbers_is_refused_by_its_name(query: Any) -> None:
+    with pytest.raises(ValueError, match=r"query: expected numbers \(D,\) or \(Q, D\), found "):
+        nearest(query, np.arange(2), np.eye(2, dtype=np.float32), 1)
+
+
 def test_a_query_for_the_other_column_is_told_who_makes_the_right_one(warehouse: TinyWarehouse) -> None:
     warehouse.write("index_feed", [feed_row(2)])
     warehouse.event("run", "published")
