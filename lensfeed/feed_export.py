@@ -195,13 +195,20 @@ def _place(folder: str | PathLike[str], filesystem: fs.FileSystem | None) -> tup
     given = fspath(folder)
     if filesystem is not None:
         return filesystem, given.rstrip("/")
+    if not given:  # the working directory's, to Path
+        raise ExportError("folder: expected a path or URI, found ''")
     if "://" in given or given.startswith("file:/"):  # as Hadoop writes local ones
         try:
             place, path = fs.FileSystem.from_uri(given)
         except (ValueError, pa.ArrowNotImplementedError) as error:
             raise ExportError(f"{folder}: expected a path, or a URI that Arrow knows: {error}") from error
         return place, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(given).resolve())  # a link to a folder stays one
+    try:
+        path = str(Path(given).resolve())  # a link to a folder stays one
+        path.encode()  # as Arrow does
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links is a RuntimeError
+        raise ExportError(f"{folder}: expected a path, or a URI that Arrow knows: {error}") from error
+    return fs.LocalFileSystem(), path
 
 
 def _rename(source: str, target: str, folder: object) -> None:

@@ -65,6 +65,27 @@ def test_a_place_that_is_none_is_refused_in_words(snapshot: Snapshot, tmp_path: 
             load_export(uri)
 
 
+def test_no_name_is_not_the_working_directory(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ExportError, match="folder: expected a path or URI, found ''"):
+        export(snapshot, "")
+    with pytest.raises(ExportError, match="folder: expected a path or URI, found ''"):
+        load_export("")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_what_cannot_be_a_name_is_refused_in_words(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name, why in (("a\0b", "null byte"), ("a\udcff", "surrogates not allowed"), ("round", "loop")):
+        with pytest.raises(ExportError, match=f"expected a path, or a URI that Arrow knows: .*{why}"):
+            export(snapshot, f"{tmp_path}/{name}")
+        with pytest.raises(ExportError, match=f"expected a path, or a URI that Arrow knows: .*{why}"):
+            load_export(f"{tmp_path}/{name}")
+
+
 def test_lance_searches_what_it_is_given(snapshot: Snapshot, tmp_path: Path) -> None:
     export(snapshot, tmp_path / "out", "lance", ["feed_id", "vector", "title"])
     feed_ids, vectors = feed_vectors(snapshot)
