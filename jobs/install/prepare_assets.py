@@ -173,13 +173,15 @@ def _fetch(jars: Sequence[Jar], directory: Path, ivy_settings: Path | None) -> N
     """Fetch jars with the Ivy that Spark bundles; its built-in settings name the central repository."""
     ivy_file = directory / "ivy.xml"
     ivy_file.write_text(_ivy_file(jars), encoding="utf-8")
-    settings = ["-settings", str(ivy_settings)] if ivy_settings else []
-    pattern = str(directory / "[artifact]-[revision].[ext]")
+    settings = ["-settings", str(ivy_settings.absolute())] if ivy_settings else []
+    pattern = "[artifact]-[revision].[ext]"  # from where it runs: a folder's name may have what means something here
     command = [_java(), "-cp", str(_ivy_jar()), "org.apache.ivy.Main", "-warn", *settings]
-    command += ["-cache", str(directory / "cache"), "-ivy", str(ivy_file), "-retrieve", pattern]
+    command += ["-cache", "cache", "-ivy", ivy_file.name, "-retrieve", pattern]
     names = ", ".join(jar.file for jar in jars)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_IVY_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_IVY_TIMEOUT_S, check=False, cwd=directory
+        )
     except subprocess.TimeoutExpired:
         raise UsageError(f"{names}: not fetched within {_IVY_TIMEOUT_S} s; check the network") from None
     absent = [jar.file for jar in jars if not (directory / jar.file).is_file()]
@@ -213,7 +215,7 @@ def _java() -> str:
     if found is None:
         where = f"under JAVA_HOME={home}" if home else "on PATH"
         raise UsageError(f"java: none found {where}; install Java 17 or 21, or set JAVA_HOME")
-    return found
+    return str(Path(found).absolute())
 
 
 def _ivy_jar() -> Path:

@@ -149,6 +149,23 @@ def test_a_missing_jar_is_fetched_without_what_it_depends_on(repository: Path, t
 
 
 @pytest.mark.usefixtures("only_jars")
+@pytest.mark.parametrize("name", ["100%25 ä", "a(b)", "[artifact]", "${user.home}"])
+def test_no_folders_name_is_a_pattern_of_ivys(repository: Path, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "in" / name
+    assert main(["--into", str(directory), "--ivy-settings", str(repository)]) == 0
+    assert [path for path in (tmp_path / "in").rglob("*") if path.is_file()] == [directory / "jars" / LAKE.file]
+
+
+@pytest.mark.usefixtures("only_jars")
+def test_files_may_be_named_from_where_one_is(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--into", "assets", "--ivy-settings", repository.name]) == 0
+    assert (tmp_path / "assets/jars" / LAKE.file).is_file()
+
+
+@pytest.mark.usefixtures("only_jars")
 def test_a_jar_that_is_not_pinned_is_removed_for_a_session_would_load_it(tmp_path: Path) -> None:
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars" / LAKE.file).write_bytes(JAR_BYTES)
