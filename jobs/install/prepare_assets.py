@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -36,6 +37,9 @@ _MINILM_FILES = (
 )
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _IVY_TIMEOUT_S = 600
+_MAKING = ".making-"
+_ABANDONED_S = 3600
+"""Longer than anything takes here, Ivy included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +67,7 @@ def prepare(directory: Path, ivy_settings: Path | None = None, *, for_s3: bool =
     pinned one; a file is moved into place only after its digest was checked.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     for weights in WEIGHTS:
         _prepare_weights(weights, directory)
     _prepare_jars(directory / "jars", JARS, ivy_settings)
@@ -70,12 +75,19 @@ def prepare(directory: Path, ivy_settings: Path | None = None, *, for_s3: bool =
         _prepare_jars(directory / "jars-s3", JARS + S3_JARS, ivy_settings)
 
 
+def _sweep(directory: Path) -> None:
+    """Take away what a killed set-up left of what it was making."""
+    for left in directory.glob(f"{_MAKING}*"):
+        if time.time() - left.lstat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _prepare_weights(weights: Weights, directory: Path) -> None:
     if _is_ready(directory / weights.file, weights.sha256):
         _tell(f"{weights.file}: ready")
         return
     source = _installed(weights)
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory) as scratch:
         made = Path(scratch) / weights.file
         _MAKERS[weights](source, made)
         _accept(made, directory / weights.file, weights.sha256)
@@ -91,7 +103,7 @@ def _prepare_jars(directory: Path, jars: Sequence[Jar], ivy_settings: Path | Non
         _tell(f"{directory.name}/{stray.name}: removed, not pinned")
     missing = [jar for jar in jars if not _is_ready(directory / jar.file, jar.sha256)]
     if missing:
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory.parent) as scratch:
             _fetch(missing, Path(scratch), ivy_settings)
             for jar in missing:
                 _accept(Path(scratch) / jar.file, directory / jar.file, jar.sha256)
