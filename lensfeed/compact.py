@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfeed.feed import nearest
+from lensfeed.feed import nearest, whole_number
 
 _STEPS = 127
 _LEAST_RANGE = 1e-8
@@ -103,9 +103,9 @@ def recall_against(exact: Vectors, compact: Vectors, queries: NDArray[np.int64],
     """Share of each query's k nearest by cosine among `exact` (N, D) that it also has among `compact` (N, D), decoded.
 
     `queries` (Q > 0,): rows that are looked up, in float32, among all others. Raises ValueError for fewer than k
-    others, no queries, and queries that are no rows.
+    others, no queries, and queries that are no rows, TypeError for a `k` that is no whole number.
     """
-    if k < 1:
+    if whole_number("k", k) < 1:
         raise ValueError(f"k: expected at least 1, found {k}")
     if not len(queries) or queries.min() < 0 or queries.max() >= len(exact):
         raise ValueError(f"queries: expected one or more rows from 0 to {len(exact) - 1}, found {queries}")

@@ -111,7 +111,7 @@ def lookup(snapshot: Snapshot, feed_ids: Iterable[int], pixels: bool = False) ->
     Raises KeyError for ids that are not in the snapshot: look them up in the run whose feed the index was built from.
     TypeError for ids that are no whole numbers.
     """
-    ids = [operator.index(feed_id) for feed_id in feed_ids]
+    ids = [whole_number("feed_ids", feed_id) for feed_id in feed_ids]
     columns = ["feed_id", "image_id", "title", "first_seen", "member_count"]
     wanted = pc.field("feed_id").isin(pa.array([n for n in ids if 0 <= n < 2**63], pa.int64()))
     found = {row["feed_id"]: row for row in snapshot.rows("index_feed", columns, wanted).to_pylist()}
@@ -124,6 +124,16 @@ def lookup(snapshot: Snapshot, feed_ids: Iterable[int], pixels: bool = False) ->
         FeedEntry(**row, urls=tuple(urls.get(row["image_id"], ())), pixels=jpegs.get(row["image_id"]))
         for row in (found[feed_id] for feed_id in ids)
     ]
+
+
+def whole_number(name: str, given: object) -> int:
+    """What was given under that name, of Python or numpy. Raises TypeError for what is none, as 2.0 and True are."""
+    try:
+        if isinstance(given, bool):  # an int to Python
+            raise TypeError
+        return operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, found {given!r}") from None
 
 
 def _urls(snapshot: Snapshot, representatives: Sequence[str]) -> dict[str, list[SeenAt]]:
@@ -144,6 +154,9 @@ def _pixels(snapshot: Snapshot, image_ids: Sequence[str]) -> dict[str, bytes]:
     return dict(zip(rows["image_id"].to_pylist(), rows["pixels"].to_pylist(), strict=True))
 
 
+_SEARCHED = ("vector", "text_vector")
+
+
 def search(
     snapshot: Snapshot, query: Vectors, k: int, *, column: Literal["vector", "text_vector"] = "vector"
 ) -> tuple[Ids, Vectors]:
@@ -151,8 +164,11 @@ def search(
 
     `query` (D,) or (Q, D): of the model whose vectors `column` holds; of `text_vector`, rows without a text are no
     candidates. Ids and cosines come as from `nearest`. The feed is streamed, so that memory grows with Q and k and not
-    with it. Raises ValueError as `nearest`, SnapshotError where the feed's vectors differ in length.
+    with it. Raises ValueError and TypeError as `nearest`, SnapshotError for another `column` and where the feed's
+    vectors differ in length.
     """
+    if column not in _SEARCHED:
+        raise SnapshotError(f"column: expected {' or '.join(map(repr, _SEARCHED))}, found {column!r}")
     best = _Best(query, k, column)
     where = pc.field("has_text") if column == "text_vector" else None
     for batch in snapshot.batches("index_feed", ["feed_id", column], where):
@@ -166,7 +182,7 @@ def nearest(query: Vectors, feed_ids: Ids, vectors: Vectors, k: int) -> tuple[Id
     `query` (D,) or (Q, D), any length but zero; `feed_ids` (N,); `vectors` (N, D), where a vector of zeros has cosine
     0 to everything. Returns ids and cosines, each (min(k, N),) or (Q, min(k, N)), best first, equal cosines by id.
     Raises ValueError where shapes do not fit, `k` < 1, a query is zero, or a query or a vector holds a number that is
-    not finite.
+    not finite, TypeError for a `k` that is no whole number.
     """
     best = _Best(query, k)
     best.offer(feed_ids, vectors)
@@ -185,9 +201,14 @@ class _Best:
     """The best `k` ids for each query of all that was offered so far."""
 
     def __init__(self, query: Vectors, k: int, column: str = "vectors") -> None:
-        if k < 1:
+        self._k = whole_number("k", k)
+        if self._k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
-        queries = np.atleast_2d(np.asarray(query, np.float32))
+        try:
+            queries = np.atleast_2d(np.asarray(query, np.float32))
+        except (TypeError, ValueError) as error:  # a text, or queries of two lengths
+            found = f"{type(query).__name__} {query!r}"[:100]
+            raise ValueError(f"query: expected numbers (D,) or (Q, D), found {found}") from error
         if queries.ndim != 2:
             raise ValueError(f"expected query (D,) or (Q, D), found {np.shape(query)}")
         if not np.isfinite(queries).all():
@@ -198,7 +219,6 @@ class _Best:
             raise ValueError(f"query: expected no zero vector, found {int((lengths == 0).sum())}")
         self._single = np.ndim(query) == 1
         self._queries: Vectors = (queries / lengths).astype(np.float32)
-        self._k = k
         self._column = column
         self._ids: Ids = np.empty((len(queries), 0), np.int64)
         self._cosines: Vectors = np.empty((len(queries), 0), np.float32)

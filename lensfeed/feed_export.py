@@ -12,9 +12,12 @@ A folder without a manifest is no export, whatever else is in it: it was not fin
 import errno
 import hashlib
 import json
+import re
+import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -41,6 +44,9 @@ _PARQUET = "feed.parquet"
 _DIGEST_LENGTH = 64
 _DTYPES = {"bigint": "<i8", "int": "<i4", "double": "<f8", "boolean": "?", "array<float>": "<f4"}
 _PIECE = 2**22
+_DRAFT = r"\.[0-9a-f]{32}\.part"
+_ABANDONED_S = 24 * 3600
+"""Without a byte written: no export stands still for so long, nor is a file server's clock so far from ours."""
 
 
 class ExportError(SnapshotError):
@@ -78,10 +84,11 @@ def export(
 
     `folder`: a path or a URI that Arrow knows, or a path of `filesystem` (any of pyarrow's; for fsspec's wrap them in
     `pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(...))`). It must be new or empty. A local one appears under its
-    name when it is whole, elsewhere the manifest does. `columns`: of `index_feed`, `feed_id` among them; `npy` takes
-    numbers, flags, vectors and `row_digest`; `lance` needs pylance and a local folder. Raises ExportError for a folder
-    that is in use, or cannot be made, SnapshotError for columns that are unknown or do not fit the format, and where
-    vectors differ in length.
+    name when it is whole, elsewhere the manifest does; what a killed export left beside it (`FOLDER.HEX.part`) goes
+    with the next one of the same name, once nothing was written to it for a day. `columns`: of `index_feed`, `feed_id`
+    among them; `npy` takes numbers, flags, vectors and `row_digest`; `lance` needs pylance and a local folder. Raises
+    ExportError for a folder that is in use, or cannot be made, SnapshotError for columns that are unknown or do not fit
+    the format, and where vectors differ in length.
     """
     names = named_columns(INDEX_FEED, columns)
     schema = arrow_schema(INDEX_FEED, names)
@@ -97,6 +104,8 @@ def export(
     local = isinstance(place, fs.LocalFileSystem)
     if format == "lance" and not local:
         raise SnapshotError(f"{folder}: Lance has file systems of its own: export into a local folder, and copy that")
+    if local:
+        _sweep(Path(path))
     # Nothing moves in one step on an object store; there the manifest comes last, and without it there is no export.
     written_to = f"{path}.{uuid.uuid4().hex}.part" if local else path
     try:
@@ -195,13 +204,33 @@ def _place(folder: str | PathLike[str], filesystem: fs.FileSystem | None) -> tup
     given = fspath(folder)
     if filesystem is not None:
         return filesystem, given.rstrip("/")
+    if not given:  # the working directory's, to Path
+        raise ExportError("folder: expected a path or URI, found ''")
     if "://" in given or given.startswith("file:/"):  # as Hadoop writes local ones
         try:
             place, path = fs.FileSystem.from_uri(given)
         except (ValueError, pa.ArrowNotImplementedError) as error:
             raise ExportError(f"{folder}: expected a path, or a URI that Arrow knows: {error}") from error
         return place, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(given).resolve())  # a link to a folder stays one
+    try:
+        path = str(Path(given).resolve())  # a link to a folder stays one
+        path.encode()  # as Arrow does
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links is a RuntimeError
+        raise ExportError(f"{folder}: expected a path, or a URI that Arrow knows: {error}") from error
+    return fs.LocalFileSystem(), path
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what killed exports into the folder left beside it. A link is none of it: it would name what is
+    somebody else's."""
+    drafts = re.compile(re.escape(folder.name) + _DRAFT)
+    for path in folder.parent.glob("*"):
+        if not drafts.fullmatch(path.name) or path.is_symlink():
+            continue
+        with suppress(OSError):  # another export takes it away, too, or it is not ours to delete
+            written = max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
+            if time.time() - written > _ABANDONED_S:
+                shutil.rmtree(path)
 
 
 def _rename(source: str, target: str, folder: object) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from numbers import Real
 from typing import Self
 
 from pyarrow import fs
@@ -58,9 +59,11 @@ def pinned(snapshot: Snapshot, *, by: str, hours: float) -> Iterator[Pin]:
     To be entered right after the snapshot was opened: maintenance that is under way does not look again. Raises
     SnapshotError where `hours` are none or more than `MOST_HOURS`, or the warehouse cannot be written to.
     """
+    if not isinstance(hours, Real) or isinstance(hours, bool):
+        raise SnapshotError(f"hours: expected a number, found {hours!r}")
     if not 0 < hours <= MOST_HOURS:
         raise SnapshotError(f"hours: expected more than 0 and at most {MOST_HOURS:g}, found {hours:g}")
-    until = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(hours=float(hours))  # numpy's are none to it
     pin = Pin(snapshot.run_id, snapshot.published_at, by, until)
     name = f"{snapshot.run_id}-{uuid.uuid4().hex[:8]}.json"
     filesystem = snapshot.filesystem("")

@@ -475,7 +475,12 @@ class Snapshot:
 
 
 def _normalised(warehouse: str) -> str:
-    """Hadoop writes local paths as file:/path and object stores as s3a://; delta-rs takes a plain path and s3://."""
+    """Hadoop writes local paths as file:/path and object stores as s3a://; delta-rs takes a plain path and s3://.
+
+    Raises SnapshotError for no name at all, which would be the working directory's.
+    """
+    if not warehouse:
+        raise SnapshotError("warehouse: expected a path or URI, found ''")
     if warehouse.startswith("file:"):
         warehouse = "/" + warehouse.removeprefix("file:").lstrip("/")
     if "://" not in warehouse:
@@ -536,7 +541,7 @@ def _known(table: str) -> Table:
 def ledger_events(warehouse: str, storage_options: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Every event of the warehouse's ledger (table `runs`), oldest first; maps are dicts, empty where they are null.
 
-    Raises SnapshotError if there is no warehouse.
+    Raises SnapshotError if there is no warehouse, and for an empty name.
     """
     root = _normalised(warehouse)
     try:

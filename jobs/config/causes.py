@@ -12,7 +12,7 @@ LONGEST = 2000
 
 _TRACEBACK = "Traceback (most recent call last):"
 _JAVA_FRAME = re.compile(r"\s+(at\s|\.\.\. \d+ (more|common))|Suppressed: ")
-_JAVA_PACKAGE = re.compile(r"\b(?:[a-z_][a-z0-9_]*\.)+(?=[A-Z]\w*(?:\$\w+)*(?:: |$))")
+_JAVA_PACKAGE = re.compile(r"(?<![\w.])(?:[a-z_][a-z0-9_]*+\.)++(?=[A-Z]\w*(?:\$\w+)*(?:: |$))")
 _PYTHON_PACKAGE = re.compile(r"^(?:\w+\.)+(?=[A-Z]\w*(?:: |$))")
 _BARE = re.compile(r"[\w.$]+|[\w.$]+: (null)?")
 """The name of an exception and nothing more: what it came out of says more."""

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -36,6 +37,9 @@ _MINILM_FILES = (
 )
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _IVY_TIMEOUT_S = 600
+_MAKING = ".making-"
+_ABANDONED_S = 3600
+"""Longer than anything takes here, Ivy included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +67,7 @@ def prepare(directory: Path, ivy_settings: Path | None = None, *, for_s3: bool =
     pinned one; a file is moved into place only after its digest was checked.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     for weights in WEIGHTS:
         _prepare_weights(weights, directory)
     _prepare_jars(directory / "jars", JARS, ivy_settings)
@@ -70,12 +75,19 @@ def prepare(directory: Path, ivy_settings: Path | None = None, *, for_s3: bool =
         _prepare_jars(directory / "jars-s3", JARS + S3_JARS, ivy_settings)
 
 
+def _sweep(directory: Path) -> None:
+    """Take away what a killed set-up left of what it was making."""
+    for left in directory.glob(f"{_MAKING}*"):
+        if time.time() - left.lstat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _prepare_weights(weights: Weights, directory: Path) -> None:
     if _is_ready(directory / weights.file, weights.sha256):
         _tell(f"{weights.file}: ready")
         return
     source = _installed(weights)
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory) as scratch:
         made = Path(scratch) / weights.file
         _MAKERS[weights](source, made)
         _accept(made, directory / weights.file, weights.sha256)
@@ -91,7 +103,7 @@ def _prepare_jars(directory: Path, jars: Sequence[Jar], ivy_settings: Path | Non
         _tell(f"{directory.name}/{stray.name}: removed, not pinned")
     missing = [jar for jar in jars if not _is_ready(directory / jar.file, jar.sha256)]
     if missing:
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory.parent) as scratch:
             _fetch(missing, Path(scratch), ivy_settings)
             for jar in missing:
                 _accept(Path(scratch) / jar.file, directory / jar.file, jar.sha256)
@@ -173,13 +185,15 @@ def _fetch(jars: Sequence[Jar], directory: Path, ivy_settings: Path | None) -> N
     """Fetch jars with the Ivy that Spark bundles; its built-in settings name the central repository."""
     ivy_file = directory / "ivy.xml"
     ivy_file.write_text(_ivy_file(jars), encoding="utf-8")
-    settings = ["-settings", str(ivy_settings)] if ivy_settings else []
-    pattern = str(directory / "[artifact]-[revision].[ext]")
+    settings = ["-settings", str(ivy_settings.absolute())] if ivy_settings else []
+    pattern = "[artifact]-[revision].[ext]"  # from where it runs: a folder's name may have what means something here
     command = [_java(), "-cp", str(_ivy_jar()), "org.apache.ivy.Main", "-warn", *settings]
-    command += ["-cache", str(directory / "cache"), "-ivy", str(ivy_file), "-retrieve", pattern]
+    command += ["-cache", "cache", "-ivy", ivy_file.name, "-retrieve", pattern]
     names = ", ".join(jar.file for jar in jars)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_IVY_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_IVY_TIMEOUT_S, check=False, cwd=directory
+        )
     except subprocess.TimeoutExpired:
         raise UsageError(f"{names}: not fetched within {_IVY_TIMEOUT_S} s; check the network") from None
     absent = [jar.file for jar in jars if not (directory / jar.file).is_file()]
@@ -213,7 +227,7 @@ def _java() -> str:
     if found is None:
         where = f"under JAVA_HOME={home}" if home else "on PATH"
         raise UsageError(f"java: none found {where}; install Java 17 or 21, or set JAVA_HOME")
-    return found
+    return str(Path(found).absolute())
 
 
 def _ivy_jar() -> Path:

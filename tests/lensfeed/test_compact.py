@@ -1,6 +1,7 @@
 """Compact vectors keep neighbours, say which calibration they need, and refuse another's."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +97,10 @@ def test_recall_of_no_queries_and_of_rows_that_are_none_is_refused(queries: list
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="expected"):
         recall_against(vectors, vectors, np.array(queries, np.int64), k)
+
+
+@pytest.mark.parametrize("k", [1.5, "3", True])
+def test_recall_at_a_k_that_is_no_whole_number_is_refused_by_its_name(k: Any) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    with pytest.raises(TypeError, match="k: expected a whole number, found"):
+        recall_against(vectors, vectors, np.array([0]), k)

@@ -1,5 +1,6 @@
 """What index builders take: ids beside vectors, the way back from an id, and exact nearest neighbours."""
 
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -184,11 +185,28 @@ def test_nearest_refuses_what_does_not_fit(query: Any, ids: Any, k: int, message
         nearest(query, ids, np.eye(2, dtype=np.float32), k)
 
 
+@pytest.mark.parametrize("k", [1.5, 2.0, "3", True, None])
+def test_a_k_that_is_no_whole_number_is_refused_by_its_name(warehouse: TinyWarehouse, k: Any) -> None:
+    warehouse.event("run", "published")
+    message = re.escape(f"k: expected a whole number, found {k!r}")
+    vectors = np.eye(2, dtype=np.float32)
+    with pytest.raises(TypeError, match=message):
+        nearest(vectors, np.arange(2), vectors, k)
+    with pytest.raises(TypeError, match=message):
+        search(Snapshot.open(warehouse.root), np.ones(DIMENSION, np.float32), k)
+
+
+def test_a_k_of_numpys_is_one() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    for k in (np.int64(2), np.uint8(2)):
+        assert nearest(vectors[1], np.arange(3), vectors, k)[0].tolist() == [1, 0]
+
+
 def test_ids_beyond_63_bits_are_not_in_the_feed_and_other_than_whole_numbers_are_refused(snapshot: Snapshot) -> None:
     for unknown in (-1, 2**63, 10**30):
         with pytest.raises(KeyError, match="not in the feed"):
             lookup(snapshot, [unknown])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"feed_ids: expected a whole number, found 1\.5"):
         lookup(snapshot, [1.5])
 
 
@@ -252,6 +270,22 @@ def test_search_in_an_empty_feed_finds_nothing_and_refuses_what_makes_no_sense(w
     assert search(snapshot, np.ones(DIMENSION, np.float32), 3)[0].tolist() == []
     with pytest.raises(ValueError, match="k: expected at least 1"):
         search(snapshot, np.ones(DIMENSION, np.float32), 0)
+
+
+@pytest.mark.parametrize("column", ["title", "text", "nowhere", ["vector"], None])
+def test_a_column_without_vectors_is_not_searched(warehouse: TinyWarehouse, column: Any) -> None:
+    warehouse.event("run", "published")
+    for _ in range(2):  # in an empty feed, and in one that has rows
+        with pytest.raises(SnapshotError, match=re.escape(f"'vector' or 'text_vector', found {column!r}")):
+            search(Snapshot.open(warehouse.root), np.ones(DIMENSION, np.float32), 3, column=column)
+        warehouse.write("index_feed", [feed_row(2)])
+        warehouse.event("later", "published")
+
+
+@pytest.mark.parametrize("query", ["a cat asleep", ["1", "x"], [[1.0, 2.0], [3.0]], object()])
+def test_a_query_of_other_things_than_numbers_is_refused_by_its_name(query: Any) -> None:
+    with pytest.raises(ValueError, match=r"query: expected numbers \(D,\) or \(Q, D\), found "):
+        nearest(query, np.arange(2), np.eye(2, dtype=np.float32), 1)
 
 
 def test_a_query_for_the_other_column_is_told_who_makes_the_right_one(warehouse: TinyWarehouse) -> None:

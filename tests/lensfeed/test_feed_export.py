@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,6 +65,27 @@ def test_a_place_that_is_none_is_refused_in_words(snapshot: Snapshot, tmp_path: 
             export(snapshot, uri)
         with pytest.raises(ExportError, match=f"{uri}: expected a path, or a URI that Arrow knows"):
             load_export(uri)
+
+
+def test_no_name_is_not_the_working_directory(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ExportError, match="folder: expected a path or URI, found ''"):
+        export(snapshot, "")
+    with pytest.raises(ExportError, match="folder: expected a path or URI, found ''"):
+        load_export("")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_what_cannot_be_a_name_is_refused_in_words(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name, why in (("a\0b", "null byte"), ("a\udcff", "surrogates not allowed"), ("round", "loop")):
+        with pytest.raises(ExportError, match=f"expected a path, or a URI that Arrow knows: .*{why}"):
+            export(snapshot, f"{tmp_path}/{name}")
+        with pytest.raises(ExportError, match=f"expected a path, or a URI that Arrow knows: .*{why}"):
+            load_export(f"{tmp_path}/{name}")
 
 
 def test_lance_searches_what_it_is_given(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -143,6 +166,33 @@ def test_an_export_that_fails_half_way_leaves_nothing(warehouse: TinyWarehouse, 
     with pytest.raises(SnapshotError, match="expected one length in vector, found"):
         export(Snapshot.open(warehouse.root), tmp_path / "out", kind)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_what_killed_exports_left_goes_with_the_next_one_once_nobody_can_be_writing_it(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    def draft(name: str, hours: float, *, inside: float) -> Path:
+        (tmp_path / name / "feed.lance").mkdir(parents=True)
+        (tmp_path / name / "feed.lance/data").write_text("half")
+        then = time.time() - hours * 3600
+        for path, ago in ((tmp_path / name / "feed.lance/data", inside), (tmp_path / name / "feed.lance", hours)):
+            os.utime(path, (time.time() - ago * 3600,) * 2)
+        os.utime(tmp_path / name, (then, then))
+        return tmp_path / name
+
+    old = draft(f"out.{'a' * 32}.part", 25, inside=25)
+    kept = [
+        draft(f"out.{'b' * 32}.part", 25, inside=1),  # somebody writes it
+        draft(f"out.{'c' * 32}.part", 1, inside=25),
+        draft(f"out.x.{'d' * 32}.part", 25, inside=25),  # of another folder
+        draft("out.notes.part", 25, inside=25),  # none of ours
+        draft(f"elsewhere.{'e' * 32}", 25, inside=25),
+    ]
+    (tmp_path / f"out.{'f' * 32}.part").symlink_to(tmp_path / f"elsewhere.{'e' * 32}")
+    export(snapshot, tmp_path / "out")
+    assert not old.exists()
+    assert all((path / "feed.lance/data").is_file() for path in kept)
+    assert (tmp_path / f"out.{'f' * 32}.part").is_symlink()
 
 
 @FORMATS

@@ -2,8 +2,11 @@
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lensfeed import SnapshotError, open_feed, pinned
@@ -60,6 +63,21 @@ def test_nobody_pins_for_ever_or_for_no_time(snapshot: Snapshot, hours: float) -
         pinned(snapshot, by="x", hours=hours),
     ):
         pass
+
+
+@pytest.mark.parametrize("hours", ["3", None, True])
+def test_hours_that_are_no_number_are_refused_by_their_name(snapshot: Snapshot, hours: Any) -> None:
+    with (
+        pytest.raises(SnapshotError, match=re.escape(f"hours: expected a number, found {hours!r}")),
+        pinned(snapshot, by="x", hours=hours),
+    ):
+        pass
+
+
+def test_hours_of_numpys_are_hours(snapshot: Snapshot) -> None:
+    for hours in (np.float32(1), np.int64(1)):
+        with pinned(snapshot, by="x", hours=hours):
+            assert len(files(snapshot)) == 1
 
 
 def test_who_may_not_write_there_is_told_so(snapshot: Snapshot) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError, arrow_schema
+from lensfeed.snapshot import Snapshot, SnapshotError, SnapshotGoneError, arrow_schema, ledger_events
 from schemas.tables import INDEX_FEED, PUBLISHED, TABLES
 from tests.lensfeed.tiny_warehouse import DAY, TinyWarehouse, delta_metadata, feed_row, image_id
 
@@ -198,6 +198,16 @@ def test_a_folder_without_a_ledger_is_no_warehouse(tmp_path: Path) -> None:
         with pytest.raises(SnapshotError, match=f"no warehouse at {place}: expected the ledger.*{place}/runs"):
             Snapshot.open(str(place))
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_no_name_is_not_the_working_directory(warehouse: TinyWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse.event("run", "published")
+    monkeypatch.chdir(warehouse.root)
+    with pytest.raises(SnapshotError, match="warehouse: expected a path or URI, found ''"):
+        Snapshot.open("")
+    with pytest.raises(SnapshotError, match="warehouse: expected a path or URI, found ''"):
+        ledger_events("")
+    assert Snapshot.open(".").run_id == "run"
 
 
 def test_a_warehouse_without_a_published_run_says_so(warehouse: TinyWarehouse) -> None:

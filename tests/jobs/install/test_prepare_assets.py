@@ -1,7 +1,9 @@
 """Set-up on the real packages, and jars through the real Ivy from a Maven repository on loopback."""
 
 import hashlib
+import os
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -149,6 +151,23 @@ def test_a_missing_jar_is_fetched_without_what_it_depends_on(repository: Path, t
 
 
 @pytest.mark.usefixtures("only_jars")
+@pytest.mark.parametrize("name", ["100%25 ä", "a(b)", "[artifact]", "${user.home}"])
+def test_no_folders_name_is_a_pattern_of_ivys(repository: Path, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "in" / name
+    assert main(["--into", str(directory), "--ivy-settings", str(repository)]) == 0
+    assert [path for path in (tmp_path / "in").rglob("*") if path.is_file()] == [directory / "jars" / LAKE.file]
+
+
+@pytest.mark.usefixtures("only_jars")
+def test_files_may_be_named_from_where_one_is(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--into", "assets", "--ivy-settings", repository.name]) == 0
+    assert (tmp_path / "assets/jars" / LAKE.file).is_file()
+
+
+@pytest.mark.usefixtures("only_jars")
 def test_a_jar_that_is_not_pinned_is_removed_for_a_session_would_load_it(tmp_path: Path) -> None:
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars" / LAKE.file).write_bytes(JAR_BYTES)
@@ -181,6 +200,33 @@ def test_an_unreachable_repository_ends_with_one_line_that_names_the_jar(
     assert error.startswith("error: lake-1.0.jar: not fetched; check the network")
     assert error.count("\n") == 1
     assert not contents(tmp_path / "assets")
+
+
+@pytest.mark.usefixtures("only_jars")
+def test_what_a_killed_set_up_left_goes_once_nobody_can_be_making_it(tmp_path: Path) -> None:
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars" / LAKE.file).write_bytes(JAR_BYTES)
+    for name, hours in ((".making-old", 2), (".making-new", 0.5), ("notes", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half")
+        then = time.time() - hours * 3600
+        os.utime(tmp_path / name, (then, then))
+    assert main(["--into", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".making-new", "jars", "notes"]
+
+
+@pytest.mark.usefixtures("only_jars")
+def test_a_killed_set_up_leaves_what_the_next_one_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def killed(_: object, scratch: Path, __: object) -> None:
+        made.append(scratch.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_assets, "_fetch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path)
+    assert made[0].startswith(".making-")
 
 
 @pytest.mark.usefixtures("only_jars")
