@@ -17,9 +17,10 @@ from pathlib import Path
 
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
+from jobs.config.output_file import check_place
 from jobs.config.profile import load
 from jobs.config.progress import log
-from jobs.reporting.pages import check_place, in_bytes, write_page
+from jobs.reporting.pages import in_bytes, write_page
 from jobs.reporting.whatif import render_effects
 from jobs.run.context import Work
 from jobs.run.effects import gather_effects

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
 from jobs.config.errors import RunError, UsageError
+from jobs.config.output_file import check_place
 from jobs.config.profile import Config, load, load_policy
 from jobs.reporting.gathering import gather
-from jobs.reporting.pages import check_place, in_bytes, write_page
+from jobs.reporting.pages import in_bytes, write_page
 from jobs.reporting.rendering import Head, render
 from jobs.reporting.runs import chosen_runs, published_runs
 from jobs.startup.preflight import parse_date

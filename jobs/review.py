@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
+from jobs.config.output_file import check_place, written_whole
 from jobs.config.profile import load
 from jobs.config.progress import log
 from jobs.run.lifecycle import held
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> None:
     write = writer(options.into)
+    check_place(options.into, "--into")
     config = local_assets(load(options.profile, options.set))
     policy, versions = check(config)
     table = under_review(config, policy, versions).toArrow()
-    write(table, options.into)
+    with written_whole(options.into) as draft:
+        write(table, draft)
     log.info("review: %d subjects written to %s", table.num_rows, options.into)
 
 

@@ -8,7 +8,6 @@ least of all, whatever a title might hold.
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from jobs.config.errors import UsageError
+from jobs.config.output_file import written_whole
 from jobs.config.texts import LONGEST, plain
 from udfs.credentials import redact_text
 
@@ -78,36 +77,12 @@ def thumbnails(jpegs: Mapping[str, bytes], side: int) -> dict[str, str]:
     return found
 
 
-def check_place(into: Path, option: str) -> None:
-    """Raise UsageError, which names the option, where no file can be written there; makes the folders that it needs."""
-    if into.is_dir():
-        raise UsageError(f"{option} {into}: expected a file, found a folder")
-    if into.exists() and not into.is_file():  # a new file would take the place of the device or pipe
-        raise UsageError(f"{option} {into}: expected a file, found a device, pipe or socket")
-    draft = _draft_of(into)
-    try:
-        into.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise UsageError(f"{option} {into}: cannot be written ({error.filename}: {error.strerror})") from None
-
-
 def write_page(html: str, into: Path) -> int:
     """Write the file, whole or not at all; its size in bytes."""
     data = html.encode()
-    into.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft_of(into)
-    try:
+    with written_whole(into) as draft:
         draft.write_bytes(data)
-        draft.replace(into)
-    finally:
-        draft.unlink(missing_ok=True)
     return len(data)
-
-
-def _draft_of(into: Path) -> Path:
-    return into.with_name(f".{into.name}.{os.getpid()}")
 
 
 # Filters ------------------------------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def manifest(config: Config) -> Iterator[Finding]:
 def warehouse(config: Config) -> Iterator[Finding]:
     """Listing, writing, and putting what must not be there yet; who holds it; what was left."""
     local = local_path(config.warehouse)
-    if local is not None and not local.exists():
+    if local is not None and not local.is_dir():
         check_warehouse(config.warehouse)
         yield Finding("ok", "warehouse", f"{local} is not there yet; the first job makes it in {_existing(local)}")
         return

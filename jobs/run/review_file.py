@@ -98,9 +98,11 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     kind = _kind(path)
     try:
         if kind == ".parquet":
-            table = pq.read_table(path)
-            names = table.column_names
-            rows: list[Mapping[str, Any]] = table.to_pylist()
+            names = pq.read_schema(path).names
+            read = [
+                name for name in (*_NEEDED, "comment") if name in names
+            ]  # others may hold what Python has no type for
+            rows: list[Mapping[str, Any]] = pq.read_table(path, columns=read).to_pylist()
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, strict=True)

@@ -2,10 +2,12 @@
 
 import csv
 import datetime as dt
+import errno
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
@@ -47,3 +49,33 @@ def test_an_export_holds_what_is_published_and_not_what_is_being_applied(
     with file.open(newline="", encoding="utf-8") as written:
         (cells,) = csv.DictReader(written)
     assert (cells["subject_id"], cells["title"]) == ("2026-01-01/a.jsonl/1", "'=1+1")
+
+
+@pytest.mark.parametrize("place", ["folder.csv", "file/review.csv"])
+def test_a_place_that_no_file_can_be_written_to_is_refused_before_any_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(review, "under_review", None)  # its work
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    assert review.main(["export", "--profile", "conf/local.yaml", "--into", str(tmp_path / place)]) == 2
+    assert f"--into {tmp_path / place}: " in caplog.text
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts may have been written into it."""
+
+    class Table:
+        def toArrow(self) -> pa.Table:  # noqa: N802 -- pyspark's
+            return pa.table({"subject_kind": ["image"]})
+
+    def fills_the_disk(table: pa.Table, path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(review, "under_review", lambda *_: Table())
+    monkeypatch.setattr(review, "writer", lambda _: fills_the_disk)
+    file = tmp_path / "review.csv"
+    file.write_text("verdicts")
+    assert review.main(["export", "--profile", "conf/local.yaml", "--into", str(file)]) == 1
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"review.csv": "verdicts"}

@@ -60,6 +60,12 @@ def test_a_warehouse_that_no_job_could_make_fails(tmp_path: Path) -> None:
     assert finding.found.endswith(f"{tmp_path}/file is not a folder")
 
 
+def test_a_warehouse_that_is_a_file_fails_in_words(tmp_path: Path) -> None:
+    (tmp_path / "w").touch()
+    (finding,) = health._looked_at("warehouse", lambda: health.warehouse(config(tmp_path, f"warehouse={tmp_path}/w")))
+    assert (finding.state, finding.found.endswith(f"{tmp_path}/w is not a folder")) == ("FAIL", True)
+
+
 def test_looking_at_a_warehouse_leaves_it_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "w" / "runs").mkdir(parents=True)
     found = states(iter(health.warehouse(config(tmp_path))))

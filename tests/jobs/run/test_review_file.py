@@ -81,6 +81,15 @@ def test_reasons_as_a_list_are_refused(tmp_path: Path) -> None:
         review_file.read_verdicts(path)
 
 
+def test_columns_of_others_may_hold_what_python_has_no_type_for(tmp_path: Path) -> None:
+    path = tmp_path / "review.parquet"
+    row = {"subject_kind": "image", "subject_id": "x", "reasons": "nsfw", "verdict": "allow", "reviewer": "me"}
+    table = pa.Table.from_pylist([row]).append_column("asked", pa.array([2**62], pa.timestamp("s")))
+    pq.write_table(table, path)
+    (found,) = review_file.read_verdicts(path)
+    assert (found.subject_id, found.comment) == ("x", None)
+
+
 def test_columns_that_a_spreadsheet_adds_are_none(tmp_path: Path) -> None:
     path = tmp_path / "review.csv"
     path.write_text("subject_kind,subject_id,reasons,verdict,reviewer,,\nimage,a,b,,,,\nimage,c,d,allow,me,,\n")

@@ -1,0 +1,39 @@
+"""Files that a command was told to write: one that cannot be is refused before the work, and none is half there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.config.errors import UsageError
+
+
+def check_place(into: Path, option: str) -> None:
+    """Raise UsageError, which names the option, where no file can be written there; makes the folders that it needs."""
+    if into.is_dir():
+        raise UsageError(f"{option} {into}: expected a file, found a folder")
+    if into.exists() and not into.is_file():  # a new file would take the place of the device or pipe
+        raise UsageError(f"{option} {into}: expected a file, found a device, pipe or socket")
+    draft = _draft_of(into)
+    try:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise UsageError(f"{option} {into}: cannot be written ({error.filename}: {error.strerror})") from None
+
+
+@contextmanager
+def written_whole(into: Path) -> Iterator[Path]:
+    """A path to write the file at: it takes its place when all went well, and leaves no trace where not."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft_of(into)
+    try:
+        yield draft
+        draft.replace(into)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft_of(into: Path) -> Path:
+    return into.with_name(f".{into.name}.{os.getpid()}")
