@@ -53,13 +53,13 @@ def test_an_export_holds_what_is_published_and_not_what_is_being_applied(
 
 @pytest.mark.parametrize("place", ["folder.csv", "file/review.csv"])
 def test_a_place_that_no_file_can_be_written_to_is_refused_before_any_work(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(review, "under_review", None)  # its work
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     assert review.main(["export", "--profile", "conf/local.yaml", "--into", str(tmp_path / place)]) == 2
-    assert f"--into {tmp_path / place}: " in caplog.text
+    assert f"--into {tmp_path / place}: " in capfd.readouterr().err
 
 
 def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
