@@ -99,9 +99,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
         if kind == ".parquet":
             names = pq.read_schema(path).names
-            read = [
-                name for name in (*_NEEDED, "comment") if name in names
-            ]  # others may hold what Python has no type for
+            # Others may hold what Python has no type for.
+            read = [name for name in (*_NEEDED, "comment") if name in names]
             rows: list[Mapping[str, Any]] = pq.read_table(path, columns=read).to_pylist()
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
