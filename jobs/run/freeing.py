@@ -25,6 +25,7 @@ def free_files(work: Work, touched_urls: Staged, old: DataFrame, feed_changes: D
     staged under their names.
     """
     _free_states(work, touched_urls)
+    _owe_old_files(work)
     if not owes(work.counts):
         return
     removed = work.staged(Dataset.REMOVED)
@@ -47,13 +48,9 @@ def _free_states(work: Work, touched_urls: Staged) -> None:
         keys["image_id"] = work.taken_down
     if not keys:
         return
-    found = _free(work, "url_state", keys, work.staged("url_state"), says("url_state"))
-    if work.counts.get(TEXTS_ERASED):
-        return
-    if not found and work.taken_down is not None:
-        found = _left_behind(work, work.taken_down)
-    if found:
-        work.counts[TEXTS_ERASED] = found
+    files = _free(work, "url_state", keys, work.staged("url_state"), says("url_state"))
+    if files and not work.counts.get(TEXTS_ERASED):
+        work.counts[TEXTS_ERASED] = files
 
 
 def says(table: str = "sightings") -> Column:
@@ -62,17 +59,21 @@ def says(table: str = "sightings") -> Column:
     return f.array_contains(f.array(*told), f.lit(True))
 
 
-def _left_behind(work: Work, images: Staged) -> int:
-    """How many rows of these contents, or that say something of them, lie in files that no table needs any more, and
-    that this run would leave there: a date that was forced since, or a content that upkeep collected, leaves them on
-    the disk until their time is over."""
-    tables = TELLING_TEXTS if owes(work.counts) else (*PURGED, *TELLING_TEXTS)
-    return sum(
-        near(lying.where(says(table)) if table in TELLING_TEXTS else lying, images).count()
-        for table in tables
-        if "image_id" in TABLES[table].column_names
-        for lying in [work.landing.left_behind(table)]
-    )
+def _owe_old_files(work: Work) -> None:
+    """Where the run would leave them: files that no table needs any more, with rows of what it takes down, or that say
+    something of it. A date that was forced since, or a content that upkeep collected, leaves them on the disk until
+    their time is over."""
+    if work.taken_down is None or work.counts.get(TEXTS_ERASED):
+        return
+    rows = 0
+    for table in TELLING_TEXTS if owes(work.counts) else (*PURGED, *TELLING_TEXTS):
+        if "image_id" not in TABLES[table].column_names:
+            continue
+        lying = work.landing.left_behind(table)
+        telling = lying.where(says(table)) if table in TELLING_TEXTS else lying
+        rows += near(telling, work.taken_down).count()
+    if rows:
+        work.counts[TEXTS_ERASED] = rows
 
 
 def _free(work: Work, table: str, keys: Mapping[str, Staged], changed: DataFrame, where: Column | None = None) -> int:

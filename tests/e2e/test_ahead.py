@@ -93,6 +93,7 @@ def test_what_was_taken_down_meanwhile_is_not_taken_from_what_was_fetched_before
     assert fetched_ahead(warehouse) == {FIRST: 0}
     assert world.outcomes(warehouse)[str(FIRST), path] == "blocked"
     assert requests(world)[world.site.url(path)] == before[world.site.url(path)]
+    assert storage.names(ahead.FOLDER) == []
 
 
 def test_more_dates_than_connections_to_a_host_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
