@@ -86,5 +86,6 @@ def _receive(receiving: socket.socket, key: str, made: Tally, ended: threading.E
     with receiving:
         while not ended.is_set():
             with contextlib.suppress(OSError, ValueError, TypeError):  # none came in time, or none of ours
-                if (told := Told.of_bytes(receiving.recv(_LARGEST), key)) is not None:
+                told = Told.of_bytes(receiving.recv(_LARGEST), key)
+                if told is not None and not ended.is_set():  # a later job's may come while this one waits
                     made.take(told)

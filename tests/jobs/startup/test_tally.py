@@ -1,6 +1,7 @@
 """Counts that come from tasks, on the driver."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from jobs.startup.tally import Tally, tally
+from jobs.startup.tally import Tally, _receive, tally
 from udfs.tally import Told, telling
 
 
@@ -29,6 +30,26 @@ def test_functions_of_one_task_count_beside_each_other() -> None:
     made.take(Told("fetch", 0, 7, {"fetched": 9, "unchanged": 1, "failed": 1}))
     made.take(Told("canonical", 0, 7, {"allowed": 3, "failed": 1, "fetched": -4}))
     assert made.counts() == {"blocked": 1, "failed": 3, "allowed": 3, "fetched": 3, "unchanged": 1}
+
+
+def test_what_comes_after_the_end_is_not_counted() -> None:
+    made, ended = Tally(), threading.Event()
+    receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiving.bind(("127.0.0.1", 0))
+    receiving.settimeout(5)
+    address = receiving.getsockname()
+    waiting = threading.Thread(target=_receive, args=(receiving, "key", made, ended), daemon=True)
+    waiting.start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as task:
+        task.sendto(Told("fetch", 0, 7, {"failed": 20}).to_bytes("key"), address)
+        deadline = time.monotonic() + 5
+        while not made.counts() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended.set()
+        task.sendto(Told("fetch", 0, 9, {"failed": 2}).to_bytes("key"), address)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert made.counts() == {"failed": 20}
 
 
 @pytest.mark.spark
