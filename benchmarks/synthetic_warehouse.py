@@ -22,7 +22,7 @@ from jobs.stages.feed import row_digest, row_ids
 from jobs.warehouse.golden import golden_of_images, golden_of_texts
 from jobs.warehouse.landing import PAGE_ROWS, Landing, set_pages
 from jobs.warehouse.ledger import Event, Ledger, Versions
-from schemas.tables import INDEX_FEED, ROW_ID, TABLES
+from schemas.tables import ADDED_SEQ, CHANGED_SEQ, INDEX_FEED, ROW_ID, SIGHTINGS, TABLES
 from udfs.embedding.embed import dimension
 from udfs.embedding.text import text_dimension
 from udfs.gate.content import gate_version
@@ -96,6 +96,13 @@ def feed_rows(spark: SparkSession, rows: int, dimension: int, text_dimension: in
     numbered = _numbered(spark, rows).withColumns({name: f.lit(name) for name in named})
     vectors = {"vector": (_VECTOR, dimension), "text_vector": (_TEXT_VECTOR, text_dimension)}
     return _digested(_with_noise(numbered, vectors))
+
+
+def sighting_rows(spark: SparkSession, rows: int) -> DataFrame:
+    """So many rows of `sightings`, each of a page of its own, all of the date `FIRST`."""
+    told = {"run_id": RUN_ID, "policy_version": "policy_version"}
+    numbered = _numbered(spark, rows).withColumns({name: f.lit(value) for name, value in told.items()})
+    return _complete(SIGHTINGS.name, numbered.withColumn("ingest_date", f.lit(FIRST)))
 
 
 def _complete(table: str, rows: DataFrame) -> DataFrame:
@@ -214,7 +221,8 @@ def _numbered(spark: SparkSession, images: int) -> DataFrame:
 def _digested(feed: DataFrame) -> DataFrame:
     """Feed rows with their digest as jobs.stages.feed makes it: a night that meets one finds it unchanged."""
     complete = _complete(INDEX_FEED.name, feed)
-    return complete.withColumn("row_digest", row_digest()).withColumn(ROW_ID, row_ids(0))
+    seqs = dict.fromkeys((ADDED_SEQ, CHANGED_SEQ), f.lit(0).cast("bigint"))
+    return complete.withColumns({"row_digest": row_digest(), ROW_ID: row_ids(0), **seqs})
 
 
 def _with_noise(rows: DataFrame, wanted: Mapping[str, tuple[int, int]]) -> DataFrame:

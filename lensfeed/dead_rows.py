@@ -31,9 +31,8 @@ class Positions:
         """How many of the first N rows are not among them."""
         return int((~self.mask).sum())
 
-    def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """These rows of the file, which `batches` holds whole and in order."""
-        start = 0
+    def of(self, batches: Iterable[pa.RecordBatch], start: int = 0) -> Iterator[pa.RecordBatch]:
+        """These rows of the file, which `batches` holds whole and in order, from row `start` on."""
         for batch in batches:
             part = self._until(start + batch.num_rows)[start:]
             start += batch.num_rows

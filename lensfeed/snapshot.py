@@ -11,6 +11,8 @@ import tempfile
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -102,20 +104,8 @@ class Portion:
         return len(self.paths) == self.of_files
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A table as it lies, for whoever reads its files by itself."""
-
-    files: list[str]
-    """As `Snapshot.files`."""
-    row_count: int
-    """Of live rows."""
-    dead_row_ids: NDArray[np.int64]
-    """(N,) of rows in the files that are no rows of the table any more."""
-
-
 @dataclass(frozen=True)
-class _LiveFiles:
+class LiveFiles:
     """The files of a table at a version."""
 
     dataset: ds.FileSystemDataset
@@ -149,6 +139,20 @@ class _LiveFiles:
             yield from self._masked(fragment, positions, columns, where, use_threads=use_threads)
         yield from scan()
 
+    @cached_property
+    def _fragments(self) -> dict[str, ds.ParquetFileFragment]:
+        return {fragment.path: fragment for fragment in self.dataset.get_fragments()}
+
+    def row_group(self, path: str, number: int, columns: Sequence[str], *, use_threads: bool) -> pa.Table:
+        """The live rows of a file's row group, the file named as in the dataset. Raises FileNotFoundError."""
+        fragment = self._fragments[path]
+        group = fragment.subset(row_group_ids=[number])
+        rows = group.to_table(schema=self.dataset.schema, columns=list(columns), use_threads=use_threads)
+        if (positions := self.positions.get(path)) is None:
+            return rows
+        start = sum(before.num_rows for before in fragment.row_groups[:number])
+        return pa.Table.from_batches(positions.of(rows.to_batches(), start), rows.schema)
+
     def partly_in_memory(self, *, use_threads: bool) -> ds.Dataset:
         """The live rows; those of files that have dead ones, too, are read now."""
         fragments, dataset = list(self.dataset.get_fragments()), self.dataset
@@ -157,7 +161,7 @@ class _LiveFiles:
             return ds.FileSystemDataset(list(some), dataset.schema, dataset.format, dataset.filesystem)
 
         whole = of(fragment for fragment in fragments if fragment.path not in self.positions)
-        partly = _LiveFiles(of(fragment for fragment in fragments if fragment.path in self.positions), self.positions)
+        partly = LiveFiles(of(fragment for fragment in fragments if fragment.path in self.positions), self.positions)
         batches = list(partly.batches(dataset.schema.names, None, use_threads=use_threads))
         return ds.UnionDataset(
             dataset.schema, [whole, ds.InMemoryDataset(pa.Table.from_batches(batches, dataset.schema))]
@@ -174,14 +178,33 @@ class _LiveFiles:
     ) -> Iterator[pa.RecordBatch]:
         # A filter of Arrow's would shift positions: whether a row meets the condition is read as one more column.
         asked = {name: pc.field(name) for name in columns} | ({} if where is None else {_MEETS: where})
-        scan = fragment.to_batches(
-            schema=self.dataset.schema, columns=asked, use_threads=use_threads, **_LITTLE_AT_ONCE
-        )
-        for batch in positions.of(scan):
-            if where is None:
-                yield batch
-            elif (meeting := batch.filter(batch.column(_MEETS))).num_rows:
-                yield meeting.select(list(columns))
+        for part, start in self._parts(fragment, where):
+            scan = part.to_batches(
+                schema=self.dataset.schema, columns=asked, use_threads=use_threads, **_LITTLE_AT_ONCE
+            )
+            for batch in positions.of(scan, start):
+                if where is None:
+                    yield batch
+                elif (meeting := batch.filter(batch.column(_MEETS))).num_rows:
+                    yield meeting.select(list(columns))
+
+    def _parts(
+        self, fragment: ds.ParquetFileFragment, where: ds.Expression | None
+    ) -> Iterator[tuple[ds.ParquetFileFragment, int]]:
+        """The file, or where not all of its row groups may have a row that meets the condition, those that may; each
+        with the position of its first row."""
+        if where is None:
+            yield fragment, 0
+            return
+        meeting = {group.id for group in fragment.subset(where, schema=self.dataset.schema).row_groups}
+        groups = fragment.row_groups
+        if len(meeting) == len(groups):
+            yield fragment, 0
+            return
+        starts = accumulate((group.num_rows for group in groups), initial=0)
+        for group, start in zip(groups, starts, strict=False):
+            if group.id in meeting:
+                yield fragment.subset(row_group_ids=[group.id]), start
 
 
 _MEETS = "_meets"
@@ -321,15 +344,11 @@ class Snapshot:
         files = self._live(_known(table), None)
         return np.empty(0, np.int64) if files is None else self._dead_ids(table, files)
 
-    def stored(self, table: str) -> Stored:
-        """What `files`, `row_count` and `dead_row_ids` say, by one look at the table's log."""
-        files = self._live(_known(table), None)
-        if files is None:
-            return Stored([], 0, np.empty(0, np.int64))
-        places = [f"{self.warehouse}/{table}/{path}" for path in files.dataset.files]
-        return Stored(places, self._counted(table, files), self._dead_ids(table, files))
+    def live_files(self, table: str) -> LiveFiles | None:
+        """The files of `files`, for whoever reads them piece by piece; None where the table did not exist yet."""
+        return self._live(_known(table), None)
 
-    def _dead_ids(self, table: str, files: _LiveFiles) -> NDArray[np.int64]:
+    def _dead_ids(self, table: str, files: LiveFiles) -> NDArray[np.int64]:
         if files.positions and ROW_ID not in files.dataset.schema.names:
             raise SnapshotError(
                 f"table {table} has {files.dead_rows} dead rows in its files, and no column {ROW_ID} to tell them by: "
@@ -353,7 +372,7 @@ class Snapshot:
         return pc.field("seq") <= self.seq if table == RUNS.name else None
 
     def _scanned(
-        self, table: str, files: _LiveFiles, schema: pa.Schema, where: ds.Expression | None
+        self, table: str, files: LiveFiles, schema: pa.Schema, where: ds.Expression | None
     ) -> Iterator[pa.RecordBatch]:
         try:
             for batch in files.batches(schema.names, where, use_threads=_is_local(self.warehouse)):
@@ -367,7 +386,7 @@ class Snapshot:
         files = self._live(_known(table), None)
         return 0 if files is None else self._counted(table, files)
 
-    def _counted(self, table: str, files: _LiveFiles) -> int:
+    def _counted(self, table: str, files: LiveFiles) -> int:
         try:
             held = files.dataset.count_rows(filter=self._until(table), use_threads=_is_local(self.warehouse))
             return int(held) - files.dead_rows
@@ -407,6 +426,21 @@ class Snapshot:
             if chosen and size > most_bytes:
                 break
             chosen.append(action)
+        return self._portion(table, delta, actions, chosen)
+
+    def portion_above(self, table: str, column: str, bound: int) -> Portion:
+        """The files of the table that may hold a row whose `column` is greater than `bound`, by the statistics in
+        Delta's log: a file of which it says nothing may. Nothing else is read."""
+        delta = self._delta(_known(table).name)
+        actions = [] if delta is None else _live_files(delta)
+        greatest = f"max.{column}"
+        may = [one for one in actions if one.get(greatest) is None or one[greatest] > bound]
+        return self._portion(table, delta, actions, may)
+
+    def _portion(
+        self, table: str, delta: DeltaTable | None, actions: list[dict[str, Any]], chosen: list[dict[str, Any]]
+    ) -> Portion:
+        """Some of a table's files, of those that there are to choose from."""
         paths = [action["path"] for action in actions]
         positions = {} if delta is None else self._positions(table, delta, paths)
 
@@ -446,14 +480,14 @@ class Snapshot:
         _check_columns(TABLES[table], delta)
         return delta
 
-    def _live(self, table: Table, portion: Portion | None) -> _LiveFiles | None:
+    def _live(self, table: Table, portion: Portion | None) -> LiveFiles | None:
         if portion is not None and portion.table != table.name:
             raise SnapshotError(f"expected a portion of table {table.name}, found one of {portion.table}")
         delta = self._delta(table.name)
         if delta is None:
             return None
         dataset = _dataset(table, delta, self.filesystem(table.name), portion)
-        return _LiveFiles(dataset, self._positions(table.name, delta, dataset.files))
+        return LiveFiles(dataset, self._positions(table.name, delta, dataset.files))
 
     def _positions(self, table: str, delta: DeltaTable, paths: Sequence[str]) -> dict[str, Positions]:
         """`live_positions` of files of the table. Raises SnapshotGoneError where what says so was removed."""

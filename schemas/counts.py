@@ -36,6 +36,8 @@ class Count(StrEnum):
     INSERTS = "inserts"
     COLLIDED = "collided"
     FEED_ID_COLLISIONS = "feed_id_collisions"
+    LEFT_FEED = "left_feed"
+    """Ids that leave the feed."""
     WITHOUT_VECTOR = "without_vector"
     CONTENTS_REMOVED = "contents_removed"
     """What leaves the tables, and thereby the disk (`jobs.warehouse.ledger.REMOVED`)."""

@@ -27,6 +27,8 @@ class Column:
     comment: str
     nullable: bool = True
     volatile: bool = False
+    measured: bool = False
+    """Whether Delta keeps its least and greatest value, though it is no key and no time."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Table:
         """Columns of which Delta may keep the least and the greatest value in its log: keys and times, by which files
         are passed over. Of no other: the log outlives the rows, and must hold no part of a URL or a text. Partitions
         are in the log anyway."""
-        telling = [c.name for c in self.columns if c.name in self.keys or c.type in {"date", "timestamp"}]
+        told = {"date", "timestamp"}
+        telling = [c.name for c in self.columns if c.name in self.keys or c.type in told or c.measured]
         return tuple(name for name in telling if name not in self.partition_by)
 
     @property
@@ -98,6 +101,10 @@ def _id(name: str, comment: str, nullable: bool = False) -> Column:
 ROW_ID = "row_id"
 """Column of a table that keeps its files, and that readers without positions read: no two rows that were ever written
 have the same."""
+
+ADDED_SEQ, CHANGED_SEQ, GONE_SEQ = "added_seq", "changed_seq", "gone_seq"
+"""Columns that say which run did it, by the position in the ledger at which it started: greater than that of every
+event published before, and less than that of its own `published`."""
 
 _RUN_ID = Column("run_id", "string", "run that wrote the row", nullable=False, volatile=True)
 _OUTCOMES = "('accepted', 'review', 'blocked', 'failed', 'deferred')"
@@ -511,8 +518,38 @@ INDEX_FEED = Table(
             nullable=False,
             volatile=True,
         ),
+        Column(
+            ADDED_SEQ,
+            "bigint",
+            "since which run the id is in the feed without a break: the `seq` at which it started; null where that was "
+            "before such was recorded",
+            volatile=True,
+        ),
+        Column(
+            CHANGED_SEQ,
+            "bigint",
+            "of the run, likewise, that last changed anything of the row; moving it is no change",
+            volatile=True,
+            measured=True,
+        ),
     ),
     constraints={"feed_id_positive": "feed_id >= 0"},
+)
+
+FEED_TOMBSTONES = Table(
+    name="feed_tombstones",
+    row="time for which an id was in the feed, and after which it left",
+    kind="log",
+    keys=(),
+    digested=False,
+    columns=(
+        Column("feed_id", "bigint", "id in index_feed; it may be back, or come back", nullable=False),
+        Column(
+            ADDED_SEQ, "bigint", "of its row: the run since which it had been there; null where index_feed has none"
+        ),
+        Column(GONE_SEQ, "bigint", "the `seq` at which the run started in which it left", False, measured=True),
+    ),
+    constraints={"was_there": f"{ADDED_SEQ} is null or {ADDED_SEQ} < {GONE_SEQ}"},
 )
 
 FEED_MEMBERS = Table(
@@ -655,6 +692,7 @@ TABLES: dict[str, Table] = {
         LSH_BANDS,
         CLUSTERS,
         INDEX_FEED,
+        FEED_TOMBSTONES,
         FEED_MEMBERS,
         FEED_IDS,
         OVERRIDES,

@@ -10,8 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lensfeed import Snapshot, open_feed
+from lensfeed import ChangesGoneError, Snapshot, changes, open_feed
 from lensfeed.rerank import Query
+from schemas.tables import PUBLISHED
 from tests.lensfeed.pictured_warehouse import ASSETS, pictures, row, versions, write
 from tests.lensfeed.tiny_warehouse import TinyWarehouse
 
@@ -95,13 +96,16 @@ def test_an_index_that_is_brought_up_to_date_equals_one_built_from_scratch(
     assert json.loads((folder / "receipt.json").read_text()) == note
 
 
-def test_an_index_is_built_anew_where_changes_are_gone_or_the_receipt_is(
+def test_an_index_is_built_anew_where_changes_are_not_known_or_the_receipt_is_gone(
     builder: ModuleType, nights: TinyWarehouse, tmp_path: Path
 ) -> None:
     folder = tmp_path / "index"
+    recorded = [(name, 0 if name == "index_feed" else -1) for name in PUBLISHED if name != "feed_tombstones"]
+    nights.event("of an earlier release", "published", table_versions=recorded, **versions())
     builder.bring_up_to_date(str(nights.root), folder)
     second_night(nights)
-    nights.vacuum("index_feed")
+    with pytest.raises(ChangesGoneError):
+        changes(nights.root, "of an earlier release")
     _, indices = builder.bring_up_to_date(str(nights.root), folder)
     assert len(builder.ids_in(indices["vector"])) == 22
     (folder / "receipt.json").unlink()

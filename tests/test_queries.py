@@ -85,7 +85,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write("sightings", [sighting(5, dt.date(2025, 12, 31), "accepted")])
     tiny.write("images", [image_row(n) for n in range(3)])
     tiny.write("clusters", [cluster(0, 0, 0), cluster(1, 0, 4), cluster(2, 2, 0)])
-    tiny.write("index_feed", [feed_row(n) for n in (41, 42, 43, 44)])
+    tiny.write("index_feed", [feed_row(n) for n in (40, 41, 42, 43, 44)])
     tiny.kill("index_feed", [41])
     tiny.write("feed_members", [member_row(42, 1, "https://b.example/1.jpg", hamming=4)])
     tiny.write(
@@ -94,6 +94,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write("decisions", [decision("a", "block", ["nsfw", "text_explicit"]), decision("b", "block", ["nsfw"])])
     tiny.write("decisions", [decision("c", "allow", []), decision("d", "block", ["nsfw"], source="human")])
     tiny.event("early", "published", counts=[("outcome.accepted", 1)])
+    tiny.kill("index_feed", [40])
     tiny.event("run", "started")
     tiny.event("run", "published", counts=[("outcome.accepted", 4), ("sightings", 5)])
     tiny.event("next", "started")
@@ -125,7 +126,8 @@ def run(warehouse: Path, section: str, library: str) -> Any:
 
 
 def test_the_tables_that_matter_most_have_a_query_of_each_kind() -> None:
-    assert QUERIED == ["sightings", "images", "clusters", "index_feed", "runs", "decisions", "feed_members"]
+    of_the_feed = ["index_feed", "feed_tombstones"]
+    assert ["sightings", "images", "clusters", *of_the_feed, "runs", "decisions", "feed_members"] == QUERIED
     for name in QUERIED:
         kinds = [(kind, text.split("\n")[0].partition(":")[0]) for kind, text in SECTIONS[name]]
         assert [kind for kind, _ in kinds] == ["sql", "python", "python"]
@@ -178,6 +180,11 @@ def test_the_feed(warehouse: Path) -> None:
     assert run(warehouse, "index_feed", "pandas")["feed_id"].tolist() == [42, 44]
 
 
+def test_what_left_the_feed(warehouse: Path) -> None:
+    assert run(warehouse, "feed_tombstones", "pyarrow")["feed_id"].to_pylist() == [40]
+    assert run(warehouse, "feed_tombstones", "pandas").to_dict() == {3: 1}
+
+
 def test_the_ledger(warehouse: Path) -> None:
     found = run(warehouse, "runs", "pyarrow")
     assert [(row["run_id"], row["counts"]["outcome.accepted"]) for row in found] == [("run", 4), ("early", 1)]
@@ -207,6 +214,7 @@ EXPECTED_BY_SQL: dict[str, list[tuple[Any, ...]]] = {
     "images": [("jpeg", 3, 512.0 * 384, 3000)],
     "clusters": [(image_id(0), 2, 4, DAY - dt.timedelta(days=1))],
     "index_feed": [(42, "picture 42", None, 1, 1, DAY), (44, "picture 44", None, 1, 1, DAY)],
+    "feed_tombstones": [(3, "nightly", "run", 1)],
     "runs": [(3, "run", 4), (1, "early", 1)],
     "decisions": [("image", "block", "nsfw", 2), ("image", "block", "text_explicit", 1)],
     "feed_members": [

@@ -20,7 +20,7 @@ from jobs.run.names import Count, Dataset
 from jobs.stages import dedup, feed, queue, state
 from jobs.warehouse.history import Staged, near
 from jobs.warehouse.landing import CHANGE, changes
-from schemas.tables import INDEX_FEED, SIGHTINGS, TABLES
+from schemas.tables import ADDED_SEQ, GONE_SEQ, INDEX_FEED, SIGHTINGS, TABLES
 from udfs.embedding.alignment import Alignment, alignment_for
 from udfs.embedding.text import text_dimension
 
@@ -191,9 +191,13 @@ def update_feed(run: ChangesFacts) -> None:
     work.stage_changes("feed_members", work.past("feed_members", heads), members)
 
     rows = _feed_rows(run, whole, members)
-    of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest"])
-    found = work.stage("feed_changes", changes(of_heads, rows, INDEX_FEED))
-    work.stage_changed("index_feed", _with_vectors(run, found))
+    of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest", ADDED_SEQ])
+    numbered = feed.with_seqs(changes(of_heads, rows, INDEX_FEED, kept=[ADDED_SEQ]), work.number)
+    found = work.stage("feed_changes", numbered, None, **{Count.LEFT_FEED: f.col(GONE_SEQ).isNotNull()})
+    work.counts[Count.LEFT_FEED] = work.rows("feed_changes").counted[Count.LEFT_FEED]
+    if work.counts[Count.LEFT_FEED]:
+        work.plan_rows("feed_tombstones", "feed_changes", where=f"{GONE_SEQ} is not null")
+    work.stage_changed("index_feed", _with_vectors(run, found.drop(GONE_SEQ)))
     freeing.free_files(work, touched.urls, run.facts().old, found)
 
 

@@ -4,7 +4,8 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from schemas.tables import FEED_MEMBERS, INDEX_FEED, ROW_ID
+from jobs.warehouse.landing import CHANGE
+from schemas.tables import ADDED_SEQ, CHANGED_SEQ, FEED_MEMBERS, GONE_SEQ, INDEX_FEED, ROW_ID
 from udfs.embedding.alignment import Alignment, cosine_udf
 
 
@@ -62,13 +63,27 @@ def feed_rows(
 OF_VECTORS = ("vector", "text_vector", "image_text_cosine")
 """Columns that are functions of (image_id, model_version), of (text_id, text_model_version), and of both with
 alignment_version: naming those in the row's digest is enough, and no vector is read for a row that stays."""
-DESCRIBED = [name for name in INDEX_FEED.column_names if name not in {*OF_VECTORS, "row_digest", ROW_ID}]
-"""The others, which the digest is made of."""
+DESCRIBED = [c.name for c in INDEX_FEED.columns if not c.volatile and c.name not in {*OF_VECTORS, "row_digest"}]
+"""The others, which the digest is made of, but for what runs number."""
 
 
 def row_digest() -> Column:
     """Of a row of `index_feed`: its contents, by which a row that changes is known."""
     return f.sha2(f.to_json(f.struct(*DESCRIBED), {"ignoreNullFields": "false"}), 256)
+
+
+def with_seqs(changed: DataFrame, run_number: int) -> DataFrame:
+    """Changes of `index_feed`, with the `added_seq` of the row that each is of -> with what says which run did it.
+
+    So consumers are told what happened since a run without a trace of the rows before (`lensfeed.changes`). `gone_seq`
+    is of rows that leave, which are rows of `feed_tombstones` then.
+    """
+    number = f.lit(run_number).cast("bigint")
+    return (
+        changed.withColumn(ADDED_SEQ, f.when(f.col(CHANGE) == "insert", number).otherwise(f.col(ADDED_SEQ)))
+        .withColumn(CHANGED_SEQ, number)
+        .withColumn(GONE_SEQ, f.when(f.col(CHANGE) == "delete", number))
+    )
 
 
 def with_vectors(
@@ -80,8 +95,8 @@ def with_vectors(
     alignment: Alignment | None,
     run_number: int,
 ) -> DataFrame:
-    """Rows of `feed_rows` with the columns `OF_VECTORS` and a `row_id`; a row without `has_text` gets zeros for the
-    text's vector. To be evaluated once: another time the ids of rows are others.
+    """Rows of `feed_rows` that went through `with_seqs`, with the columns `OF_VECTORS` and a `row_id`; a row without
+    `has_text` gets zeros for the text's vector. To be evaluated once: another time the ids of rows are others.
 
     `vectors` (`image_id, vector`) and `text_vectors` (`text_id, vector`) of the current models.
     """

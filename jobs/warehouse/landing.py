@@ -676,6 +676,9 @@ class Landing:
         if line.only is not None:
             # Keys are sent to the rows, which have pixels and vectors, and not both exchanged.
             rows = near(rows, Staged(self.staged(run_id, line.only, session), line.only_rows))
+        later = [c for c in TABLES[line.table].columns if c.nullable and c.name not in rows.columns]
+        if later and not line.removes:  # an earlier release has prepared the run, and this one rolls it forward
+            rows = rows.withColumns({column.name: f.lit(None).cast(column.type) for column in later})
         return rows if line.where is None else rows.where(line.where)
 
     def _merge(self, table: Table, rows: DataFrame, dates: Sequence[str] = ()) -> None:
@@ -838,17 +841,18 @@ def _check_types(table: Table, staged: t.StructType) -> None:
             )
 
 
-def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
+def changes(old: DataFrame, new: DataFrame, table: Table, kept: Sequence[str] = ()) -> DataFrame:
     """Inserts, updates and deletes that turn the rows `old` into the rows `new`; rows of either are read once.
 
     Rows that are equal in both (in their `row_digest`, where the table has one, else in all that is not volatile) are
     left out, so that a MERGE touches only what really changed. A delete names its key, and nothing else of the row. The
-    result has the columns of `new` and `CHANGE`; `old` needs no more than what is compared.
+    result has the columns of `new`, those of `old` that are to be `kept` (null in an insert), and `CHANGE`; `old` needs
+    no more than what is compared and kept.
     """
     keys = list(table.keys)
     telling = [column.name for column in table.columns if column.name not in keys and not column.volatile]
     compared = f.struct(*(["row_digest"] if "row_digest" in table.column_names else telling))
-    before = old.select(*keys, compared.alias("_old"))
+    before = old.select(*keys, *kept, compared.alias("_old"))
     after = new.select(*keys, compared.alias("_new"), f.struct(*new.columns).alias("_row"))
     change = (
         f.when(f.col("_row").isNull(), "delete")
@@ -857,4 +861,4 @@ def changes(old: DataFrame, new: DataFrame, table: Table) -> DataFrame:
     )
     found = before.join(after, keys, "full").withColumn(CHANGE, change).where(f.col(CHANGE).isNotNull())
     others = [f.col(f"_row.{name}").alias(name) for name in new.columns if name not in keys]
-    return found.select(*keys, *others, CHANGE).select(*new.columns, CHANGE)
+    return found.select(*keys, *others, *kept, CHANGE).select(*new.columns, *kept, CHANGE)

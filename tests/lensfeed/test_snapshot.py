@@ -76,6 +76,29 @@ def killed(warehouse: TinyWarehouse) -> Snapshot:
 KILLED = [0, 2, 3, 4, 5, 6, 8, 9]
 
 
+@pytest.mark.parametrize("least", range(-1, 10))
+def test_of_files_with_dead_rows_the_row_groups_alone_are_read_that_may_have_what_is_asked_for(
+    warehouse: TinyWarehouse, least: int
+) -> None:
+    warehouse.write("index_feed", [feed_row(n) for n in range(8)])  # four row groups
+    warehouse.kill("index_feed", [1, 2, 7])
+    warehouse.event("run", "published")
+    snapshot = Snapshot.open(warehouse.root)
+    (path,) = snapshot.files("index_feed")
+    groups = parquet.read_metadata(path)
+    content = bytearray(Path(path).read_bytes())
+    for number in range(groups.num_row_groups):
+        if 2 * number + 1 <= least:
+            columns = [groups.row_group(number).column(n) for n in range(groups.num_columns)]
+            start = min(column.dictionary_page_offset or column.data_page_offset for column in columns)
+            length = sum(column.total_compressed_size for column in columns)
+            content[start : start + length] = bytes(length)
+    Path(path).write_bytes(content)
+    found = snapshot.rows("index_feed", ["title", "feed_id"], where=pc.field("feed_id") > least)
+    assert found["feed_id"].to_pylist() == [n for n in (0, 3, 4, 5, 6) if n > least]
+    assert found["title"].to_pylist() == [f"picture {n}" if n % 2 == 0 else None for n in (0, 3, 4, 5, 6) if n > least]
+
+
 def test_rows_that_are_dead_in_files_that_stay_are_left_out(killed: Snapshot) -> None:
     assert feed_ids(killed) == KILLED
     assert killed.row_count("index_feed") == len(KILLED)

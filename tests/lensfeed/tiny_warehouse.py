@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lensfeed.snapshot import arrow_schema
-from schemas.tables import PUBLISHED, TABLES, Table
+from schemas.tables import ADDED_SEQ, CHANGED_SEQ, GONE_SEQ, PUBLISHED, TABLES, Table
 
 DIMENSION = 8
 TEXT_DIMENSION = 4
@@ -114,11 +114,20 @@ class TinyWarehouse:
         self._stored: dict[str, list[dict[str, Any]]] = {}
         self._dead: dict[str, frozenset[int]] = {}
         self._events = 0
+        self._fed: dict[int, int] = {}
+        """Ids in the feed as last published, and since which event they are there."""
 
     def write(self, table: str, rows: Iterable[Mapping[str, Any]], overwrite: bool = False) -> int:
         """Append rows, a file for every partition, or replace all there are; returns the table's version."""
         removed = list(self._live.get(table, {})) if overwrite else []
-        return self._commit(table, removed, self._files(table, rows))
+        return self._commit(table, removed, self._files(table, map(self._told_by_run, rows)))
+
+    def _told_by_run(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row, of the feed with what says which run wrote it, as jobs do: the one that is published next."""
+        if "feed_id" not in row or "row_digest" not in row:
+            return dict(row)
+        run = self._events + 1
+        return {ADDED_SEQ: self._fed.get(row["feed_id"], run), CHANGED_SEQ: run} | row
 
     def delete(self, table: str, column: str, value: Any) -> int:
         """Delete rows as copy-on-write does: their files leave the log, not the disk, the other rows are rewritten."""
@@ -137,46 +146,21 @@ class TinyWarehouse:
             dead = {at for at, row in enumerate(self._stored[path]) if row[key] in gone}
             self._dead[path] = self._dead.get(path, frozenset()) | dead
             self._live[table][path] = [row for row in self._live[table][path] if row[key] not in gone]
-        return self._replaced(table, before)
-
-    def revive(self, table: str, path: str) -> int:
-        """Take a file's deletion vector away, as a RESTORE to before it does."""
-        before = {path: self._add(table, path)}
-        del self._dead[path]
-        self._live[table][path] = list(self._stored[path])
-        return self._replaced(table, before)
-
-    def _replaced(self, table: str, before: Mapping[str, Mapping[str, Any]]) -> int:
-        """Commit that files have other deletion vectors now."""
         removed = [{"remove": {"dataChange": True, "deletionTimestamp": 1} | add} for add in before.values()]
         added = [{"add": self._add(table, path)} for path in before]
         return self._commit(table, [], {}, more=[*removed, *added])
 
     def merge(self, table: str, deleted: Iterable[Any] = (), changed: Iterable[Mapping[str, Any]] = ()) -> int:
-        """Delete rows by key and update others, as a MERGE into a table with a change data feed does: files with such a
-        row are rewritten, and what became of it stands in a file of change data."""
+        """Delete rows by key and update others, as a MERGE does: files with such a row are rewritten."""
         key = TABLES[table].keys[0]
-        gone, new = set(deleted), {row[key]: dict(row) for row in changed}
-        removed, kept, told = [], [], []
-        for path, rows in self._live[table].items():
-            if not any(row[key] in gone or row[key] in new for row in rows):
-                continue
-            removed.append(path)
-            for row in rows:
-                if row[key] in gone:
-                    told.append(row | {"_change_type": "delete"})
-                    continue
-                kept.append(new.get(row[key], row))
-                if row[key] in new:
-                    told.append(row | {"_change_type": "update_preimage"})
-                    told.append(new[row[key]] | {"_change_type": "update_postimage"})
-        schema = arrow_schema(TABLES[table]).append(pa.field("_change_type", pa.string()))
-        path = f"_change_data/cdc-{uuid.uuid4()}.snappy.parquet"
-        (self.root / table / "_change_data").mkdir(exist_ok=True)
-        parquet.write_table(pa.Table.from_pylist(told, schema), self.root / table / path, store_schema=False)
-        size = (self.root / table / path).stat().st_size
-        cdc = {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
-        return self._commit(table, removed, self._files(table, kept), more=[cdc] if told else [])
+        gone, new = set(deleted), {row[key]: self._told_by_run(row) for row in changed}
+        touched = {
+            path: rows
+            for path, rows in self._live[table].items()
+            if any(row[key] in gone or row[key] in new for row in rows)
+        }
+        kept = [new.get(row[key], row) for rows in touched.values() for row in rows if row[key] not in gone]
+        return self._commit(table, list(touched), self._files(table, kept))
 
     def compact(self, table: str) -> int:
         """Put all rows into new files, as OPTIMIZE does: nothing changes."""
@@ -192,6 +176,8 @@ class TinyWarehouse:
 
     def event(self, run_id: str, event: str, **given: Any) -> None:
         """Append an event to the ledger; a published one names every table's newest version."""
+        if event == "published":
+            self._bury()
         self._events += 1
         versions = [(name, self._versions.get(name, -1)) for name in PUBLISHED] if event == "published" else None
         row = {
@@ -211,6 +197,17 @@ class TinyWarehouse:
             "lease_generation": 1,
         }
         self.write("runs", [row | given])
+
+    def _bury(self) -> None:
+        """Say of what left the feed since the event before that it did."""
+        rows = [row for file in self._live.get("index_feed", {}).values() for row in file]
+        now = {row["feed_id"]: row[ADDED_SEQ] for row in rows}
+        left = [
+            {"feed_id": n, ADDED_SEQ: self._fed[n], GONE_SEQ: self._events + 1} for n in self._fed.keys() - now.keys()
+        ]
+        if left:
+            self.write("feed_tombstones", left)
+        self._fed = now
 
     def _files(self, table: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         """Writes the rows, a file for every partition; returns the rows of each file by its path."""
@@ -269,8 +266,19 @@ class TinyWarehouse:
             "size": (self.root / table / path).stat().st_size,
             "modificationTime": 1,
             "dataChange": True,
-            "stats": json.dumps({"numRecords": len(rows)}),
+            "stats": json.dumps({"numRecords": len(rows)} | _measured(TABLES[table], rows)),
         }
+
+
+def _measured(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of the columns that are numbers, which stand in JSON as they are."""
+    names = [name for name in table.measured if table.column(name).type == "bigint"]
+    known = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {
+        "minValues": {name: min(values) for name, values in known.items() if values},
+        "maxValues": {name: max(values) for name, values in known.items() if values},
+        "nullCount": {name: len(rows) - len(values) for name, values in known.items()},
+    }
 
 
 PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 4}
@@ -305,6 +313,7 @@ def deletion_vector(positions: Iterable[int]) -> dict[str, Any]:
 def delta_metadata(table: Table, **configuration: str) -> dict[str, Any]:
     """The `metaData` action with which jobs create the table."""
     properties = {"delta.enableDeletionVectors": str(table.keeps_files).lower()}
+    properties["delta.dataSkippingStatsColumns"] = ",".join(table.measured)
     properties |= {f"delta.constraints.{name}": text for name, text in table.constraints.items()}
     properties |= {"delta.enableChangeDataFeed": "true"} if table.change_data_feed else {}
     fields = [

@@ -37,6 +37,7 @@ from jobs import maintain, nightly, redecide, reembed, review, rollback, takedow
 from jobs.config.profile import load
 from jobs.warehouse.landing import Landing
 from jobs.warehouse.ledger import TEXTS_ERASED
+from lensfeed.feed_changes import changes
 from lensfeed.snapshot import Snapshot, SnapshotError
 from schemas.tables import TABLES
 from tests import model
@@ -137,6 +138,8 @@ class Sequences(RuleBasedStateMachine):
         """By published run: what there was then."""
         self.forgotten: set[str] = set()
         """Published runs of which old files may have left the disk."""
+        self.fed: dict[str, dict[int, str]] = {}
+        """By published run: ids and digests of the feed."""
 
     def teardown(self) -> None:
         self.exit.close()
@@ -412,8 +415,23 @@ class Sequences(RuleBasedStateMachine):
             path_of[row["url_id"]]: (row["image_id"], row["representative_id"]) for row in read["feed_members"]
         } == {path: (image, heads[image]) for path, image in shown.items() if image in heads}
         assert {row["image_id"] for row in read["images"]} == oracle.stored
+        self._compare_changes(snapshot, {row["feed_id"]: row["row_digest"] for row in read["index_feed"]})
         if quiet:
             self._compare_disk(read)
+
+    def _compare_changes(self, snapshot: Snapshot, now: dict[int, str]) -> None:
+        """What a consumer is told that stopped at any run before, whatever has left the disk since."""
+        for run_id, before in self.fed.items():
+            found = changes(snapshot, run_id)
+            inserted, updated, deleted = (set(ids.tolist()) for ids in (found.inserted, found.updated, found.deleted))
+            assert inserted == now.keys() - before.keys(), run_id
+            assert deleted == before.keys() - now.keys(), run_id
+            stayed = now.keys() & before.keys()
+            assert {n for n in stayed if now[n] != before[n]} <= updated <= stayed, run_id
+            told = [row for batch in found.upserts(["feed_id", "row_digest"]) for row in batch.to_pylist()]
+            assert {row["feed_id"]: row["row_digest"] for row in told} == {n: now[n] for n in inserted | updated}
+            assert len(told) == len(inserted | updated)
+        self.fed[snapshot.run_id] = now
 
     def _compare_disk(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         (version,) = {row["model_version"] for row in read["index_feed"]} or {None}

@@ -11,7 +11,18 @@ import pytest
 from pyspark.sql import types as t
 
 from schemas.spark import spark_type, struct_type
-from schemas.tables import MANIFEST_COLUMNS, PUBLISHED, PURGED, ROW_ID, TABLES, Column, Table
+from schemas.tables import (
+    ADDED_SEQ,
+    CHANGED_SEQ,
+    GONE_SEQ,
+    MANIFEST_COLUMNS,
+    PUBLISHED,
+    PURGED,
+    ROW_ID,
+    TABLES,
+    Column,
+    Table,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERY_TABLE = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -131,9 +142,9 @@ def test_what_differs_between_equal_runs_is_volatile(table: Table) -> None:
 
 @EVERY_TABLE
 def test_a_derived_table_does_not_depend_on_which_run_derived_it(table: Table) -> None:
-    if table.kind == "derived":  # but for the names by which rows of files are told apart
+    if table.kind == "derived":  # but for the names by which rows of files are told apart, and when they changed
         assert {column.name for column in table.columns if column.volatile} == (
-            {ROW_ID} if ROW_ID in table.column_names else set()
+            {ROW_ID, ADDED_SEQ, CHANGED_SEQ} if ROW_ID in table.column_names else set()
         )
         assert "run_id" not in table.column_names
 
@@ -153,10 +164,10 @@ def test_old_files_are_deleted_of_all_that_only_accepted_contents_may_have() -> 
 
 
 @EVERY_TABLE
-def test_a_log_may_hold_keys_and_times_only(table: Table) -> None:
+def test_a_log_may_hold_keys_and_times_and_numbers_of_runs_only(table: Table) -> None:
     assert table.measured, "there is nothing by which files could be passed over"
     for name in table.measured:
-        assert name in table.keys or table.column(name).type in {"date", "timestamp"}
+        assert name in {*table.keys, CHANGED_SEQ, GONE_SEQ} or table.column(name).type in {"date", "timestamp"}
         assert name not in table.partition_by, "Delta refuses these"
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as f
 
-from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids, row_ids, with_vectors
-from schemas.tables import FEED_IDS, FEED_MEMBERS, INDEX_FEED, ROW_ID
+from jobs.stages.feed import feed_rows, member_rows, natural_feed_ids, new_feed_ids, row_ids, with_seqs, with_vectors
+from jobs.warehouse.landing import CHANGE
+from schemas.tables import ADDED_SEQ, CHANGED_SEQ, FEED_IDS, FEED_MEMBERS, GONE_SEQ, INDEX_FEED, ROW_ID
 from tests.jobs.frames import frame, table_frame
 from udfs.embedding.alignment import Alignment, Calibration, Projections
 
@@ -182,9 +184,28 @@ def feed_of(
     vectors = frame(
         spark, "image_id string, vector array<float>", [(fact["image_id"], [0.6, 0.8, 0.0]) for fact in facts]
     )
-    rows = with_vectors(rows, vectors, spoken, text_dimension=3, alignment=alignment, run_number=7)
+    rows = with_seqs(rows.withColumns({CHANGE: f.lit("insert"), ADDED_SEQ: f.lit(None).cast("bigint")}), 7)
+    rows = with_vectors(
+        rows.drop(CHANGE, GONE_SEQ), vectors, spoken, text_dimension=3, alignment=alignment, run_number=7
+    )
     assert rows.columns == list(INDEX_FEED.column_names)
     return {row.image_id: row for row in rows.drop(ROW_ID).collect()}  # two evaluations differ in it
+
+
+def test_of_a_change_it_is_told_which_run_made_it(spark: SparkSession) -> None:
+    changed = frame(
+        spark,
+        f"feed_id bigint, {ADDED_SEQ} bigint, {CHANGE} string",
+        [(1, None, "insert"), (2, 3, "update"), (3, None, "update"), (4, 3, "delete"), (5, None, "delete")],
+    )
+    numbered = with_seqs(changed, 7).select("feed_id", ADDED_SEQ, CHANGED_SEQ, GONE_SEQ)
+    assert sorted(map(tuple, numbered.collect())) == [
+        (1, 7, 7, None),
+        (2, 3, 7, None),
+        (3, None, 7, None),  # of before this was recorded: it was there, since whenever
+        (4, 3, 7, 7),
+        (5, None, 7, 7),
+    ]
 
 
 def test_every_row_that_is_written_has_an_id_of_its_own(spark: SparkSession) -> None:

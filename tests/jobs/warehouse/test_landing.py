@@ -668,6 +668,22 @@ def test_a_tables_log_holds_nothing_of_urls_and_texts(spark: SparkSession, landi
         assert f"'minValues': {{'{TABLES[name].measured[0]}'" in said, name  # files are still passed over by their keys
 
 
+def test_a_run_that_a_release_before_a_column_prepared_is_rolled_forward(spark: SparkSession, tables: Landing) -> None:
+    tables.write_plan("r1", [stage_changes(tables, "r1", "index_feed", [("insert", feed(n, "one")) for n in (1, 2)])])
+    tables.apply("r1")
+    changed = [("update", feed(1, "two")), ("insert", feed(3, "one"))]
+    schema = struct_type(TABLES["index_feed"]).add(CHANGE, "string")
+    schema = StructType([field for field in schema if field.name not in {"added_seq", "changed_seq", "url"}])
+    rows = [[(row | {CHANGE: kind}).get(name) for name in schema.names] for kind, row in changed]
+    tables.stage("r2", "index_feed", frame(spark, schema, rows))
+    tables.stage("r2", "feed_ids", table_frame(spark, "feed_ids", [feed_id(1)]))
+    keeping = StagedTable("index_feed", "index_feed", 2, inserts=1, changes=True, keeps_files=True)
+    tables.write_plan("r2", [keeping, StagedTable("feed_ids", "feed_ids", 1)])
+    Landing(spark, tables.storage.root).apply("r2")  # another process
+    expected = [feed(1, "two"), feed(2, "one"), feed(3, "one")]
+    assert contents(tables, "index_feed") == wanted(spark, "index_feed", expected)
+
+
 def test_a_dataset_planned_twice_for_one_table_is_refused(tables: Landing) -> None:
     line = stage_table(tables, "r", "feed_ids", [feed_id(1)])
     with pytest.raises(ValueError, match="planned twice for one table"):
