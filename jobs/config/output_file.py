@@ -27,6 +27,19 @@ def check_place(into: Path, option: str) -> None:
         raise UsageError(f"{option} {into}: cannot be written (no file can have such a name)") from None
 
 
+def check_folder(into: Path, option: str) -> None:
+    """Raise UsageError, which names the option, where no files can be written in the folder, be it there or not yet."""
+    place = into.absolute()
+    try:
+        nearest = next(path for path in (place, *place.parents) if path.exists())
+    except OSError as error:
+        raise UsageError(f"{option} {into}: cannot be written ({error.strerror})") from None
+    if not nearest.is_dir():
+        raise UsageError(f"{option} {into}: expected a folder, found the file {nearest}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {into}: cannot be written ({nearest}: not writable)")
+
+
 @contextmanager
 def written_whole(into: Path) -> Iterator[Path]:
     """A path to write the file at: it takes its place when all went well, and leaves no trace where not."""
