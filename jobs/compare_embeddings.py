@@ -23,6 +23,7 @@ import numpy as np
 
 from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
+from jobs.config.output_file import check_folder
 from jobs.config.profile import load
 from jobs.config.progress import Progress
 from jobs.evaluation.candidates import CPU, Candidate, Candidates, Measured, embed, load_candidates, shape
@@ -68,9 +69,8 @@ def _positive(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> None:
+    check_folder(options.into, "--into")
     candidates = weights_here(load_candidates(options.candidates), options.profile)
-    if options.into.exists() and not options.into.is_dir():
-        raise UsageError(f"--into {options.into}: expected a folder, found a file")
     limits = Limits(options.max_latency_ms, options.max_dimension, options.max_gpu_hours, options.needs_text)
     progress = Progress("compare")
     with progress.stage("images"):

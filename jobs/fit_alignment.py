@@ -21,6 +21,7 @@ import yaml
 
 from jobs.config.command import JobParser, add_output_arguments, job_parser, run_command
 from jobs.config.errors import UsageError
+from jobs.config.output_file import check_folder
 from jobs.config.progress import Progress
 from jobs.evaluation.aligning import Pairs, duplicate_groups, measured, read_pairs, split
 from jobs.evaluation.contrastive import Settings
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if not 0 < options.held_out < 1:
         raise UsageError(f"--held-out: expected a share between 0 and 1, found {options.held_out}")
+    if not 0 < options.duplicate_cosine <= 1:
+        raise UsageError(f"--duplicate-cosine: expected above 0 and at most 1, found {options.duplicate_cosine}")
+    check_folder(options.into, "--into")
     if options.pairs < _LEAST_PAIRS:
         raise UsageError(f"--pairs: expected at least {_LEAST_PAIRS}, found {options.pairs}")
     progress = Progress("align")

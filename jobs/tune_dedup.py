@@ -26,6 +26,8 @@ from schemas.settings import DedupSettings
 
 SAMPLE = 20_000
 """Hashes of a warehouse that are looked at, at most: 200 million pairs."""
+_MOST = 10**15
+"""Far beyond what there is, and what arithmetic has numbers for."""
 
 
 def command_line() -> JobParser:
@@ -50,16 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.images < 1 or options.night < 1:
-        raise UsageError(f"--images {options.images} --night {options.night}: expected 1 or more of each")
+    for name in ("images", "night"):
+        if not 1 <= getattr(options, name) <= _MOST:
+            raise UsageError(f"--{name} {getattr(options, name)}: expected 1 to {_MOST:g}")
+    if options.most_bytes < 1:
+        raise UsageError(f"--most-bytes {options.most_bytes}: expected 1 or more")
     if not 0 <= options.max_hamming <= 32:
         raise UsageError(f"--max-hamming {options.max_hamming}: expected 0 to 32 bits")
     if not 0 < options.target_recall < 1:
         raise UsageError(f"--target-recall {options.target_recall}: expected a share between 0 and 1")
-    sample, counted = _sample(options.warehouse) if options.warehouse else (None, None)
+    sample, counted = _sample(options.warehouse) if options.warehouse is not None else (None, None)
     hashes = options.hashes if options.hashes is not None else counted or 1.0
-    if not 1 <= hashes < float("inf"):
-        raise UsageError(f"--hashes {hashes}: expected 1 or more: the whole image's is always there")
+    if not 1 <= hashes <= _MOST:
+        raise UsageError(f"--hashes {hashes}: expected 1 to {_MOST:g}: the whole image's is always there")
     need = Need(options.max_hamming, options.target_recall, options.images, options.night, hashes, options.most_bytes)
     found = choices(need)
     _tell(need, found, sample)

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from jobs.config.command import JobParser, add_config_arguments, job_parser, run_command
-from jobs.config.errors import RunError
+from jobs.config.errors import RunError, UsageError
 from jobs.config.profile import load, load_policy
+from jobs.config.texts import plain
 from jobs.reporting.stories import tell
 from jobs.reporting.telling import told
 from lensfeed.snapshot import Snapshot, SnapshotError
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    try:
+        options.what.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"URL|IMAGE_ID|FEED_ID: expected text in UTF-8, found {plain(options.what)!r}") from None
     config = load(options.profile, options.set)
     policy = load_policy(config.policy)
     try:

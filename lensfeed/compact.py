@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lensfeed.feed import nearest, whole_number
 
@@ -31,7 +31,13 @@ class Int8Calibration:
 
     model_version: str
     scales: Vectors
-    """(D,) float32: what one step stands for."""
+    """(D > 0,) float32, above 0: what one step stands for."""
+
+    def __post_init__(self) -> None:
+        scales = self.scales
+        if scales.ndim != 1 or not len(scales) or not (np.isfinite(scales) & (scales > 0)).all():
+            found = f"{scales.shape} {scales}"[:100]
+            raise CompactError(f"scales: expected finite numbers above 0, (D > 0,), found {found}")
 
     @classmethod
     def of(cls, sample: Vectors, model_version: str, quantile: float = 1.0) -> Self:
@@ -44,7 +50,7 @@ class Int8Calibration:
         if not np.isfinite(sample).all():
             raise CompactError("calibration: expected finite numbers in the sample, found others")
         ranges = np.quantile(np.abs(sample), quantile, axis=0)
-        return cls(model_version, (np.maximum(ranges, _LEAST_RANGE) / _STEPS).astype(np.float32))
+        return cls(model_version, _scales(np.maximum(ranges, _LEAST_RANGE) / _STEPS))
 
     @property
     def version(self) -> str:
@@ -81,9 +87,11 @@ class Int8Calibration:
         """What `save` wrote; CompactError where it is something else or was changed."""
         try:
             described = json.loads(path.read_text())
-            calibration = cls(described["model_version"], np.array(described["scales"], np.float32))
+            calibration = cls(described["model_version"], _scales(described["scales"]))
             expected, found = described["version"], calibration.version
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except CompactError as error:
+            raise CompactError(f"{path}: not a calibration: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise CompactError(f"{path}: not a calibration: {type(error).__name__}: {error}") from error
         if found != expected:
             raise CompactError(f"{path}: version expected {expected}, found {found}")
@@ -92,6 +100,12 @@ class Int8Calibration:
     def _check(self, rows: NDArray[np.float32] | NDArray[np.int8]) -> None:
         if rows.ndim != 2 or rows.shape[1] != len(self.scales):
             raise CompactError(f"expected shape (N, {len(self.scales)}), found {rows.shape}")
+
+
+def _scales(numbers: ArrayLike) -> Vectors:
+    """As float32, in which what is too large is infinite, to be refused."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float64).astype(np.float32)
 
 
 def float16_vectors(vectors: Vectors) -> NDArray[np.float16]:

@@ -209,7 +209,7 @@ def _recorded(snapshot: Snapshot, name: str, version: str | None) -> Mapping[str
         raise EncoderError(
             f"{name} {version} of run {snapshot.run_id!r}: expected what it is in {place}: {error}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EncoderError(f"{place}: expected JSON: {error}") from error
     if not isinstance(described, dict):
         raise EncoderError(f"{place}: expected a JSON object, found {type(described).__name__}")
@@ -219,7 +219,12 @@ def _recorded(snapshot: Snapshot, name: str, version: str | None) -> Mapping[str
 def _golden(described: Mapping[str, Any], name: str, version: str | None) -> Golden:
     try:
         golden = Golden(described["golden"]["samples"], tuple(map(tuple, described["golden"]["vectors"])))
-    except (KeyError, TypeError) as error:
+        vectors = np.array(golden.vectors, np.float64)
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise ValueError(
+                f"vectors {vectors.shape}, {int((~np.isfinite(vectors)).sum())} of their numbers not finite"
+            )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EncoderError(f"{name} {version}: expected golden vectors beside it, found none: {error!r}") from error
     if golden.samples != samples_digest():
         raise EncoderError(

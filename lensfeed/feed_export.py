@@ -104,6 +104,8 @@ def export(
     local = isinstance(place, fs.LocalFileSystem)
     if format == "lance" and not local:
         raise SnapshotError(f"{folder}: Lance has file systems of its own: export into a local folder, and copy that")
+    if local and Path(path).is_dir() and Path(path).samefile("."):  # whoever is in it would be in one that is gone
+        raise ExportError(f"{folder}: expected another folder than the working directory, whose place an export takes")
     if local:
         _sweep(Path(path))
     # Nothing moves in one step on an object store; there the manifest comes last, and without it there is no export.

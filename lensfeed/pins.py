@@ -6,6 +6,7 @@ takedown takes out leaves the disk at once, whoever reads it.
 
 import datetime as dt
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,10 @@ from lensfeed.snapshot import Snapshot, SnapshotError
 FOLDER = "_pins"
 MOST_HOURS = 30 * 24.0
 """A pin that somebody has forgotten must not hold files for ever, and the tables' logs tell of versions no longer."""
+
+_DRAFT = re.compile(r"\..*-[0-9a-f]{8}\.json")
+_ABANDONED = dt.timedelta(days=1)
+"""A pin is written at once, nor is a file server's clock so far from ours."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Pin:
             given = json.loads(text)
             times = [dt.datetime.fromisoformat(given[name]) for name in ("published_at", "until")]
             pin = cls(str(given["run_id"]), times[0], str(given["by"]), times[1])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"expected run_id, by, published_at and until, found {text[:200]!r}") from error
         if any(time.tzinfo is None for time in times):
             raise ValueError(f"expected times with their zones, found {text[:200]!r}")
@@ -69,6 +74,7 @@ def pinned(snapshot: Snapshot, *, by: str, hours: float) -> Iterator[Pin]:
     filesystem = snapshot.filesystem("")
     try:
         filesystem.create_dir(FOLDER)
+        _sweep(filesystem)
         _write(filesystem, name, pin.as_json().encode())
     except OSError as error:
         raise SnapshotError(f"{snapshot.warehouse} cannot be written to, and nothing pinned in it: {error}") from error
@@ -88,6 +94,22 @@ def _write(filesystem: fs.FileSystem, name: str, data: bytes) -> None:
         file.write(data)
         file.close()
         return
-    with filesystem.open_output_stream(f"{FOLDER}/.{name}") as file:
-        file.write(data)
-    filesystem.move(f"{FOLDER}/.{name}", f"{FOLDER}/{name}")
+    try:
+        with filesystem.open_output_stream(f"{FOLDER}/.{name}") as file:
+            file.write(data)
+        filesystem.move(f"{FOLDER}/.{name}", f"{FOLDER}/{name}")
+    except OSError:
+        with suppress(OSError):
+            filesystem.delete_file(f"{FOLDER}/.{name}")
+        raise
+
+
+def _sweep(filesystem: fs.FileSystem) -> None:
+    """Take away the drafts of pins whose processes were killed at them; object stores have none."""
+    if isinstance(filesystem, fs.PyFileSystem):
+        return
+    before = dt.datetime.now(dt.UTC) - _ABANDONED
+    with suppress(OSError):  # another pin takes it away, too, or it is not ours to delete
+        for found in filesystem.get_file_info(fs.FileSelector(FOLDER)):
+            if found.is_file and _DRAFT.fullmatch(found.base_name) and found.mtime < before:
+                filesystem.delete_file(f"{FOLDER}/{found.base_name}")

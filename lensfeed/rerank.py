@@ -10,6 +10,7 @@ first expressed in deviations above what unrelated pairs have (`Scale`, measured
     best = rerank_ids(Query(vector=vector), found, *feed_signals(snapshot, found), weights)
 """
 
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors, vector_matrix
+from lensfeed.feed import Ids, Vectors, feed_vectors, text_vectors, vector_matrix, whole_number
 from lensfeed.snapshot import Snapshot
 from schemas.settings import Settings
 
@@ -125,8 +126,9 @@ def load_weights(path: Path) -> Weights:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, ("weights", *first["loc"])))
-        raise RerankError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from error
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        # By anchors a file of a page says more than memory holds: what is beyond the first few is left out unseen.
+        raise RerankError(f"{path}: {place}: {first['msg']}, found {reprlib.repr(first['input'])}") from error
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # A ValueError: no UTF-8. A LookupError or AttributeError: also a value that is not what its YAML tag says.
         raise RerankError(f"{path}: expected weights of the re-ranker: {type(error).__name__}: {error}") from error
     if weights.version != expected:
@@ -244,8 +246,13 @@ def _standardised(name: str, query: Vectors | None, vectors: Vectors, scale: Sca
 def measured_scale(vectors: NDArray[np.float32], model_version: str, seed: int = 0, pairs: int = 100_000) -> Scale:
     """Mean and deviation of the cosine of two different rows, drawn at random, of unit vectors (N > 1, D).
 
-    Raises RerankError for fewer than two vectors, `pairs` < 1, cosines that are all one, and such that are no numbers.
+    Raises RerankError for fewer than two vectors, `pairs` < 1 or no whole number, cosines that are all one, and such
+    that are no numbers.
     """
+    try:
+        pairs = whole_number("pairs", pairs)
+    except TypeError as error:
+        raise RerankError(f"a scale: {error}") from None
     if len(vectors) < 2 or pairs < 1:
         raise RerankError(f"a scale: expected two or more vectors and a pair, found {len(vectors)} and pairs={pairs}")
     generator = np.random.default_rng(seed)

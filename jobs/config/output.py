@@ -1,5 +1,6 @@
 """What is printed on stdout, written while a failure can still be told, and given up where nobody reads it."""
 
+import io
 import os
 import select
 import signal
@@ -15,7 +16,10 @@ UNREAD = 128 + signal.SIGPIPE
 
 def stand_in() -> None:
     """Let what is printed go nowhere where stdout or stderr was closed before we began (`>&-`): Python has None there,
-    and a run that has published would fail for want of it."""
+    and a run that has published would fail for want of it. So would one for a character that a terminal's encoding has
+    not, or a name that is no UTF-8: they are printed with escapes, as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- as long as we live

@@ -48,6 +48,7 @@ _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 3 * _SHOWN
 _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxset = _BRIEF.maxdict = _SHOWN
 _BRIEF.maxlevel = 3
+_MERGE, _MOST_MERGED = "tag:yaml.org,2002:merge", 100_000
 _NULL = frozenset({"", "null", "~"})
 """What an override says for null where the setting may be null."""
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
@@ -333,7 +334,9 @@ def _read(path: str, what: str) -> _Source:
     name = f"{what} {path}"
     text = _text_of(Path(path), name)
     try:
-        node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+        _check_merges(node)
+        data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, *_MISTAGGED) as error:  # ValueError: a date or number that is none
         mark = getattr(error, "problem_mark", None) or _unreadable(text)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -395,6 +398,35 @@ def _text_of(path: Path, name: str) -> str:
 
 class _CircleError(Exception):
     """A group that holds itself by an anchor. The message is its line."""
+
+
+def _check_merges(root: yaml.Node | None) -> None:
+    """Raise yaml.YAMLError where `<<` makes more of a file than any has in it: PyYAML writes out what it merges, and
+    what merges another twice doubles it."""
+    sizes: dict[int, int] = {}
+
+    def entries(node: yaml.Node | None) -> int:
+        """Of a mapping as it is written out, of a list those of all in it, as of a merge of several."""
+        if not isinstance(node, yaml.CollectionNode):
+            return 0
+        if id(node) in sizes:
+            return sizes[id(node)]
+        sizes[id(node)] = 0  # of one that holds itself, which is told elsewhere
+        if isinstance(node, yaml.SequenceNode):
+            size = sum(map(entries, node.value))
+        else:
+            merged = sum(entries(value) for key, value in node.value if key.tag == _MERGE)
+            if merged > _MOST_MERGED:
+                problem = f"merges of more than {_MOST_MERGED} entries"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            size = merged + sum(key.tag != _MERGE for key, _ in node.value)
+            for key, value in node.value:
+                if key.tag != _MERGE:
+                    entries(value)
+        sizes[id(node)] = size
+        return size
+
+    entries(root)
 
 
 def _repeated_keys(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
@@ -525,6 +557,8 @@ def _override_path(key: str) -> tuple[str, ...]:
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = _schema_at(Config, parts[:depth])
+        if not group:  # no setting, nor is anything in it
+            break
         if isinstance(group.get("additionalProperties"), dict):
             return (*parts[:depth], ".".join(parts[depth:]))
     return tuple(parts)

@@ -19,7 +19,12 @@ from jobs.config.errors import UsageError
 from udfs.urls import BadUrl, normalise_url, url_id
 
 _VALUES = {"explicit": True, "1": True, "safe": False, "0": False}
+_COLUMNS = ("image_id", "url", "label")
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it was written: of what it gives twice no reader says which holds."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,21 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
+                    row = json.loads(line, object_pairs_hook=_Pairs)
+                except (ValueError, RecursionError) as error:
                     raise UsageError(f"{path}, line {number}: not JSON ({error})") from None
-                if not isinstance(row, dict):
+                if not isinstance(row, _Pairs):
                     raise UsageError(f"{path}, line {number}: expected an object, found a {type(row).__name__}")
-                yield f"line {number}", row
+                names = [name for name, _ in row]
+                if repeated := next((name for name in _COLUMNS if names.count(name) > 1), None):
+                    raise UsageError(f"{path}, line {number}: {repeated} is given twice")
+                yield f"line {number}", dict(row)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     table = pq.read_table(path)
     _require_columns(path, table.column_names)
-    wanted = [name for name in ("image_id", "url", "label") if name in table.column_names]
+    wanted = [name for name in _COLUMNS if name in table.column_names]
     for number, row in enumerate(table.select(wanted).to_pylist(), start=1):
         yield f"row {number}", row
 
@@ -114,3 +122,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _require_columns(path: Path, found: Any) -> None:
     if "label" not in found or not {"image_id", "url"} & set(found):
         raise UsageError(f"{path}: expected the columns label and image_id or url, found {', '.join(found) or 'none'}")
+    if repeated := next((name for name in _COLUMNS if list(found).count(name) > 1), None):
+        raise UsageError(f"{path}: expected the column {repeated} once, found it {list(found).count(repeated)} times")

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from jobs.config.output_file import written_whole
 from jobs.digest import table_digests
 from jobs.startup.session import local_builder
 from jobs.warehouse.landing import CHANGE, Landing, StagedTable, changes
@@ -49,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spark.stop()
         process.stdin.close()  # the gateway's JVM ends with its input, and archives on its way out
         process.wait(timeout=300)
-        shutil.move(written, options.into)
+        if not written.is_file():
+            sys.stderr.write("error: the JVM ended without an archive of its classes\n")
+            return 1
+        with written_whole(options.into) as draft:  # the scratch folder may be on another file system
+            shutil.copyfile(written, draft)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0

@@ -93,8 +93,10 @@ def _find_parquet(
     def look(name: str) -> Footer:
         try:
             return reader.footer(name, mapped)
-        except (pa.ArrowException, PySparkException, Py4JJavaError) as error:
-            cause = str(error).split("\n", 1)[0] if isinstance(error, pa.ArrowException) else _root_cause(error)
+        except (PySparkException, Py4JJavaError) as error:
+            raise UsageError(f"manifest {name}: cannot be read as parquet: {_root_cause(error)}") from None
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the others: of a damaged footer
+            cause = str(error).split("\n", 1)[0]
             raise UsageError(f"manifest {name}: cannot be read as parquet: {cause}") from None
 
     footers = tuple(of_each(files, look))

@@ -35,6 +35,8 @@ MOST_MEANT = 10_000
 Row = dict[str, Any]
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FEED_ID = re.compile(r"[0-9]{1,19}")
+_LONGEST = 400
+"""Characters of what was asked for that an error repeats."""
 _LEAST_OF_ID, _LEAST_OF_URL = 8, 3
 """Characters of a part that is looked for."""
 _PART_OF_ID = re.compile(rf"[0-9a-fA-F]{{{_LEAST_OF_ID},63}}")
@@ -162,9 +164,9 @@ def tell(snapshot: Snapshot, asked: str, policy: Policy) -> Story:
         urls, more, images = _by_part(reader, asked)
     if not urls and not images:
         raise RunError(
-            f"nothing is known of {redact_url(asked)!r} in the warehouse {snapshot.warehouse} as of run "
-            f"{snapshot.run_id}: expected a URL of a manifest or a part of one, an image_id or url_id (64 hex "
-            f"characters, or the first {_LEAST_OF_ID} and more), or a feed_id"
+            f"nothing is known of {plain(redact_url(asked), _LONGEST)!r} in the warehouse {snapshot.warehouse} "
+            f"as of run {snapshot.run_id}: expected a URL of a manifest or a part of one, an image_id or url_id (64 "
+            f"hex characters, or the first {_LEAST_OF_ID} and more), or a feed_id"
         )
     reasons = sorted({reason for url in urls for row in url.sightings.rows for reason in row["reasons"]})
     reasons += sorted({reason for image in images for row in image.decisions.rows for reason in row["reasons"]})

@@ -351,6 +351,8 @@ def test_towers_that_share_a_space_are_only_calibrated(feed: TinyWarehouse, tmp_
         (["--dimension", "99"], "--dimension: expected 1 to 12, found 99"),
         (["--pairs", "3"], "--pairs: expected at least 8, found 3"),
         (["--run", "other"], "other"),
+        (["--duplicate-cosine", "nan"], "--duplicate-cosine: expected above 0 and at most 1, found nan"),
+        (["--duplicate-cosine", "90"], "--duplicate-cosine: expected above 0 and at most 1, found 90.0"),
         (["--native"], "--native: image vectors have 24 dimensions, text vectors 12: they share no"),
         (["--dimension", "6", "--held-out", "0.001"], "--held-out 0.001: expected at least 2 groups"),
         (["--dimension", "6", "--held-out", "0.999"], "--held-out 0.999: expected at least 2 groups"),
@@ -368,6 +370,21 @@ def test_bad_usage_ends_with_exit_code_two_and_says_what_was_expected(
         log.removeHandler(caplog.handler)
     assert problem in caplog.text
     assert not into.exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    log.addHandler(caplog.handler)
+    try:
+        for into in (tmp_path / "file", tmp_path / "file/below"):
+            assert main(["--warehouse", str(tmp_path / "none"), "--into", str(into)]) == 2
+            assert f"--into {into}: expected a folder, found the file {tmp_path / 'file'}" in caplog.text
+        assert main(["--warehouse", str(tmp_path / "none"), "--into", str(tmp_path / ("x" * 256))]) == 2
+        assert "File name too long" in caplog.text
+    finally:
+        log.removeHandler(caplog.handler)
 
 
 def test_a_feed_of_too_few_pairs_is_refused(feed: TinyWarehouse, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Compact vectors keep neighbours, say which calibration they need, and refuse another's."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,36 @@ def test_a_changed_calibration_is_refused(vectors: Vectors, tmp_path: Path) -> N
     path.write_text("{}")
     with pytest.raises(CompactError, match="not a calibration: KeyError"):
         Int8Calibration.load(path)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    ["[0.0]", "[NaN]", "[Infinity]", "[-1.0]", "[1e-300]", "[1e300]", "[[1.0]]", "1.0", "[]", f"[1{'0' * 400}]"],
+)
+def test_scales_that_are_no_steps_are_refused(tmp_path: Path, scales: str) -> None:
+    """By a step of nothing every vector is clipped, and by one that is no number all codes are the same."""
+    path = tmp_path / "int8.json"
+    with np.errstate(over="ignore"):
+        try:
+            found = np.array(json.loads(scales), "<f4").tobytes()
+        except OverflowError:
+            found = b""
+    version = hashlib.sha256(b"model\n" + found).hexdigest()
+    path.write_text(f'{{"version": "{version}", "model_version": "model", "scales": {scales}}}')
+    with pytest.raises(CompactError, match=f"{path}: not a calibration: "):
+        Int8Calibration.load(path)
+
+
+def test_a_file_of_lists_within_lists_is_no_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "int8.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(CompactError, match="not a calibration: RecursionError"):
+        Int8Calibration.load(path)
+
+
+def test_a_sample_beyond_what_a_scale_can_be_is_refused() -> None:
+    with pytest.raises(CompactError, match=r"scales: expected finite numbers above 0, \(D > 0,\)"):
+        Int8Calibration.of(np.full((2, 3), 1e300), "model")
 
 
 def test_another_dimension_is_refused(vectors: Vectors) -> None:

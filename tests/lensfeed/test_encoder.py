@@ -18,6 +18,7 @@ from tests.lensfeed.pictured_warehouse import ASSETS, pictures, versions, write
 from tests.lensfeed.tiny_warehouse import TinyWarehouse
 from udfs.assets import sha256_of
 from udfs.embedding.alignment import Alignment, Projections, save_alignment
+from udfs.embedding.golden import samples_digest
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,23 @@ def test_a_model_of_another_version_is_refused_with_both(
     files[name].write_text("[")
     with pytest.raises(EncoderError, match="expected JSON"):
         Encoder.of(snapshot, ASSETS)
+
+
+def test_a_record_of_lists_within_lists_is_refused_in_words(record: tuple[Snapshot, dict[str, Path]]) -> None:
+    snapshot, files = record
+    files["model_version"].write_text("[" * 100_000)
+    with pytest.raises(EncoderError, match="expected JSON"):
+        Encoder.of(snapshot, ASSETS)
+
+
+@pytest.mark.parametrize("vectors", [[[1.0], [1.0, 2.0]], [["a"]], [[{}]], [], [[1.0] * 1280] * 9, [[None] * 1280] * 4])
+def test_golden_vectors_that_are_none_are_refused_in_words(
+    record: tuple[Snapshot, dict[str, Path]], vectors: list[Any]
+) -> None:
+    snapshot, files = record
+    change(files["model_version"], golden={"samples": samples_digest(), "vectors": vectors})
+    with pytest.raises(EncoderError, match="golden vectors"):
+        Encoder.of(snapshot, ASSETS).image(pictures()[0].file)
 
 
 def test_weights_are_found_by_their_digest_and_named_where_they_are_missing(encoder: Encoder, tmp_path: Path) -> None:

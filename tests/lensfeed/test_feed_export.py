@@ -79,6 +79,25 @@ def test_no_name_is_not_the_working_directory(
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", [".", "../here", Path(), "link"])
+def test_the_working_directory_is_not_taken_away_from_under_whoever_is_in_it(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str | Path
+) -> None:
+    """An export is moved there in one step, and the folder that the process is in would be gone."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ExportError, match="expected another folder than the working directory"):
+        export(snapshot, tmp_path / "link" if folder == "link" else folder)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and path.name.startswith("here")) == [
+        "here"
+    ]
+    assert list(Path().iterdir()) == list((tmp_path / "here").iterdir()) == []
+    export(snapshot, "out")
+    monkeypatch.chdir("out")
+    assert len(load_export(".").feed_ids) == 4
+
+
 def test_what_cannot_be_a_name_is_refused_in_words(snapshot: Snapshot, tmp_path: Path) -> None:
     (tmp_path / "round").symlink_to(tmp_path / "round")
     for name, why in (("a\0b", "null byte"), ("a\udcff", "surrogates not allowed"), ("round", "loop")):

@@ -2,7 +2,9 @@
 
 import datetime as dt
 import json
+import os
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,28 @@ def test_a_storage_that_fails_at_the_end_does_not_hide_what_came_of_the_block(sn
         path.mkdir()  # which cannot be deleted as a file
 
 
+def test_what_a_killed_pin_left_goes_with_the_next_one_once_nobody_can_be_writing_it(snapshot: Snapshot) -> None:
+    folder = Path(snapshot.warehouse) / FOLDER
+    folder.mkdir()
+    names = (".first-0a1b2c3d.json", ".second-0a1b2c3d.json", ".nfs0000", ".first-0a1b2c3d.json.bak", "first-a.json")
+    for name in names:
+        (folder / name).write_text("{")
+    for name in names[1:]:
+        os.utime(folder / name, (0, 0))
+    with pinned(snapshot, by="an index", hours=1):
+        assert {names[0], *names[2:]} < {path.name for path in files(snapshot)}
+        assert not (folder / names[1]).exists()
+
+
+def test_a_pin_that_cannot_be_written_leaves_nothing(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lensfeed.pins.uuid.uuid4", lambda: uuid.UUID(int=0))
+    folder = Path(snapshot.warehouse) / FOLDER
+    (folder / "first-00000000.json/in its place").mkdir(parents=True)
+    with pytest.raises(SnapshotError, match="cannot be written to"), pinned(snapshot, by="x", hours=1):
+        pass
+    assert [path.name for path in files(snapshot)] == ["first-00000000.json"]
+
+
 @pytest.mark.parametrize("hours", [0, -1, 721, float("nan"), float("inf")])
 def test_nobody_pins_for_ever_or_for_no_time(snapshot: Snapshot, hours: float) -> None:
     with (
@@ -101,6 +125,7 @@ def test_what_is_written_is_read_back() -> None:
         json.dumps({"run_id": "run", "by": "x", "published_at": 3, "until": 4}),
         PIN.as_json().replace("+00:00", ""),
         PIN.as_json()[:-1],
+        "[" * 100_000,
     ],
 )
 def test_what_is_no_pin_is_told_from_one(text: str) -> None:

@@ -1,5 +1,6 @@
 """The reference re-ranker: what each signal does to an order, what the mask hides, what the weights' file must hold."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,23 @@ def test_a_wrong_file_of_weights_is_refused_with_what_is_wrong(tmp_path: Path, t
         load_weights(path)
 
 
+def test_a_file_of_weights_of_lists_within_lists_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.yaml"
+    path.write_text("[" * 20_000)
+    with pytest.raises(RerankError, match="expected weights of the re-ranker: RecursionError"):
+        load_weights(path)
+
+
+def test_what_anchors_multiply_is_refused_without_being_written_out(tmp_path: Path) -> None:
+    """A line that doubles the one before: said in full, it would be of a gigabyte or so."""
+    path = tmp_path / "weights.yaml"
+    lines = ["a0: &a0 [1, 1]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 20)), "weights: *a19"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(RerankError, match="weights") as refused:
+        load_weights(path)
+    assert len(str(refused.value)) < 1000
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["visual", "domains", "mean", "deviation"])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, number: float) -> None:
@@ -273,6 +291,12 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, numb
 def test_a_scale_of_nothing_is_refused(count: int, pairs: int) -> None:
     with pytest.raises(RerankError, match="expected two or more vectors and a pair"):
         measured_scale(np.eye(3, dtype=np.float32)[:count], "model", pairs=pairs)
+
+
+@pytest.mark.parametrize("pairs", [1.5, "3", None, True, float("nan")])
+def test_pairs_that_are_no_whole_number_are_refused_by_their_name(pairs: Any) -> None:
+    with pytest.raises(RerankError, match=re.escape(f"pairs: expected a whole number, found {pairs!r}")):
+        measured_scale(np.eye(3, dtype=np.float32), "model", pairs=pairs)
 
 
 def test_a_scale_of_cosines_that_do_not_differ_is_refused() -> None:

@@ -314,6 +314,25 @@ def test_an_override_whose_value_is_no_yaml_is_refused(override: str) -> None:
     assert refusal(LOCAL, override) == f"--set {override}: the value is not valid YAML"
 
 
+@pytest.mark.parametrize("key", ["." * 2000, "a." * 500 + "b"])
+def test_an_override_of_any_number_of_groups_is_refused_at_once(key: str) -> None:
+    begun = time.monotonic()
+    assert refusal(LOCAL, f"{key}=1")
+    assert time.monotonic() - begun < 2
+
+
+def test_merges_that_stand_for_a_billion_entries_are_refused_at_once(tmp_path: Path) -> None:
+    """Each merges the one before twice."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 31))]
+    begun = time.monotonic()
+    profile = extending(tmp_path, "\n".join([*lines, ""]))
+    assert "not valid YAML: merges" in refusal(profile)
+    assert time.monotonic() - begun < 2
+    many = ", ".join(["*shared"] * 40_000)
+    profile = extending(tmp_path, f"shared: &shared {{a: 1, c: 2, d: 3}}\nmany: [{many}]\nother: {{<<: *shared}}\n")
+    assert "unknown key shared" in refusal(profile)  # what is not merged is none of it
+
+
 def test_an_override_below_a_plain_value_is_refused_with_that_values_name() -> None:
     assert refusal(LOCAL, "crawl.retries.most=5") == (
         "--set crawl.retries.most=5: crawl.retries is not a group of settings"

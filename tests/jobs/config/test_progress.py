@@ -209,6 +209,17 @@ def test_a_command_ends_as_ever_where_its_output_is_closed(arguments: str, code:
     assert (ran.returncode, "Traceback" in ran.stderr) == (code, False)
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", "é \\u732b \\udcff"), ("utf-8", "é 猫 \\udcff")])
+def test_what_stdout_cannot_spell_is_printed_with_escapes(encoding: str, shown: str) -> None:
+    """A command had done its work and failed for a title, or for the name of the file that it had written."""
+    code = "from jobs.config.command import run_command; run_command(lambda: print('é 猫 \\udcff'))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding=encoding, check=False, cwd=ROOT, env=environment
+    )
+    assert (ran.stdout, ran.stderr) == (f"{shown}\n", "")
+
+
 def test_another_pipe_that_breaks_is_a_failure() -> None:
     reading, writing = os.pipe()
     assert ran_into(writing, "-c", OTHER_PIPE)[0] == 1

@@ -80,6 +80,8 @@ def test_a_label_that_repeats_an_earlier_line_is_refused_for_it_would_count_twic
         ("url,label\nhttp://x/a,1,2\n", ", line 2: expected 2 values, found more"),
         ("url,verdict\nhttp://x/a,1\n", ": expected the columns label and image_id or url, found url, verdict"),
         ("", ": expected the columns label and image_id or url, found none"),
+        ("url,label,label\nhttp://x/a,0,1\n", ": expected the column label once, found it 2 times"),
+        ("url,url,label\nhttp://x/a,http://x/b,1\n", ": expected the column url once, found it 2 times"),
         ("url,label\n", ": expected labels, found none"),
         ('url,label\n"http://x/a,1\n', ": cannot be read as csv ("),
     ],
@@ -88,7 +90,17 @@ def test_a_csv_that_is_none_is_refused_with_the_line(tmp_path: Path, text: str, 
     assert refusal(tmp_path, text).startswith(says)
 
 
-@pytest.mark.parametrize(("text", "says"), [("{", ", line 1: not JSON ("), ("[]", ", line 1: expected an object, ")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", ", line 1: not JSON ("),
+        ("[]", ", line 1: expected an object, "),
+        ("[" * 100_000, ", line 1: not JSON ("),
+        (f'{{"label": {"1" * 5000}}}', ", line 1: not JSON ("),
+        ('{"url": "http://x/a", "label": "safe", "label": "explicit"}', ", line 1: label is given twice"),
+    ],
+    ids=["cut short", "list", "deep", "long", "twice"],
+)
 def test_a_line_that_is_no_json_object_is_refused(tmp_path: Path, text: str, says: str) -> None:
     assert refusal(tmp_path, text, "labels.jsonl").startswith(says)
 

@@ -56,3 +56,21 @@ def test_of_random_hashes_as_many_meet_as_chance_says_and_related_ones_do_not_co
 @pytest.mark.parametrize("hashes", ["nan", "inf", "0", "0.5", "-1"])
 def test_a_number_of_hashes_that_no_image_has_is_refused(hashes: str) -> None:
     assert tune_dedup.main(["--images", "1000", "--night", "10", "--hashes", hashes]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--images", "1" + "0" * 400, "--night", "10"],
+        ["--images", "1000", "--night", "1" + "0" * 400],
+        ["--images", "1000", "--night", "10", "--hashes", "1e300"],
+        ["--images", "1000", "--night", "10", "--most-bytes", "0"],
+    ],
+)
+def test_numbers_that_no_warehouse_has_are_refused(arguments: list[str]) -> None:
+    assert tune_dedup.main(arguments) == 2
+
+
+def test_no_name_of_a_warehouse_is_not_no_warehouse() -> None:
+    """As of `--warehouse "$W"` without W: its sample would be left out and nobody told."""
+    assert tune_dedup.main(["--images", "1000", "--night", "10", "--warehouse", ""]) == 2

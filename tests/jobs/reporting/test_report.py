@@ -245,6 +245,10 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_read(
     os.mkfifo(tmp_path / "pipe")
     assert report.main([*arguments, str(tmp_path / "pipe")]) == 2
     assert (tmp_path / "pipe").is_fifo()
+    assert report.main([*arguments, str(tmp_path / ("x" * 256))]) == 2
+    assert report.main([*arguments, str(tmp_path / "a\0b")]) == 2
+    assert errors.pop() == f"error: --into {tmp_path}/a\\x00b: cannot be written (no file can have such a name)"
+    assert errors.pop().endswith(f"cannot be written ({tmp_path / ('x' * 256)}: File name too long)")
     assert errors == [
         f"error: --into {into}: cannot be written ({into.parent}: File exists)",
         f"error: --into {tmp_path}: expected a file, found a folder",

@@ -273,6 +273,25 @@ def test_of_many_rows_the_newest_are_told_and_the_others_counted(
     assert "and 29 older sightings that are not told" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("what", ["\udcff", "https://pictures.example/\udcff.jpg", "\ud800" * 64])
+def test_what_is_no_text_is_refused_as_such(known: TinyWarehouse, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """A URL out of a terminal, or a file, of another encoding."""
+    errors: list[str] = []
+    monkeypatch.setattr(log, "error", lambda form, *values: errors.append(form % values))
+    assert asked(known, what) == 2
+    assert errors[0].startswith("error: URL|IMAGE_ID|FEED_ID: expected text in UTF-8, found '")
+
+
+def test_what_nothing_is_known_of_is_not_repeated_at_any_length(
+    known: TinyWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[str] = []
+    monkeypatch.setattr(log, "error", lambda form, *values: errors.append(form % values))
+    for what in ("a" * 1_000_000, f"https://pictures.example/{'a' * 1_000_000}"):
+        assert asked(known, what) == 1
+    assert [len(error) < 1000 for error in errors] == [True, True]
+
+
 def test_takedowns_that_name_any_of_it_are_told(
     known: TinyWarehouse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
