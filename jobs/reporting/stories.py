@@ -102,6 +102,8 @@ class ImageStory:
     """The row of its representative."""
     feed_id: list[Row]
     """The id that it has for good, if it was ever a representative."""
+    left: list[Row]
+    """Runs by which that id left the feed, oldest first: `run_id`, `job`, and `at`, when it started."""
 
     @property
     def is_live(self) -> bool:
@@ -213,6 +215,14 @@ class _Reader:
     def rows(self, table: str, where: ds.Expression) -> list[Row]:
         """All of them: for conditions that few rows meet."""
         return list(self.stream(table, _told(table), where))
+
+    def started(self, seqs: Sequence[int]) -> list[Row]:
+        """Of runs by the numbers at which they started: `run_id`, `job` and `at`, oldest first."""
+        if not seqs:
+            return []
+        found = self._snapshot.rows("runs", ["seq", "run_id", "job", "at"], pc.field("seq").isin(seqs)).sort_by("seq")
+        rows: list[Row] = found.drop(["seq"]).to_pylist()
+        return rows
 
     def newest(self, table: str, where: ds.Expression, *by: str) -> Listed:
         """The last of them by some columns, oldest first."""
@@ -393,6 +403,8 @@ def _image_story(reader: _Reader, image_id: str) -> ImageStory:
     of_image = pc.field("image_id") == image_id
     cluster = reader.rows("clusters", of_image)
     heads = [row["representative_id"] for row in cluster]
+    feed_id = reader.rows("feed_ids", of_image)
+    gone = reader.rows("feed_tombstones", pc.field("feed_id").isin([row["feed_id"] for row in feed_id]))
     return ImageStory(
         image_id=image_id,
         sightings=sum(1 for _ in reader.stream("sightings", ["row_number"], of_image)),
@@ -405,7 +417,8 @@ def _image_story(reader: _Reader, image_id: str) -> ImageStory:
         cluster=cluster,
         members=reader.first("feed_members", _one_of("representative_id", heads), "hamming", "image_id", "url"),
         feed=reader.rows("index_feed", _one_of("image_id", heads)),
-        feed_id=reader.rows("feed_ids", of_image),
+        feed_id=feed_id,
+        left=reader.started([row["gone_seq"] for row in gone]),
     )
 
 

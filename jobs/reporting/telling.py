@@ -195,6 +195,8 @@ def _cluster(one: ImageStory) -> Iterator[str]:
     for row in one.feed_id:
         if row["feed_id"] not in [head["feed_id"] for head in one.feed]:
             yield _line("feed_id", f"{row['feed_id']} was and stays its own")
+    for row in one.left:
+        yield _line("left the feed", f"with run {row['run_id']} ({row['job']})", f"started {_time(row['at'])}")
 
 
 def _time(at: dt.datetime | None) -> str:

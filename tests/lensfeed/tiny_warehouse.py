@@ -116,6 +116,7 @@ class TinyWarehouse:
         self._events = 0
         self._fed: dict[int, int] = {}
         """Ids in the feed as last published, and since which event they are there."""
+        self._started: dict[str, int] = {}
 
     def write(self, table: str, rows: Iterable[Mapping[str, Any]], overwrite: bool = False) -> int:
         """Append rows, a file for every partition, or replace all there are; returns the table's version."""
@@ -177,8 +178,10 @@ class TinyWarehouse:
     def event(self, run_id: str, event: str, **given: Any) -> None:
         """Append an event to the ledger; a published one names every table's newest version."""
         if event == "published":
-            self._bury()
+            self._bury(self._started.get(run_id, self._events + 1))
         self._events += 1
+        if event == "started":
+            self._started[run_id] = self._events
         versions = [(name, self._versions.get(name, -1)) for name in PUBLISHED] if event == "published" else None
         row = {
             "seq": self._events,
@@ -198,13 +201,11 @@ class TinyWarehouse:
         }
         self.write("runs", [row | given])
 
-    def _bury(self) -> None:
-        """Say of what left the feed since the event before that it did."""
+    def _bury(self, run: int) -> None:
+        """Say of what left the feed since the event before that it did with this run."""
         rows = [row for file in self._live.get("index_feed", {}).values() for row in file]
         now = {row["feed_id"]: row[ADDED_SEQ] for row in rows}
-        left = [
-            {"feed_id": n, ADDED_SEQ: self._fed[n], GONE_SEQ: self._events + 1} for n in self._fed.keys() - now.keys()
-        ]
+        left = [{"feed_id": n, ADDED_SEQ: self._fed[n], GONE_SEQ: run} for n in self._fed.keys() - now.keys()]
         if left:
             self.write("feed_tombstones", left)
         self._fed = now

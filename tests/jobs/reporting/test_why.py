@@ -155,6 +155,19 @@ def test_a_url_is_told_night_by_night_and_its_images_after_it(
         assert part in told[start:end], part
 
 
+def test_what_left_the_feed_says_with_which_run(known: TinyWarehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    known.event("next", "started")
+    known.kill("index_feed", [1])
+    known.event("next", "published")
+    assert asked(known, "1") == 0
+    told = capsys.readouterr().out
+    assert "feed_id        1 was and stays its own" in told
+    assert "left the feed  with run next (nightly), started 2026-02-01 03:02:00 UTC" in told
+    assert asked(known, "1", "--json") == 0
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert [row["run_id"] for row in image["left"]] == ["next"]
+
+
 @pytest.mark.parametrize("what", [image_id(1), image_id(1).upper(), "1"])
 def test_an_image_and_a_feed_id_lead_to_the_urls_that_showed_it(
     known: TinyWarehouse, capsys: pytest.CaptureFixture[str], what: str
