@@ -217,7 +217,8 @@ def test_a_misspelt_count_is_told_in_a_share_and_on_the_command_line_too() -> No
 def test_all_that_a_night_counts_may_be_expected() -> None:
     tables = ("clusters", "feed_members", "image_hashes", "index_feed", "lsh_bands", "refetch_queue", "url_state")
     names = ["sightings", "urls", "not_modified", "lost_decoders", "embedded", "texts_embedded", "texts_failed"]
-    names += ["accepted_with_text", "became_live", "became_members", "overtaken", "fetched_ahead", "feed_id_collisions"]
+    names += ["accepted_with_text", "became_live", "became_members", "overtaken", "fetched_ahead"]
+    names += ["feed_id_collisions", "left_feed"]
     names += [*REMOVED, "vectors.mean_cosine", "vectors.neighbour_overlap", "dedup.rounds", "dedup.reached_groups"]
     names += [outcome(one) for one in Outcome] + [f"failed.{code}" for code in FailureCode]
     names += ["blocked.nsfw", "blocked.taken_down", "blocked.reviewer_blocked", *(changed(table) for table in tables)]
