@@ -74,7 +74,9 @@ class Warehouse:
         progress = Progress(self.progress.prefix, run_id, self.progress.look)
         policy = self.judging(in_force(self.landing))
         versions, crawlers = self.versions, self.crawlers
-        return Work(self.spark, self.landing, self.config, policy, versions, run_id, progress, crawlers=crawlers)
+        work = Work(self.spark, self.landing, self.config, policy, versions, run_id, progress, crawlers=crawlers)
+        work.number = self.ledger.next_seq  # of its event `started`, if it gets one: what only looks has a number, too
+        return work
 
     def judging(self, takedowns: Sequence[Takedown]) -> Policy:
         """The policy under takedowns. Raises UsageError where the gate does not make a hash that one of them needs."""

@@ -95,10 +95,14 @@ class Ledger:
         """Put the files of events together, for there is one an event; whether that was due. For the holder."""
         return self.landing.compact("runs", MOST_FILES)
 
+    @property
+    def next_seq(self) -> int:
+        """The number that the next event gets."""
+        return self.events[-1].seq + 1 if self.events else 1
+
     def append(self, event: Event) -> Event:
         """Write one event; it is durable when this returns. LeaseLostError where a newer holder has the ledger."""
-        seq = self.events[-1].seq + 1 if self.events else 1
-        now = dt.datetime.now(dt.UTC)
+        seq, now = self.next_seq, dt.datetime.now(dt.UTC)
         numbered = replace(event, seq=seq, at=now, lease_generation=self.lease_generation)
         row: dict[str, Any] = asdict(numbered) | {"ingest_dates": list(numbered.ingest_dates)}
         self._append([row], seq)
