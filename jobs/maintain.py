@@ -24,6 +24,7 @@ from jobs.config.command import JobParser, add_config_arguments, job_parser, run
 from jobs.config.errors import UsageError
 from jobs.config.profile import load
 from jobs.config.progress import log
+from jobs.config.texts import plain
 from jobs.run.lifecycle import held
 from jobs.run.upkeep import UpkeepPlan, find_garbage, maintain, standing_pins, survey
 from jobs.startup.assets import local_assets
@@ -88,7 +89,9 @@ def _run(options: argparse.Namespace) -> None:
                 f"vectors of images and {garbage.other_texts.count()} of texts by models that are not in use\n"
             )
         for pin in standing_pins(warehouse.landing.storage):
-            sys.stdout.write(f"pinned until {pin.until:%Y-%m-%d %H:%M} UTC by {pin.by}: run {pin.run_id}\n")
+            sys.stdout.write(
+                f"pinned until {pin.until:%Y-%m-%d %H:%M} UTC by {plain(pin.by)}: run {plain(pin.run_id)}\n"
+            )
 
 
 if __name__ == "__main__":

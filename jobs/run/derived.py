@@ -193,10 +193,11 @@ def update_feed(run: ChangesFacts) -> None:
     rows = _feed_rows(run, whole, members)
     of_heads = work.past("index_feed", heads, "image_id", columns=["feed_id", "image_id", "row_digest", ADDED_SEQ])
     numbered = feed.with_seqs(changes(of_heads, rows, INDEX_FEED, kept=[ADDED_SEQ]), work.number)
-    found = work.stage("feed_changes", numbered, None, **{Count.LEFT_FEED: f.col(GONE_SEQ).isNotNull()})
+    left = f"{GONE_SEQ} is not null"
+    found = work.stage("feed_changes", numbered, {"feed_tombstones": left}, **{Count.LEFT_FEED: f.expr(left)})
     work.counts[Count.LEFT_FEED] = work.rows("feed_changes").counted[Count.LEFT_FEED]
     if work.counts[Count.LEFT_FEED]:
-        work.plan_rows("feed_tombstones", "feed_changes", where=f"{GONE_SEQ} is not null")
+        work.plan_rows("feed_tombstones", "feed_changes", where=left)
     work.stage_changed("index_feed", _with_vectors(run, found.drop(GONE_SEQ)))
     freeing.free_files(work, touched.urls, run.facts().old, found)
 

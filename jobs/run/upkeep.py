@@ -11,6 +11,7 @@ from pyspark.sql import functions as f
 
 from jobs.config.errors import RunError
 from jobs.config.progress import log
+from jobs.config.texts import plain
 from jobs.run import ahead, contents, duplicates
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse
@@ -153,7 +154,7 @@ def _kept_hours(warehouse: Warehouse, plan: UpkeepPlan) -> float:
         oldest = min(pins, key=lambda pin: pin.published_at)
         log.info(
             "maintain: files of the last %.1f hours stay: %s reads run %s until %s",
-            *(hours, oldest.by, oldest.run_id, f"{oldest.until:%Y-%m-%d %H:%M} UTC"),
+            *(hours, plain(oldest.by), plain(oldest.run_id), f"{oldest.until:%Y-%m-%d %H:%M} UTC"),
         )
     return hours
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from jobs.config.errors import RunError
 from jobs.config.profile import load
+from jobs.config.progress import log
 from jobs.run.context import Work
 from jobs.run.lifecycle import Warehouse, held
 from jobs.run.upkeep import UpkeepPlan, maintain, standing_pins, survey
@@ -313,14 +314,22 @@ def test_small_files_are_put_together_and_old_ones_stay_for_as_long_as_they_are_
     assert vectors(Landing(spark, str(crowded))) == sorted([*TEXTS, *MORE])
 
 
-def test_what_a_reader_has_pinned_stays_while_it_reads(spark: SparkSession, holding: Holding, crowded: Path) -> None:
+def test_what_a_reader_has_pinned_stays_while_it_reads(
+    holding: Holding, crowded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     snapshot = open_feed(crowded)
     assert maintain(holding, UpkeepPlan(168, 2)).put_together >= 3  # its files are none of the newest version
     with pinned(snapshot, by="an index", hours=1), holding() as looked:
         (pin,) = standing_pins(looked.landing.storage)
         assert (pin.by, pin.run_id) == ("an index", snapshot.run_id)
-    with pinned(snapshot, by="an index", hours=1):
-        maintain(holding, UpkeepPlan(0, 2))
+    with pinned(snapshot, by="an \x1b[31mindex", hours=1):
+        log.addHandler(caplog.handler)
+        try:
+            with caplog.at_level("INFO", log.name):
+                maintain(holding, UpkeepPlan(0, 2))
+        finally:
+            log.removeHandler(caplog.handler)
+        assert f"an \ufffd[31mindex reads run {snapshot.run_id}" in caplog.text
         assert sorted(snapshot.rows("text_embeddings")["text_id"].to_pylist()) == sorted([*TEXTS, *MORE])
     # One that has been forgotten holds back nothing, and goes.
     over = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
