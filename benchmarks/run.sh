@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p benchmarks/results
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 KERAS_BACKEND=torch HF_HUB_OFFLINE=1
-for name in canonical minhash nsfw embed; do
+for name in canonical minhash nsfw embed landing; do
   printf '\n== %s\n' "$name" >&2
   .venv/bin/python -m "benchmarks.$name" --json "benchmarks/results/$name.json"
 done
