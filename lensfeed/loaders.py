@@ -87,13 +87,13 @@ def feed_reader(
     # It looks at the schema before at what is asked for; maps are not.
     warnings.filterwarnings("ignore", message="Column .* has an unsupported field", category=UserWarning)
     live = snapshot.live_files(INDEX_FEED.name)
-    if live is None or not snapshot.row_count(INDEX_FEED.name):
-        raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
     shuffled = seed is not None
     seed = seed or _IN_PLACE_OF_0 if shuffled else None
-    urls, plain = _addresses(snapshot, snapshot.files(INDEX_FEED.name))
-    filesystem, paths = get_filesystem_and_path_or_paths(urls)
     try:
+        if live is None or not live.count_rows(use_threads=False):
+            raise SnapshotError(f"the feed of run {snapshot.run_id!r} is empty: expected at least one row")
+        urls, plain = _addresses(snapshot, [f"{snapshot.warehouse}/{INDEX_FEED.name}/{p}" for p in live.dataset.files])
+        filesystem, paths = get_filesystem_and_path_or_paths(urls)
         reader = Reader(
             filesystem,
             paths,

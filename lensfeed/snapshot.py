@@ -143,6 +143,10 @@ class LiveFiles:
     def _fragments(self) -> dict[str, ds.ParquetFileFragment]:
         return {fragment.path: fragment for fragment in self.dataset.get_fragments()}
 
+    def count_rows(self, where: ds.Expression | None = None, *, use_threads: bool) -> int:
+        """How many live rows there are; `where` is for tables that have no dead ones. Raises FileNotFoundError."""
+        return int(self.dataset.count_rows(filter=where, use_threads=use_threads)) - self.dead_rows
+
     def row_group(self, path: str, number: int, columns: Sequence[str], *, use_threads: bool) -> pa.Table:
         """The live rows of a file's row group, the file named as in the dataset. Raises FileNotFoundError."""
         fragment = self._fragments[path]
@@ -150,8 +154,7 @@ class LiveFiles:
         rows = group.to_table(schema=self.dataset.schema, columns=list(columns), use_threads=use_threads)
         if (positions := self.positions.get(path)) is None:
             return rows
-        start = sum(before.num_rows for before in fragment.row_groups[:number])
-        return pa.Table.from_batches(positions.of(rows.to_batches(), start), rows.schema)
+        return pa.Table.from_batches(positions.of(rows.to_batches(), _starts(fragment)[number]), rows.schema)
 
     def partly_in_memory(self, *, use_threads: bool) -> ds.Dataset:
         """The live rows; those of files that have dead ones, too, are read now."""
@@ -201,10 +204,15 @@ class LiveFiles:
         if len(meeting) == len(groups):
             yield fragment, 0
             return
-        starts = accumulate((group.num_rows for group in groups), initial=0)
-        for group, start in zip(groups, starts, strict=False):
+        for group, start in zip(groups, _starts(fragment), strict=True):
             if group.id in meeting:
                 yield fragment.subset(row_group_ids=[group.id]), start
+
+
+def _starts(fragment: ds.ParquetFileFragment) -> list[int]:
+    """The position of the first row of each row group in the file."""
+    *starts, _ = accumulate((group.num_rows for group in fragment.row_groups), initial=0)
+    return starts
 
 
 _MEETS = "_meets"
@@ -388,8 +396,7 @@ class Snapshot:
 
     def _counted(self, table: str, files: LiveFiles) -> int:
         try:
-            held = files.dataset.count_rows(filter=self._until(table), use_threads=_is_local(self.warehouse))
-            return int(held) - files.dead_rows
+            return files.count_rows(self._until(table), use_threads=_is_local(self.warehouse))
         except FileNotFoundError as error:
             raise self.gone(table, error) from error
 
